@@ -1,0 +1,100 @@
+import type { DType } from './dtype.js';
+import type { OpAttributes, OpInputs, OpName, OpOutputs } from './ops.table.js';
+
+/** What memory is used for; peaks are counted for each. */
+export const memoryCategories = [
+  'weights',
+  'constants',
+  'adapters',
+  'gradients',
+  'optimizer',
+  'activations',
+  'logits',
+  'workspace',
+] as const;
+export type MemoryCategory = (typeof memoryCategories)[number];
+
+/** Bytes in use. `peak` is the largest total so far; `peakOf` the largest of each category by itself. */
+export interface MemoryUse {
+  readonly current: number;
+  readonly peak: number;
+  readonly currentOf: Readonly<Record<MemoryCategory, number>>;
+  readonly peakOf: Readonly<Record<MemoryCategory, number>>;
+}
+
+/** A block of device memory. Backends put their own handle behind it. */
+export interface DeviceBuffer {
+  readonly bytes: number;
+}
+
+/** A dense row-major array inside a buffer; what ops receive. */
+export interface TensorView {
+  readonly buffer: DeviceBuffer;
+  /** In bytes from the buffer's start. */
+  readonly offset: number;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
+/**
+ * A device that runs ops: an in-order queue with memory. `allocate`, `free`, `write` and `run` return at once and take effect in the
+ * order of the calls; `read` and `sync` wait for what was enqueued before them.
+ */
+export interface Backend {
+  /** `reference`, `cpu`, `webgpu`. */
+  readonly name: string;
+  /** One line for people: instruction set, threads, adapter. */
+  readonly description: string;
+  /** Memory of at least `bytes` bytes, 64-byte aligned, contents undefined. */
+  allocate(bytes: number, category: MemoryCategory): DeviceBuffer;
+  /** Ops enqueued before this call may still use the buffer; later ones may be given its memory. */
+  free(buffer: DeviceBuffer): void;
+  /** Copies `data` (which the caller may change afterwards) to `offset` bytes into the buffer. */
+  write(buffer: DeviceBuffer, data: Uint8Array, offset?: number): void;
+  /** A copy of `length` bytes at `offset`, after all that was enqueued before. */
+  read(buffer: DeviceBuffer, offset: number, length: number): Promise<Uint8Array>;
+  /** Makes a local file's bytes a read-only buffer without copying them, where the device can. */
+  mapFile?(path: string): DeviceBuffer;
+  supports(op: OpName): boolean;
+  run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void;
+  /** Resolves when all that was enqueued is done; rejects with the first error of an op since the last call. */
+  sync(): Promise<void>;
+  memory(): MemoryUse;
+  /** Starts a new measurement of the peaks from the current use. */
+  resetPeak(): void;
+  /** Frees everything. The backend cannot be used afterwards. */
+  close(): Promise<void>;
+}
+
+/** Counts bytes per category; each backend keeps one. */
+export class MemoryCounter implements MemoryUse {
+  current = 0;
+  peak = 0;
+  readonly currentOf = zeroes();
+  readonly peakOf = zeroes();
+
+  add(bytes: number, category: MemoryCategory): void {
+    this.current += bytes;
+    this.currentOf[category] += bytes;
+    this.peak = Math.max(this.peak, this.current);
+    this.peakOf[category] = Math.max(this.peakOf[category], this.currentOf[category]);
+  }
+
+  remove(bytes: number, category: MemoryCategory): void {
+    this.current -= bytes;
+    this.currentOf[category] -= bytes;
+  }
+
+  resetPeak(): void {
+    this.peak = this.current;
+    Object.assign(this.peakOf, this.currentOf);
+  }
+
+  snapshot(): MemoryUse {
+    return { current: this.current, peak: this.peak, currentOf: { ...this.currentOf }, peakOf: { ...this.peakOf } };
+  }
+}
+
+function zeroes(): Record<MemoryCategory, number> {
+  return Object.fromEntries(memoryCategories.map((category) => [category, 0])) as Record<MemoryCategory, number>;
+}

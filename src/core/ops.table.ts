@@ -1,0 +1,142 @@
+/**
+ * The op table: the one declaration of what a backend can be asked to run. The addon's C++ header
+ * (`native/kernels/ops.generated.h`), the TypeScript types of `Backend.run` and the conformance suite derive from it.
+ *
+ * Conventions
+ * - Tensors are dense and row-major. `T` tokens, `C` model width, `F` MLP width, `H` query heads, `G` key/value heads, `D` head width,
+ *   `V` vocabulary, `S` packed examples. `float` is f32 or bf16, chosen for each operand by itself; all arithmetic is in f32 (rounded to
+ *   nearest even when stored as bf16), except that a matrix product rounds both factors to bf16 as soon as one of them is bf16.
+ * - A name with `?` may be absent. An output with `+` is read before it is written (accumulators, states, partly written targets).
+ *   Outputs without `+` are wholly overwritten. An output may share its memory with an input of the same shape and dtype in the ops
+ *   that say "in place".
+ * - Attributes are numbers; flags are 0 or 1.
+ * - Reductions have an order that depends on the shapes and the number of threads alone, so that a run repeats bit for bit.
+ * - `fused: true` marks the optional ops; for each, `src/ops` has a fallback composed of the others.
+ */
+export const opTable = {
+  /** out = value. out: any dtype. */
+  fill: { inputs: [], outputs: ['out'], attributes: ['value'] },
+  /** out = x in out's dtype (f32, bf16, f16 in any pair; same number of elements). */
+  cast: { inputs: ['x'], outputs: ['out'], attributes: [] },
+  /** out = a + b, same shape, float. In place. */
+  add: { inputs: ['a', 'b'], outputs: ['out'], attributes: [] },
+  /** out = a · b element by element, same shape, float. In place. */
+  mul: { inputs: ['a', 'b'], outputs: ['out'], attributes: [] },
+  /** out += factor · x, same shape, float. */
+  accumulate: { inputs: ['x'], outputs: ['out+'], attributes: ['factor'] },
+
+  /**
+   * out [M,N] = alpha · op(a) · op(b) (+ out where accumulate), op(m) = mᵀ where its transpose flag is set; float.
+   * NT: a [M,K], b [N,K] (forward); NN: a [M,K], b [K,N] (input gradient); TN: a [K,M], b [K,N] (weight gradient). TT is not asked for.
+   */
+  matmul: { inputs: ['a', 'b'], outputs: ['out+'], attributes: ['transposeA', 'transposeB', 'alpha', 'accumulate'] },
+  /** out [T,N] = x [T,N] + bias [N], float. In place. */
+  addBias: { inputs: ['x', 'bias'], outputs: ['out'], attributes: [] },
+  /** out [N] (f32) += Σ_t x[t,:], x [T,N] float. */
+  columnSum: { inputs: ['x'], outputs: ['out+'], attributes: [] },
+
+  /** out[i,:] = x[rows[i],:]; x [R,C] float, rows [n] i32 in [0,R), out [n,C] float. The embedding. */
+  gatherRows: { inputs: ['x', 'rows'], outputs: ['out'], attributes: [] },
+  /** out[rows[i],:] = x[i,:]; rows distinct; other rows stay. */
+  writeRows: { inputs: ['x', 'rows'], outputs: ['out+'], attributes: [] },
+  /** out[rows[i],:] += x[i,:]; rows may repeat (summed in the order of i). The embedding's gradient; out f32. */
+  addRows: { inputs: ['x', 'rows'], outputs: ['out+'], attributes: [] },
+  /** out [m,n] = x[row … row+m, column … column+n], x 2-D, float. */
+  slice: { inputs: ['x'], outputs: ['out'], attributes: ['row', 'column'] },
+  /** out[row … row+m, column … column+n] = x [m,n] (+ what was there where accumulate), float. */
+  place: { inputs: ['x'], outputs: ['out+'], attributes: ['row', 'column', 'accumulate'] },
+
+  /** y [T,C] = x · rstd · (weight + offset), rstd [T] f32 = 1/√(mean(x²) + eps). float. Zhang & Sennrich 2019. */
+  rmsNorm: { inputs: ['x', 'weight'], outputs: ['y', 'rstd'], attributes: ['eps', 'offset'] },
+  /** With x̂ = x·rstd, g = dy·(weight + offset): dx = rstd·(g − x̂·mean(g·x̂)) (+ residual [T,C]); dweight [C] (f32) += Σ_t dy·x̂. */
+  rmsNormBackward: { inputs: ['x', 'weight', 'rstd', 'dy', 'residual?'], outputs: ['dx', 'dweight?+'], attributes: ['offset'] },
+  /**
+   * Rotary embedding of x [T, heads·headDim] in the half-split layout of Hugging Face: with R = 2·cos.shape[1] ≤ headDim, for d < R/2,
+   * (x_d, x_{d+R/2}) ↦ (x_d·c − s·x_{d+R/2}, x_{d+R/2}·c + s·x_d), c = cos[positions[t],d], s = sign·sin[positions[t],d]; the rest is copied.
+   * cos, sin [P,R/2] f32; positions [T] i32 in [0,P). sign −1 is the vjp. In place.
+   */
+  rope: { inputs: ['x', 'cos', 'sin', 'positions'], outputs: ['out'], attributes: ['headDim', 'sign'] },
+  /** y = f(x); kind 0 silu, 1 gelu (tanh approximation), 2 gelu (erf). In place. */
+  activation: { inputs: ['x'], outputs: ['y'], attributes: ['kind'] },
+  /** dx = dy · f′(x). In place on dy. */
+  activationBackward: { inputs: ['x', 'dy'], outputs: ['dx'], attributes: ['kind'] },
+  /** out = f(gate) · up (SwiGLU, GeGLU; Shazeer 2020). */
+  gated: { inputs: ['gate', 'up'], outputs: ['out'], attributes: ['kind'], fused: true },
+  /** dgate = dout · up · f′(gate), dup = dout · f(gate). dgate and dup may share memory with gate and up. */
+  gatedBackward: { inputs: ['gate', 'up', 'dout'], outputs: ['dgate', 'dup'], attributes: ['kind'], fused: true },
+  /** Row-wise softmax of x [m,n] f32; row i sees columns j with j ≤ i + offset and (window = 0 or j > i + offset − window); the rest is 0. In place. */
+  softmax: { inputs: ['x'], outputs: ['y'], attributes: ['offset', 'window'] },
+  /** dx = y · (dy − Σ_j y·dy), rows of [m,n] f32. In place on dy. */
+  softmaxBackward: { inputs: ['y', 'dy'], outputs: ['dx'], attributes: [] },
+
+  /**
+   * Causal grouped-query attention, block-diagonal over packed examples, tiled with an online softmax (Dao et al. 2022, §3.1).
+   * q [Tq,H·D], k, v [Tk,G·D] float; query head h reads key/value head ⌊h·G/H⌋. segments [S,4] i32 rows (qStart, qEnd, kStart, kEnd): query i
+   * of its segment stands at key position p = kEnd − kStart − (qEnd − qStart) + i and sees key j iff j ≤ p and (window = 0 or j > p − window).
+   * Segments lie in q in order without gaps. out [Tq,H·D]; lse [Tq,H] f32 = log Σ exp of the scaled scores.
+   */
+  attention: {
+    inputs: ['q', 'k', 'v', 'segments'],
+    outputs: ['out', 'lse'],
+    attributes: ['headDim', 'scale', 'window'],
+    fused: true,
+  },
+  /** Recomputes the probabilities from lse: dv = pᵀ·do, ds = p·(do·vᵀ − Σ_d do·o), dq = scale·ds·k, dk = scale·dsᵀ·q. Segments cover all of k. */
+  attentionBackward: {
+    inputs: ['q', 'k', 'v', 'out', 'lse', 'dout', 'segments'],
+    outputs: ['dq', 'dk', 'dv'],
+    attributes: ['headDim', 'scale', 'window'],
+    fused: true,
+  },
+
+  /**
+   * out = keep ? x / (1 − p) : 0. Element i (flat) is kept iff u ≥ p, u = (word >>> 8)·2⁻²⁴ of lane i % 4 of Philox4x32-10 with key
+   * (seed, stream), counter (⌊i/4⌋, step, 0, 0). Its own vjp. In place.
+   */
+  dropout: { inputs: ['x'], outputs: ['out'], attributes: ['p', 'seed', 'stream', 'step'] },
+  /**
+   * losses[i] = logsumexp(logits[i,:]) − logits[i,labels[i]]; gradient[i,:] = scale·(softmax(logits[i,:]) − onehot(labels[i])).
+   * logits [n,V] f32; labels [n] i32, a negative one gives loss 0 and a zero row. gradient may share memory with logits (f32) or be bf16.
+   */
+  crossEntropy: { inputs: ['logits', 'labels'], outputs: ['losses', 'gradient?'], attributes: ['scale'] },
+  /** out [1] (f32) += factor · Σ x, x float. */
+  sum: { inputs: ['x'], outputs: ['out+'], attributes: ['factor'] },
+  /** out [1] (f32) += Σ x², x float. */
+  sumSquares: { inputs: ['x'], outputs: ['out+'], attributes: [] },
+  /** index[i] (i32) = the first argmax of x[i,:], x [n,V] float. */
+  argmax: { inputs: ['x'], outputs: ['index'], attributes: [] },
+  /**
+   * AdamW (Loshchilov & Hutter 2019, algorithm 2) as PyTorch orders it, all f32: g = gradientScale·gradient; parameter *= 1 − lr·weightDecay;
+   * m = beta1·m + (1−beta1)·g; v = beta2·v + (1−beta2)·g²; parameter −= lr/(1−beta1^step) · m / (√v/√(1−beta2^step) + eps). step counts from 1.
+   */
+  adamw: {
+    inputs: ['gradient'],
+    outputs: ['parameter+', 'm+', 'v+'],
+    attributes: ['lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'step', 'gradientScale'],
+  },
+} as const satisfies Record<string, OpDeclaration>;
+
+export interface OpDeclaration {
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+  readonly attributes: readonly string[];
+  readonly fused?: true;
+}
+
+export type OpName = keyof typeof opTable;
+
+/** Strips the marks `?` and `+` off an operand's name. */
+type Bare<S extends string> = S extends `${infer B}?+` ? B : S extends `${infer B}?` ? B : S extends `${infer B}+` ? B : S;
+type Optional<S extends string> = S extends `${string}?` | `${string}?+` ? S : never;
+type Operands<S extends string, T> = { readonly [K in Exclude<S, Optional<S>> as Bare<K>]: T } & {
+  readonly [K in Optional<S> as Bare<K>]?: T | undefined;
+};
+
+export type OpInputs<K extends OpName, T> = Operands<(typeof opTable)[K]['inputs'][number], T>;
+export type OpOutputs<K extends OpName, T> = Operands<(typeof opTable)[K]['outputs'][number], T>;
+export type OpAttributes<K extends OpName> = { readonly [A in (typeof opTable)[K]['attributes'][number]]: number };
+
+/** An operand's name without its marks, and what the marks say. */
+export function operand(declared: string): { name: string; optional: boolean; accumulates: boolean } {
+  return { name: declared.replace(/[?+]+$/, ''), optional: declared.includes('?'), accumulates: declared.includes('+') };
+}

@@ -1,0 +1,165 @@
+import { adopt, scope } from './scope.js';
+import { empty, type Tensor } from './tensor.js';
+
+/** One recorded op: its vjp maps the output's gradient to the gradients of the inputs (undefined where none is asked for). */
+interface Entry {
+  readonly name: string;
+  readonly inputs: readonly (Tensor | undefined)[];
+  readonly output: Tensor;
+  readonly saved: readonly Tensor[];
+  readonly vjp: Vjp;
+}
+
+/** Gradients of the inputs from that of the output; `gradients` takes those of parameters that are not among the inputs. */
+type Vjp = (dout: Tensor, gradients: Gradients) => readonly (Tensor | undefined)[];
+
+/** Gradients of the trainable parameters, f32, summed over all backward passes until `clear`. The caller's to keep. */
+export class Gradients extends Map<Tensor, Tensor> {
+  /** Adds a gradient: the first one is kept as it is, later ones are summed into it, or into a new tensor where somebody else holds it. */
+  accumulate(parameter: Tensor, gradient: Tensor): void {
+    const sum = this.get(parameter);
+    if (sum && sum.storage.holders === 1) {
+      sum.backend.run('accumulate', { x: gradient }, { out: sum }, { factor: 1 });
+      return;
+    }
+    const kept = sum ? empty(sum.backend, sum.shape, sum.dtype) : gradient;
+    if (sum) sum.backend.run('add', { a: sum, b: gradient }, { out: kept }, {});
+    kept.storage.hold();
+    this.delete(parameter);
+    this.set(parameter, kept);
+  }
+
+  override clear(): void {
+    for (const gradient of this.values()) gradient.storage.release();
+    super.clear();
+  }
+
+  override delete(parameter: Tensor): boolean {
+    this.get(parameter)?.storage.release();
+    return super.delete(parameter);
+  }
+}
+
+let active: Tape | undefined;
+
+/** The ops of a forward pass in order, kept for one backward pass. */
+export class Tape {
+  private entries: Entry[] = [];
+
+  /** Runs `body`, recording every op that touches a tensor with `requiresGrad`. */
+  record<R>(body: () => R): R {
+    const outer = active;
+    active = this;
+    try {
+      return body();
+    } finally {
+      active = outer;
+    }
+  }
+
+  push(entry: Entry): void {
+    for (const tensor of entry.saved) tensor.storage.hold();
+    this.entries.push(entry);
+  }
+
+  /**
+   * Propagates `dout`, the gradient of `output`, back to the leaves: tensors with `requiresGrad` that no entry made. What an entry saved
+   * is freed as soon as it is consumed; the tape is empty afterwards.
+   */
+  backward(output: Tensor, dout: Tensor, gradients: Gradients): void {
+    const made = new Set(this.entries.map((entry) => entry.output));
+    const pending = new Gradients();
+    pending.accumulate(output, dout);
+    for (let entry = this.entries.pop(); entry; entry = this.entries.pop()) {
+      const { inputs, vjp, saved } = entry;
+      const gradient = pending.get(entry.output);
+      if (gradient) {
+        gradient.storage.hold();
+        pending.delete(entry.output);
+        scope(() => {
+          const results = withoutTape(() => vjp(gradient, gradients));
+          inputs.forEach((input, i) => {
+            const result = results[i];
+            if (!input?.requiresGrad || !result) return;
+            if (made.has(input)) pending.accumulate(input, result);
+            else gradients.accumulate(input, result);
+          });
+        });
+        gradient.storage.release();
+      }
+      for (const tensor of saved) tensor.storage.release();
+    }
+    pending.clear();
+  }
+
+  /** Drops what was recorded without a backward pass. */
+  clear(): void {
+    for (const entry of this.entries) for (const tensor of entry.saved) tensor.storage.release();
+    this.entries = [];
+  }
+}
+
+/** Runs `body` without recording. */
+export function withoutTape<R>(body: () => R): R {
+  const outer = active;
+  active = undefined;
+  try {
+    return body();
+  } finally {
+    active = outer;
+  }
+}
+
+/**
+ * Ends every differentiable op: notes on the active tape how `output` came from `inputs`. `saved` are the tensors that the vjp reads.
+ * The vjp returns one gradient per input; it should leave out those whose input has no `requiresGrad`.
+ */
+export function record(
+  name: string,
+  inputs: readonly (Tensor | undefined)[],
+  output: Tensor,
+  saved: readonly (Tensor | undefined)[],
+  vjp: Vjp,
+): Tensor {
+  if (!active || !inputs.some((input) => input?.requiresGrad)) return output;
+  output.requiresGrad = true;
+  active.push({ name, inputs, output, saved: saved.filter((tensor) => tensor !== undefined), vjp });
+  return output;
+}
+
+/**
+ * Gradient checkpointing (Chen et al. 2016): computes `body(x)` keeping nothing but `x`, and computes it again when its gradient is asked
+ * for. `body` must be a function of `x` and of parameters alone; dropout repeats its mask because it is keyed, not drawn.
+ */
+export function checkpoint(x: Tensor, body: (x: Tensor) => Tensor): Tensor {
+  const tape = active;
+  if (!tape) return scope(() => body(x));
+  const output = withoutTape(() => scope(() => body(x)));
+  output.requiresGrad = true;
+  tape.push({
+    name: 'checkpoint',
+    inputs: [x],
+    output,
+    saved: [x],
+    vjp: (dout, gradients) => {
+      const leaf = x.view(x.shape);
+      leaf.requiresGrad = x.requiresGrad;
+      const inner = new Tape();
+      const again = inner.record(() => scope(() => body(leaf)));
+      inner.backward(again, dout, gradients);
+      const dx = gradients.get(leaf);
+      if (dx) {
+        dx.storage.hold();
+        gradients.delete(leaf);
+        adopt(dx);
+      }
+      return [dx];
+    },
+  });
+  return output;
+}
+
+/** Allocates the gradient of a parameter: f32, counted as gradients. */
+export function gradientLike(parameter: Tensor): Tensor {
+  return empty(parameter.backend, parameter.shape, 'f32', 'gradients');
+}
