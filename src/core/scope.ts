@@ -9,10 +9,10 @@ export function adopt(tensor: Tensor): void {
 }
 
 /**
- * Runs `body` and frees every tensor made in it, except those that a tape saved and those in its result (a tensor, or an
- * array of tensors), which pass to the surrounding scope or, at the outermost, to the caller.
+ * Runs `body` and frees every tensor made in it, except those that a tape saved and those in its result where that is a tensor or an
+ * array of tensors, which pass to the surrounding scope or, at the outermost, to the caller.
  */
-export function scope<R extends Tensor | readonly (Tensor | undefined)[] | void>(body: () => R): R {
+export function scope<R>(body: () => R): R {
   const made: Tensor[] = [];
   open.push(made);
   let result: R | undefined;

@@ -1,0 +1,69 @@
+// A persistent team of threads. The caller is thread 0; the others sleep between calls after a short spin.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace lowrank {
+
+class Pool {
+ public:
+  explicit Pool(int threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Runs body(task, thread) for every task in [0, tasks); which thread takes which task is open, so a result must not depend on it.
+  template <class Body>
+  void each(int64_t tasks, const Body& body) {
+    run(tasks, [](const void* b, int64_t task, int thread) { (*static_cast<const Body*>(b))(task, thread); }, &body);
+  }
+
+  // Runs body(begin, end, thread) over [0, n) in pieces of about `grain` elements; pieces are multiples of grain, so that sums made
+  // piece by piece do not depend on the number of threads.
+  template <class Body>
+  void ranges(int64_t n, int64_t grain, const Body& body) {
+    if (grain < 1) grain = 1;
+    each((n + grain - 1) / grain, [&](int64_t piece, int thread) {
+      const int64_t begin = piece * grain, end = begin + grain < n ? begin + grain : n;
+      body(begin, end, thread);
+    });
+  }
+
+  // Memory of one thread that stays allocated between calls, 64-byte aligned, at least `bytes` long. Slots are independent blocks.
+  void* scratch(int thread, int slot, size_t bytes);
+  // Bytes that all scratch blocks hold.
+  size_t scratch_bytes() const { return scratch_bytes_.load(); }
+
+ private:
+  using Task = void (*)(const void* body, int64_t task, int thread);
+  void run(int64_t tasks, Task task, const void* body);
+  void work(int thread);
+
+  static constexpr int kSlots = 8;
+  struct Block {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+  std::vector<std::thread> workers_;
+  std::vector<Block> blocks_;
+  std::atomic<size_t> scratch_bytes_{0};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<int64_t> next_{0};
+  std::atomic<int> running_{0};
+  int64_t tasks_ = 0;
+  Task task_ = nullptr;
+  const void* body_ = nullptr;
+  bool stop_ = false;
+};
+
+}  // namespace lowrank

@@ -1,0 +1,41 @@
+// What a kernel sees: dense row-major arrays and numbers. Nothing here knows of Node.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace lowrank {
+
+// The order of `dtypeCodes` in src/core/dtype.ts.
+enum class DType : int32_t { f32, bf16, f16, i32, u8 };
+
+inline constexpr int64_t bytes_per_element(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : t == DType::u8 ? 1 : 2; }
+
+struct Tensor {
+  void* data = nullptr;  // nullptr where an optional operand is absent
+  DType dtype = DType::f32;
+  int32_t rank = 0;
+  int64_t shape[4] = {1, 1, 1, 1};
+
+  explicit operator bool() const { return data != nullptr; }
+  int64_t size() const {
+    int64_t n = 1;
+    for (int i = 0; i < rank; i++) n *= shape[i];
+    return n;
+  }
+  // A tensor of rank ≥ 1 as a matrix: the first dimension against the rest.
+  int64_t rows() const { return rank == 0 ? 1 : shape[0]; }
+  int64_t columns() const { return rows() == 0 ? 0 : size() / rows(); }
+};
+
+// One op to run. Operands and attributes stand in the order of the op table (ops.generated.h names the places).
+struct Call {
+  const Tensor* inputs;
+  const Tensor* outputs;
+  const double* attributes;
+};
+
+class Pool;
+
+using Kernel = void (*)(const Call&, Pool&);
+
+}  // namespace lowrank
