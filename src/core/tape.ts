@@ -29,6 +29,15 @@ export class Gradients extends Map<Tensor, Tensor> {
     this.set(parameter, kept);
   }
 
+  /** Takes a gradient out; it passes to the innermost scope. */
+  take(parameter: Tensor): Tensor | undefined {
+    const gradient = this.get(parameter);
+    if (!gradient) return undefined;
+    super.delete(parameter);
+    adopt(gradient);
+    return gradient;
+  }
+
   override clear(): void {
     for (const gradient of this.values()) gradient.storage.release();
     super.clear();
@@ -147,13 +156,7 @@ export function checkpoint(x: Tensor, body: (x: Tensor) => Tensor): Tensor {
       const inner = new Tape();
       const again = inner.record(() => scope(() => body(leaf)));
       inner.backward(again, dout, gradients);
-      const dx = gradients.get(leaf);
-      if (dx) {
-        dx.storage.hold();
-        gradients.delete(leaf);
-        adopt(dx);
-      }
-      return [dx];
+      return [gradients.take(leaf)];
     },
   });
   return output;

@@ -73,6 +73,14 @@ export class Tensor implements TensorView {
     return new Tensor(this.storage, this.offset, this.dtype, shape);
   }
 
+  /** The same memory as another tensor of its own, held like any new tensor. For results that overwrite their input. */
+  alias(): Tensor {
+    this.storage.hold();
+    const alias = new Tensor(this.storage, this.offset, this.dtype, this.shape);
+    adopt(alias);
+    return alias;
+  }
+
   /** Gives the memory back. For tensors made outside every scope; inside one, the scope does it. */
   dispose(): void {
     this.storage.release();
@@ -130,6 +138,11 @@ export function fromArray(
   const stored = dtype === 'bf16' ? f32ToBf16(values as Float32Array) : values;
   if (values.length > 0) tensor.write(new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength));
   return tensor;
+}
+
+/** A place for a result of `tensor`'s shape and dtype: its own memory where its caller is the only holder left, else new memory. */
+export function overwritable(tensor: Tensor): Tensor {
+  return tensor.storage.holders === 1 ? tensor.alias() : empty(tensor.backend, tensor.shape, tensor.dtype);
 }
 
 export function zeros(backend: Backend, shape: readonly number[], dtype: DType, category: MemoryCategory = 'activations'): Tensor {

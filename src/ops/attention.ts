@@ -1,0 +1,133 @@
+import { record } from '../core/tape.js';
+import { empty, type Tensor } from '../core/tensor.js';
+import { LowrankError } from '../util/errors.js';
+import { checkShape } from './check.js';
+import { matmulNN, matmulNT, matmulTN } from './linear.js';
+
+/**
+ * The packed examples of one sequence. Rows of `table` [S,4] i32 are (qStart, qEnd, kStart, kEnd); `rows` is the same on the host.
+ * In training both ranges are equal; with cached keys the key range is longer and the queries stand at its end.
+ */
+export interface Segments {
+  table: Tensor;
+  rows: Int32Array;
+}
+
+export interface AttentionOptions {
+  headDim: number;
+  /** Factor of the scores; 1/√headDim for most models. */
+  scale: number;
+  /** Keys that a query sees, itself included; 0 for all. */
+  window?: number;
+}
+
+/**
+ * Causal grouped-query attention over packed examples: q [Tq,H·D], k, v [Tk,G·D] → o [Tq,H·D].
+ *
+ * o = p·v, p = softmax(scale·q·kᵀ + mask);  dv = pᵀ·do, ds = p∘(do·vᵀ − rowsum(do∘o)), dq = scale·ds·k, dk = scale·dsᵀ·q
+ */
+export function attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, options: AttentionOptions): Tensor {
+  const { headDim, scale, window = 0 } = options;
+  checkShape('attention', 'v', v, k.shape);
+  checkShape('attention', 'segments', segments.table, [-1, 4]);
+  if (q.shape[1] % k.shape[1] !== 0 || k.shape[1] % headDim !== 0) {
+    throw new LowrankError(`attention: ${q.shape[1]} query columns do not fit ${k.shape[1]} key columns of heads of ${headDim}`);
+  }
+  const backend = q.backend;
+  if (!backend.supports('attention')) return composedAttention(q, k, v, segments, { headDim, scale, window });
+  const out = empty(backend, q.shape, q.dtype);
+  const lse = empty(backend, [q.shape[0], q.shape[1] / headDim], 'f32');
+  const table = segments.table;
+  const attributes = { headDim, scale, window };
+  backend.run('attention', { q, k, v, segments: table }, { out, lse }, attributes);
+  return record('attention', [q, k, v], out, [q, k, v, out, lse, table], (dout) => {
+    const dq = empty(backend, q.shape, q.dtype);
+    const dk = empty(backend, k.shape, k.dtype);
+    const dv = empty(backend, v.shape, v.dtype);
+    backend.run('attentionBackward', { q, k, v, out, lse, dout, segments: table }, { dq, dk, dv }, attributes);
+    return [dq, dk, dv];
+  });
+}
+
+/** The same out of elementary ops, one head of one example at a time, with its probabilities recomputed for the backward pass. */
+function composedAttention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, options: Required<AttentionOptions>): Tensor {
+  const backend = q.backend;
+  const out = empty(backend, q.shape, q.dtype);
+  eachHead(q, k, segments.rows, options.headDim, (head) => {
+    const p = probabilities(q, k, head, options);
+    const o = empty(backend, [head.queries, options.headDim], 'f32');
+    matmulNN(backend, p, part(v, head.kRow, head.kColumn, head.keys, options.headDim), o);
+    backend.run('place', { x: o }, { out }, { row: head.qRow, column: head.qColumn, accumulate: 0 });
+  });
+  return record('attention', [q, k, v], out, [q, k, v], (dout) => composedBackward(q, k, v, dout, segments, options));
+}
+
+function composedBackward(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  dout: Tensor,
+  segments: Segments,
+  options: Required<AttentionOptions>,
+): Tensor[] {
+  const backend = q.backend;
+  const { headDim, scale } = options;
+  const [dq, dk, dv] = [q, k, v].map((tensor) => {
+    const gradient = empty(backend, tensor.shape, 'f32');
+    backend.run('fill', {}, { out: gradient }, { value: 0 });
+    return gradient;
+  });
+  eachHead(q, k, segments.rows, headDim, ({ qRow, qColumn, kRow, kColumn, queries, keys }) => {
+    const p = probabilities(q, k, { qRow, qColumn, kRow, kColumn, queries, keys }, options);
+    const doutHead = part(dout, qRow, qColumn, queries, headDim);
+    const ds = empty(backend, [queries, keys], 'f32');
+    matmulNT(backend, doutHead, part(v, kRow, kColumn, keys, headDim), ds);
+    backend.run('softmaxBackward', { y: p, dy: ds }, { dx: ds }, {});
+    const shares: [Tensor, number, number, Tensor][] = [
+      [dq, qRow, qColumn, empty(backend, [queries, headDim], 'f32')],
+      [dk, kRow, kColumn, empty(backend, [keys, headDim], 'f32')],
+      [dv, kRow, kColumn, empty(backend, [keys, headDim], 'f32')],
+    ];
+    matmulNN(backend, ds, part(k, kRow, kColumn, keys, headDim), shares[0][3], scale);
+    matmulTN(backend, ds, part(q, qRow, qColumn, queries, headDim), shares[1][3], scale);
+    matmulTN(backend, p, doutHead, shares[2][3]);
+    for (const [out, row, column, x] of shares) backend.run('place', { x }, { out }, { row, column, accumulate: 1 });
+  });
+  return [dq, dk, dv];
+}
+
+interface Head {
+  qRow: number;
+  qColumn: number;
+  kRow: number;
+  kColumn: number;
+  queries: number;
+  keys: number;
+}
+
+function eachHead(q: Tensor, k: Tensor, segments: Int32Array, headDim: number, body: (head: Head) => void): void {
+  const heads = q.shape[1] / headDim;
+  const groups = k.shape[1] / headDim;
+  for (let s = 0; s < segments.length; s += 4) {
+    const [qStart, qEnd, kStart, kEnd] = segments.subarray(s, s + 4);
+    for (let h = 0; h < heads; h++) {
+      const kColumn = Math.floor((h * groups) / heads) * headDim;
+      body({ qRow: qStart, qColumn: h * headDim, kRow: kStart, kColumn, queries: qEnd - qStart, keys: kEnd - kStart });
+    }
+  }
+}
+
+function part(x: Tensor, row: number, column: number, rows: number, columns: number): Tensor {
+  const out = empty(x.backend, [rows, columns], x.dtype);
+  x.backend.run('slice', { x }, { out }, { row, column });
+  return out;
+}
+
+function probabilities(q: Tensor, k: Tensor, head: Head, { headDim, scale, window }: Required<AttentionOptions>): Tensor {
+  const backend = q.backend;
+  const p = empty(backend, [head.queries, head.keys], 'f32');
+  const kHead = part(k, head.kRow, head.kColumn, head.keys, headDim);
+  matmulNT(backend, part(q, head.qRow, head.qColumn, head.queries, headDim), kHead, p, scale);
+  backend.run('softmax', { x: p }, { y: p }, { offset: head.keys - head.queries, window });
+  return p;
+}

@@ -1,0 +1,26 @@
+import { record } from '../core/tape.js';
+import { overwritable, type Tensor } from '../core/tensor.js';
+import { checkShape } from './check.js';
+
+/** Cosines and sines of the rotary angles, [P, R/2] f32 each, for positions 0 … P−1. */
+export interface RopeTables {
+  cos: Tensor;
+  sin: Tensor;
+}
+
+/**
+ * Rotates each head of x [T, heads·headDim] by the angle of its position (Su et al. 2021, half-split layout). Overwrites x.
+ *
+ * A rotation's vjp is the rotation back: dx = R(−θ)·dy.
+ */
+export function rope(x: Tensor, { cos, sin }: RopeTables, positions: Tensor, headDim: number): Tensor {
+  checkShape('rope', 'positions', positions, [x.shape[0]]);
+  const backend = x.backend;
+  const y = x.alias();
+  backend.run('rope', { x, cos, sin, positions }, { out: y }, { headDim, sign: 1 });
+  return record('rope', [x], y, [cos, sin, positions], (dy) => {
+    const dx = overwritable(dy);
+    backend.run('rope', { x: dy, cos, sin, positions }, { out: dx }, { headDim, sign: -1 });
+    return [dx];
+  });
+}
