@@ -1,0 +1,79 @@
+import type { Tensor } from '../core/tensor.js';
+import { LowrankError } from '../util/errors.js';
+import { Embedding, Linear, type Module, RMSNorm } from './layers.js';
+
+/** The tensors of a checkpoint by their Hugging Face names, already on the device. */
+export interface Weights {
+  /** The checkpoint's name for messages. */
+  readonly name: string;
+  readonly tensors: ReadonlyMap<string, Tensor>;
+}
+
+/** Builds a model's modules from a checkpoint and keeps them by path. Every tensor must be used, each with the shape that config.json says. */
+export class Builder {
+  readonly modules = new Map<string, Module>();
+  private readonly weights: Weights;
+  private readonly used = new Set<string>();
+
+  constructor(weights: Weights) {
+    this.weights = weights;
+  }
+
+  has(name: string): boolean {
+    return this.weights.tensors.has(name);
+  }
+
+  /** The tensor of that name, which must have this shape. */
+  take(name: string, shape: readonly number[]): Tensor {
+    const tensor = this.weights.tensors.get(name);
+    if (!tensor) {
+      throw new LowrankError(`tensor "${name}" is missing`, {
+        place: this.weights.name,
+        expected: `[${shape.join(', ')}] as config.json says`,
+        mend: 'use a checkpoint that holds the whole model, and the config.json that belongs to it',
+      });
+    }
+    if (tensor.shape.length !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
+      throw new LowrankError(`tensor "${name}" has shape [${tensor.shape.join(', ')}]`, {
+        place: this.weights.name,
+        expected: `[${shape.join(', ')}] as config.json says`,
+        mend: 'use the config.json that belongs to these weights',
+      });
+    }
+    this.used.add(name);
+    return tensor;
+  }
+
+  linear(path: string, inputs: number, outputs: number, bias = false): Linear {
+    const weight = this.take(`${path}.weight`, [outputs, inputs]);
+    return this.add(path, new Linear(weight, bias ? this.take(`${path}.bias`, [outputs]) : undefined));
+  }
+
+  /** A linear layer that shares another module's weight, as a tied head does. */
+  tied(path: string, weight: Tensor): Linear {
+    return this.add(path, new Linear(weight));
+  }
+
+  embedding(path: string, vocabulary: number, width: number): Embedding {
+    return this.add(path, new Embedding(this.take(`${path}.weight`, [vocabulary, width])));
+  }
+
+  rmsNorm(path: string, width: number, eps: number): RMSNorm {
+    return this.add(path, new RMSNorm(this.take(`${path}.weight`, [width]), eps));
+  }
+
+  private add<M extends Module>(path: string, module: M): M {
+    this.modules.set(path, module);
+    return module;
+  }
+
+  /** Throws where the checkpoint holds tensors that no module took. `ignored` matches names without meaning for this model. */
+  finish(ignored: RegExp): void {
+    const left = [...this.weights.tensors.keys()].filter((name) => !this.used.has(name) && !ignored.test(name));
+    if (left.length === 0) return;
+    throw new LowrankError(`${left.length} tensors belong to no module of this model, "${left[0]}" the first`, {
+      place: this.weights.name,
+      mend: 'check that config.json belongs to these weights and that the architecture is the right one',
+    });
+  }
+}

@@ -1,0 +1,32 @@
+import type { Tensor } from '../core/tensor.js';
+import type { RopeTables, Segments } from '../ops/index.js';
+import type { KvCache } from './kv-cache.js';
+
+/** Several token sequences laid end to end, as `data/batches.ts` makes them; T tokens, S sequences. */
+export interface PackedTokens {
+  /** [T] */
+  readonly inputIds: Int32Array;
+  /** [T], from 0 in each sequence (or from its cached length) */
+  readonly positions: Int32Array;
+  /** [S,4] rows (qStart, qEnd, kStart, kEnd) */
+  readonly segments: Int32Array;
+}
+
+export interface ForwardOptions {
+  /** Present in training: the key of this pass's dropout masks. */
+  dropout?: { seed: number; step: number };
+  /** Keep only each layer's input and compute the layer again in the backward pass. */
+  checkpointing?: boolean;
+  /** Keys and values of earlier tokens; `cacheRows` [T] says where this pass's own are written. */
+  cache?: KvCache;
+  cacheRows?: Int32Array;
+}
+
+/** What the layers of one forward pass share, on the device. */
+export interface LayerContext {
+  readonly positions: Tensor;
+  readonly segments: Segments;
+  readonly rope: RopeTables;
+  readonly options: ForwardOptions;
+  readonly cacheRows?: Tensor;
+}
