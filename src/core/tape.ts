@@ -138,9 +138,10 @@ export function record(
 
 /**
  * Gradient checkpointing (Chen et al. 2016): computes `body(x)` keeping nothing but `x`, and computes it again when its gradient is asked
- * for. `body` must be a function of `x` and of parameters alone; dropout repeats its mask because it is keyed, not drawn.
+ * for. `body` must be a function of `x`, of parameters and of `shared` alone, the tensors that its caller's scope would free before;
+ * dropout repeats its mask because it is keyed, not drawn.
  */
-export function checkpoint(x: Tensor, body: (x: Tensor) => Tensor): Tensor {
+export function checkpoint(x: Tensor, shared: readonly Tensor[], body: (x: Tensor) => Tensor): Tensor {
   const tape = active;
   if (!tape) return scope(() => body(x));
   const output = withoutTape(() => scope(() => body(x)));
@@ -149,7 +150,7 @@ export function checkpoint(x: Tensor, body: (x: Tensor) => Tensor): Tensor {
     name: 'checkpoint',
     inputs: [x],
     output,
-    saved: [x],
+    saved: [x, ...shared],
     vjp: (dout, gradients) => {
       const leaf = x.view(x.shape);
       leaf.requiresGrad = x.requiresGrad;

@@ -122,11 +122,12 @@ export class LlamaForCausalLM implements CausalLM {
         cacheRows: options.cacheRows && fromArray(backend, options.cacheRows),
         options,
       };
+      const shared = [context.positions, context.segments.table, context.rope.cos, context.rope.sin];
       let x = this.embedTokens.forward(fromArray(backend, tokens.inputIds), this.dtype);
       for (const layer of this.layers) {
         const forward = (input: Tensor) => layer.forward(input, context);
         const input = x;
-        x = options.checkpointing ? checkpoint(input, forward) : scope(() => forward(input));
+        x = options.checkpointing ? checkpoint(input, shared, forward) : scope(() => forward(input));
       }
       return this.norm.forward(x);
     });
