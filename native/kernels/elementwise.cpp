@@ -1,0 +1,193 @@
+// Ops that treat every element by itself.
+#include <cmath>
+
+#include "blocks.h"
+#include "random.h"
+#include "simd.h"
+
+namespace lowrank::LOWRANK_ISA {
+
+namespace {
+
+enum Kind { kSilu, kGeluTanh, kGelu };
+
+struct ValueAndSlope {
+  float value, slope;
+};
+
+template <Kind kind>
+inline ValueAndSlope activate(float x) {
+  if constexpr (kind == kSilu) {
+    const float s = sigmoid_f32(x);
+    return {x * s, s * (1.f + x * (1.f - s))};
+  } else if constexpr (kind == kGeluTanh) {
+    // ½(1 + tanh u) = sigmoid(2u), u = √(2/π)·(x + 0.044715·x³).
+    constexpr float a = 1.5957691216f, b = 0.044715f;
+    const float s = sigmoid_f32(a * (x + b * x * x * x));
+    return {x * s, s + x * s * (1.f - s) * a * (1.f + 3.f * b * x * x)};
+  } else {
+    const Normal normal = normal_f32(x);
+    return {x * normal.distribution, normal.distribution + x * normal.density};
+  }
+}
+
+// Calls body with the activation's kind as a constant.
+template <class Body>
+void with_kind(double kind, const Body& body) {
+  if (kind == kSilu) return body.template operator()<kSilu>();
+  if (kind == kGeluTanh) return body.template operator()<kGeluTanh>();
+  if (kind == kGelu) return body.template operator()<kGelu>();
+  fail("unknown activation kind %g", kind);
+}
+
+template <class T>
+void fill_with(const Tensor& out, T value, Pool& pool) {
+  T* data = static_cast<T*>(out.data);
+  pool.ranges(out.size(), kGrain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i++) data[i] = value;
+  });
+}
+
+}  // namespace
+
+void fill(const Call& call, Pool& pool) {
+  using namespace fill_op;
+  const Tensor& out = call.outputs[o_out];
+  const double value = call.attributes[a_value];
+  switch (out.dtype) {
+    case DType::f32: return fill_with(out, static_cast<float>(value), pool);
+    case DType::bf16: return fill_with(out, to_bf16(static_cast<float>(value)), pool);
+    case DType::f16: return fill_with(out, to_f16(static_cast<float>(value)), pool);
+    case DType::i32: return fill_with(out, static_cast<int32_t>(value), pool);
+    case DType::u8: return fill_with(out, static_cast<uint8_t>(value), pool);
+  }
+}
+
+void cast(const Call& call, Pool& pool) {
+  using namespace cast_op;
+  const Tensor &x = call.inputs[i_x], &out = call.outputs[o_out];
+  expect((is_float(x) || x.dtype == DType::f16) && (is_float(out) || out.dtype == DType::f16), "f32, bf16 or f16 operands");
+  expect(x.size() == out.size(), "as many elements in out as in x");
+  pool.ranges(out.size(), kGrain, [&](int64_t begin, int64_t end, int) { copy(x, begin, out, begin, end - begin); });
+}
+
+void add(const Call& call, Pool& pool) {
+  using namespace add_op;
+  expect_floats(call.inputs[i_a], call.inputs[i_b], call.outputs[o_out]);
+  map<2, 1>(call, pool, [](int64_t n, const float* const* in, float* const* out) {
+    const float *a = in[i_a], *b = in[i_b];
+    float* y = out[o_out];
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] = a[i] + b[i];
+  });
+}
+
+void mul(const Call& call, Pool& pool) {
+  using namespace mul_op;
+  expect_floats(call.inputs[i_a], call.inputs[i_b], call.outputs[o_out]);
+  map<2, 1>(call, pool, [](int64_t n, const float* const* in, float* const* out) {
+    const float *a = in[i_a], *b = in[i_b];
+    float* y = out[o_out];
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] = a[i] * b[i];
+  });
+}
+
+void accumulate(const Call& call, Pool& pool) {
+  using namespace accumulate_op;
+  expect_floats(call.inputs[i_x], call.outputs[o_out]);
+  const float factor = static_cast<float>(call.attributes[a_factor]);
+  map<1, 1, true>(call, pool, [factor](int64_t n, const float* const* in, float* const* out) {
+    const float* x = in[i_x];
+    float* y = out[o_out];
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] += factor * x[i];
+  });
+}
+
+void activation(const Call& call, Pool& pool) {
+  using namespace activation_op;
+  expect_floats(call.inputs[i_x], call.outputs[o_y]);
+  with_kind(call.attributes[a_kind], [&]<Kind kind>() {
+    map<1, 1>(call, pool, [](int64_t n, const float* const* in, float* const* out) {
+      const float* x = in[i_x];
+      float* y = out[o_y];
+#pragma omp simd
+      for (int64_t i = 0; i < n; i++) y[i] = activate<kind>(x[i]).value;
+    });
+  });
+}
+
+void activation_backward(const Call& call, Pool& pool) {
+  using namespace activation_backward_op;
+  expect_floats(call.inputs[i_x], call.inputs[i_dy], call.outputs[o_dx]);
+  with_kind(call.attributes[a_kind], [&]<Kind kind>() {
+    map<2, 1>(call, pool, [](int64_t n, const float* const* in, float* const* out) {
+      const float *x = in[i_x], *dy = in[i_dy];
+      float* dx = out[o_dx];
+#pragma omp simd
+      for (int64_t i = 0; i < n; i++) dx[i] = dy[i] * activate<kind>(x[i]).slope;
+    });
+  });
+}
+
+void gated(const Call& call, Pool& pool) {
+  using namespace gated_op;
+  expect_floats(call.inputs[i_gate], call.inputs[i_up], call.outputs[o_out]);
+  with_kind(call.attributes[a_kind], [&]<Kind kind>() {
+    map<2, 1>(call, pool, [](int64_t n, const float* const* in, float* const* out) {
+      const float *gate = in[i_gate], *up = in[i_up];
+      float* y = out[o_out];
+#pragma omp simd
+      for (int64_t i = 0; i < n; i++) y[i] = activate<kind>(gate[i]).value * up[i];
+    });
+  });
+}
+
+void gated_backward(const Call& call, Pool& pool) {
+  using namespace gated_backward_op;
+  expect_floats(call.inputs[i_gate], call.inputs[i_up], call.inputs[i_dout], call.outputs[o_dgate], call.outputs[o_dup]);
+  with_kind(call.attributes[a_kind], [&]<Kind kind>() {
+    map<3, 2>(call, pool, [](int64_t n, const float* const* in, float* const* out) {
+      const float *gate = in[i_gate], *up = in[i_up], *dout = in[i_dout];
+      float *dgate = out[o_dgate], *dup = out[o_dup];
+#pragma omp simd
+      for (int64_t i = 0; i < n; i++) {
+        const ValueAndSlope f = activate<kind>(gate[i]);
+        const float d = dout[i], u = up[i];
+        dgate[i] = d * u * f.slope;
+        dup[i] = d * f.value;
+      }
+    });
+  });
+}
+
+void dropout(const Call& call, Pool& pool) {
+  using namespace dropout_op;
+  const Tensor &x = call.inputs[i_x], &out = call.outputs[o_out];
+  expect_floats(x, out);
+  expect(x.size() == out.size(), "operands of one size");
+  const double p = call.attributes[a_p];
+  expect(p >= 0 && p < 1, "p in [0, 1)");
+  const auto seed = static_cast<uint32_t>(static_cast<int64_t>(call.attributes[a_seed]));
+  const auto stream = static_cast<uint32_t>(static_cast<int64_t>(call.attributes[a_stream]));
+  const auto step = static_cast<uint32_t>(static_cast<int64_t>(call.attributes[a_step]));
+  const float scale = static_cast<float>(1 / (1 - p));
+  // u ≥ p for u = k·2⁻²⁴ with an integer k.
+  const auto threshold = static_cast<uint32_t>(std::ceil(p * 0x1p24));
+  pool.ranges(x.size(), kGrain, [&](int64_t begin, int64_t end, int) {
+    alignas(64) float buffer[kBlock], result[kBlock];
+    alignas(64) uint32_t words[kBlock];
+    for (int64_t at = begin; at < end; at += kBlock) {
+      const int64_t n = end - at < kBlock ? end - at : kBlock;
+      philox<kBlock / 4>(words, seed, stream, static_cast<uint32_t>(at / 4), step);
+      const float* in = load(x, at, n, buffer);
+      float* y = target(out, at, result);
+#pragma omp simd
+      for (int64_t i = 0; i < n; i++) y[i] = (words[i] >> 8) >= threshold ? in[i] * scale : 0.f;
+      store(out, at, n, y);
+    }
+  });
+}
+
+}  // namespace lowrank::LOWRANK_ISA
