@@ -74,3 +74,6 @@ export class Random {
     return array;
   }
 }
+
+/** Where each use of random numbers begins among the streams of one seed, so that no two uses share numbers. */
+export const streams = { shuffle: 0x1000_0000, init: 0x2000_0000, dropout: 0x3000_0000, sampling: 0x4000_0000 } as const;

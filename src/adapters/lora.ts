@@ -1,0 +1,143 @@
+import { unscoped } from '../core/scope.js';
+import { empty, fromArray, type Tensor } from '../core/tensor.js';
+import type { CausalLM } from '../models/model.js';
+import { Linear, type LoraLayer } from '../nn/layers.js';
+import { Random, streams } from '../util/philox.js';
+import type { LoraConfig } from './config.js';
+import { findSaved, findTargets, type LoraTarget } from './targets.js';
+
+/** A weight or bias of the base model that the adapter trains as a whole: its own f32 copy, and what it stands in for. */
+interface Replacement {
+  path: string;
+  key: 'weight' | 'bias';
+  original: Tensor;
+  trained: Tensor;
+}
+
+/** A LoRA adapter on a model: attached, its layers answer with their update; detached, the base model answers alone. */
+export class LoraAdapter {
+  readonly model: CausalLM;
+  readonly config: LoraConfig;
+  readonly layers = new Map<string, LoraLayer & LoraTarget>();
+  readonly replacements: Replacement[] = [];
+
+  private constructor(model: CausalLM, config: LoraConfig) {
+    this.model = model;
+    this.config = config;
+  }
+
+  /**
+   * A new adapter, attached. A is uniform in ±1/√in and B zero (init_lora_weights true), A normal with deviation 1/r ("gaussian"), or both
+   * uniform (false), as PEFT's LoraLayer.reset_lora_parameters; each matrix draws from a stream of its own.
+   */
+  static create(model: CausalLM, config: LoraConfig, seed: number): LoraAdapter {
+    const adapter = new LoraAdapter(model, config);
+    unscoped(() => {
+      findTargets(model, config).forEach((target, index) => {
+        const [outputs, inputs] = target.module.weight.shape;
+        const init = (lane: number) => new Random(seed, streams.init + 2 * index + lane);
+        const A = matrix(model, [target.r, inputs], initialA(config, init(0), target.r, inputs));
+        const B = matrix(
+          model,
+          [outputs, target.r],
+          config.init_lora_weights === false ? uniform(init(1), 1 / Math.sqrt(target.r)) : () => 0,
+        );
+        adapter.layers.set(target.path, { ...target, A, B, dropout: config.lora_dropout, stream: streams.dropout + index });
+      });
+      adapter.copyReplacements();
+    });
+    adapter.attach();
+    return adapter;
+  }
+
+  /** Copies what modules_to_save and bias name into trainable f32 tensors. */
+  private copyReplacements(): void {
+    const { model, config } = this;
+    const saved = new Set(findSaved(model, config));
+    for (const [path, module] of model.modules) {
+      if (saved.has(path)) this.replace(path, 'weight', module.weight);
+      const bias = module instanceof Linear ? module.bias : undefined;
+      const trained = saved.has(path) || config.bias === 'all' || (config.bias === 'lora_only' && this.layers.has(path));
+      if (bias && trained) this.replace(path, 'bias', bias);
+    }
+  }
+
+  private replace(path: string, key: 'weight' | 'bias', original: Tensor): void {
+    const trained = empty(this.model.backend, original.shape, 'f32', 'adapters');
+    this.model.backend.run('cast', { x: original }, { out: trained }, {});
+    trained.requiresGrad = true;
+    this.replacements.push({ path, key, original, trained });
+  }
+
+  /** The trainable tensors under the names that PEFT's files give them, f32. */
+  parameters(): Map<string, Tensor> {
+    const result = new Map<string, Tensor>();
+    const saved = new Set(findSaved(this.model, this.config));
+    for (const [path, { A, B }] of this.layers) {
+      result.set(`base_model.model.${path}.lora_A.weight`, A);
+      result.set(`base_model.model.${path}.lora_B.weight`, B);
+    }
+    for (const { path, key, trained } of this.replacements) {
+      const wrapped = this.layers.has(path) && !saved.has(path);
+      result.set(`base_model.model.${path}.${wrapped ? 'base_layer.' : ''}${key}`, trained);
+    }
+    return result;
+  }
+
+  /** Counts as PEFT's print_trainable_parameters has them: `all` holds the base model, the adapter and its whole copies. */
+  count(): { trainable: number; all: number; percent: number } {
+    const trainable = [...this.parameters().values()].reduce((sum, tensor) => sum + tensor.size, 0);
+    const base = new Set<Tensor>();
+    for (const module of this.model.modules.values()) {
+      base.add(this.originalOf(module.weight));
+      if (module instanceof Linear && module.bias) base.add(this.originalOf(module.bias));
+    }
+    // Trained biases are the base model's own parameters; trained modules stand beside theirs.
+    const inPlace = this.replacements.filter(({ path, key }) => key === 'bias' && !findSaved(this.model, this.config).includes(path));
+    const shared = inPlace.reduce((sum, { trained }) => sum + trained.size, 0);
+    const all = [...base].reduce((sum, tensor) => sum + tensor.size, 0) + trainable - shared;
+    return { trainable, all, percent: (100 * trainable) / all };
+  }
+
+  private originalOf(tensor: Tensor): Tensor {
+    return this.replacements.find(({ trained }) => trained === tensor)?.original ?? tensor;
+  }
+
+  /** Switches the adapter on. One adapter at a time can be attached to a model. */
+  attach(): void {
+    for (const layer of this.layers.values()) layer.module.lora = layer;
+    for (const { path, key, trained } of this.replacements) this.assign(path, key, trained);
+  }
+
+  /** Switches the adapter off: the base model is what it was. */
+  detach(): void {
+    for (const { module } of this.layers.values()) module.lora = undefined;
+    for (const { path, key, original } of this.replacements) this.assign(path, key, original);
+  }
+
+  private assign(path: string, key: 'weight' | 'bias', tensor: Tensor): void {
+    const module = this.model.modules.get(path);
+    if (key === 'weight' && module) module.weight = tensor;
+    else if (module instanceof Linear) module.bias = tensor;
+  }
+
+  dispose(): void {
+    this.detach();
+    for (const tensor of this.parameters().values()) tensor.dispose();
+  }
+}
+
+function matrix(model: CausalLM, shape: [number, number], value: () => number): Tensor {
+  const values = Float32Array.from({ length: shape[0] * shape[1] }, value);
+  const tensor = fromArray(model.backend, values, shape, 'f32', 'adapters');
+  tensor.requiresGrad = true;
+  return tensor;
+}
+
+function initialA(config: LoraConfig, random: Random, r: number, inputs: number): () => number {
+  return config.init_lora_weights === 'gaussian' ? () => random.normal() / r : uniform(random, 1 / Math.sqrt(inputs));
+}
+
+function uniform(random: Random, bound: number): () => number {
+  return () => (2 * random.next() - 1) * bound;
+}
