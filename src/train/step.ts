@@ -1,0 +1,162 @@
+import type { Backend } from '../core/backend.js';
+import { scope } from '../core/scope.js';
+import { Gradients, Tape } from '../core/tape.js';
+import { fromArray, type Tensor, zeros } from '../core/tensor.js';
+import type { CausalLM } from '../models/model.js';
+import type { ForwardOptions, PackedTokens } from '../nn/context.js';
+import { linearCrossEntropy } from '../ops/index.js';
+import type { AdamW } from '../optim/adamw.js';
+import { LowrankError } from '../util/errors.js';
+
+/** A packed sequence with the token to be predicted at each position, −100 where none is; what `data/batches.ts` makes. */
+export interface LabelledTokens extends PackedTokens {
+  /** [T] */
+  readonly labels: Int32Array;
+}
+
+export interface StepOptions {
+  learning_rate: number;
+  /** Gradients are scaled down to this norm; 0 for never. */
+  max_grad_norm: number;
+  gradient_checkpointing: boolean;
+  seed: number;
+}
+
+export interface StepResult {
+  /** Mean over the supervised tokens of the whole step. */
+  loss: number;
+  /** Of all gradients, before clipping. */
+  grad_norm: number;
+  supervised: number;
+  tokens: number;
+}
+
+/**
+ * One optimizer step over its micro-batches: forward, loss, backward, clipping, update. The loss is the sum over all supervised tokens
+ * of the step divided by their number, so that the split into micro-batches changes nothing but rounding.
+ */
+export async function trainStep(
+  model: CausalLM,
+  parameters: ReadonlyMap<string, Tensor>,
+  optimizer: AdamW,
+  microBatches: readonly LabelledTokens[],
+  options: StepOptions,
+): Promise<StepResult> {
+  const { backend } = model;
+  const supervised = microBatches.reduce((sum, { labels }) => sum + supervisedRows(labels).length, 0);
+  if (supervised === 0) throw new LowrankError('no token of this step is supervised', { mend: 'check the data set’s roles and lengths' });
+  const gradients = new Gradients();
+  const sums = [zeros(backend, [1], 'f32', 'workspace'), zeros(backend, [1], 'f32', 'workspace')];
+  const [lossSum, squares] = sums;
+  try {
+    microBatches.forEach((batch, i) => {
+      // Each pass of a run has dropout masks of its own, also after a resume.
+      const step = optimizer.steps * microBatches.length + i;
+      const passOptions = { dropout: { seed: options.seed, step }, checkpointing: options.gradient_checkpointing };
+      scope(() => accumulateGradients(model, batch, passOptions, 1 / supervised, gradients, lossSum));
+    });
+    for (const gradient of gradients.values()) backend.run('sumSquares', { x: gradient }, { out: squares }, {});
+    const [[loss], [square]] = await Promise.all(sums.map((sum) => sum.toFloat32()));
+    const norm = Math.sqrt(square);
+    if (!Number.isFinite(loss) || !Number.isFinite(norm)) throw await notFinite(backend, parameters, gradients, loss);
+    const { max_grad_norm: limit } = options;
+    // PyTorch's clip_grad_norm_ adds the same 1e-6.
+    const gradientScale = limit > 0 ? Math.min(1, limit / (norm + 1e-6)) : 1;
+    optimizer.step(gradients, options.learning_rate, gradientScale);
+    const tokens = microBatches.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
+    return { loss, grad_norm: norm, supervised, tokens };
+  } finally {
+    gradients.clear();
+    for (const sum of sums) sum.dispose();
+  }
+}
+
+/** Adds the gradients of scale·Σ losses of one packed sequence to `gradients`, and scale·Σ losses to `lossSum` [1] f32. */
+export function accumulateGradients(
+  model: CausalLM,
+  batch: LabelledTokens,
+  options: ForwardOptions,
+  scale: number,
+  gradients: Gradients,
+  lossSum: Tensor,
+): void {
+  const tape = new Tape();
+  const hidden = tape.record(() => model.hidden(batch, options));
+  const { losses, dx } = tokenLosses(model, hidden, batch.labels, options, { scale, gradients });
+  model.backend.run('sum', { x: losses }, { out: lossSum }, { factor: scale });
+  if (dx && hidden.requiresGrad) tape.backward(hidden, dx, gradients);
+}
+
+/** The losses [n] f32 of the supervised positions, and dx [T,C] where gradients are asked for. */
+function tokenLosses(
+  model: CausalLM,
+  hidden: Tensor,
+  labels: Int32Array,
+  options: ForwardOptions,
+  training: { scale?: number; gradients?: Gradients } = {},
+): { losses: Tensor; dx?: Tensor } {
+  const positions = supervisedRows(labels);
+  const rows = fromArray(model.backend, positions);
+  const targets = fromArray(
+    model.backend,
+    positions.map((row) => labels[row]),
+  );
+  return linearCrossEntropy(hidden, (x) => model.logits(x, options), { rows, targets, vocabulary: model.vocabulary, ...training });
+}
+
+/** Mean loss per supervised token over all batches, and its exponential. */
+export async function evaluateLoss(
+  model: CausalLM,
+  batches: Iterable<LabelledTokens>,
+  { signal, onBatch }: { signal?: AbortSignal; onBatch?: (done: number) => void } = {},
+): Promise<{ loss: number; perplexity: number; tokens: number }> {
+  const lossSum = zeros(model.backend, [1], 'f32', 'workspace');
+  let tokens = 0;
+  let done = 0;
+  try {
+    for (const batch of batches) {
+      signal?.throwIfAborted();
+      tokens += supervisedRows(batch.labels).length;
+      scope(() => {
+        const { losses } = tokenLosses(model, model.hidden(batch), batch.labels, {});
+        model.backend.run('sum', { x: losses }, { out: lossSum }, { factor: 1 });
+      });
+      await model.backend.sync();
+      onBatch?.(++done);
+    }
+    if (tokens === 0) throw new LowrankError('no token of the evaluation data is supervised', { mend: 'check the test data set' });
+    const [sum] = await lossSum.toFloat32();
+    return { loss: sum / tokens, perplexity: Math.exp(sum / tokens), tokens };
+  } finally {
+    lossSum.dispose();
+  }
+}
+
+function supervisedRows(labels: Int32Array): Int32Array {
+  const rows: number[] = [];
+  labels.forEach((label, row) => {
+    if (label >= 0) rows.push(row);
+  });
+  return Int32Array.from(rows);
+}
+
+/** Says where the first NaN or infinity is; reads every gradient's sum, which only a failing run pays for. */
+async function notFinite(
+  backend: Backend,
+  parameters: ReadonlyMap<string, Tensor>,
+  gradients: Gradients,
+  loss: number,
+): Promise<LowrankError> {
+  const mend = 'lower learning_rate, set max_grad_norm, or check the base model and the data';
+  if (!Number.isFinite(loss)) return new LowrankError(`the loss is ${loss}`, { mend });
+  for (const [name, parameter] of parameters) {
+    const gradient = gradients.get(parameter);
+    if (!gradient) continue;
+    const square = zeros(backend, [1], 'f32', 'workspace');
+    backend.run('sumSquares', { x: gradient }, { out: square }, {});
+    const [value] = await square.toFloat32();
+    square.dispose();
+    if (!Number.isFinite(value)) return new LowrankError(`the gradient of ${name} is not finite`, { place: `tensor "${name}"`, mend });
+  }
+  return new LowrankError('the gradient norm overflows', { mend });
+}
