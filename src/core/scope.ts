@@ -29,6 +29,15 @@ export function scope<R>(body: () => R): R {
   }
 }
 
+/** Gives a tensor of the innermost scope back before the scope ends; a tape that saved it still has it. */
+export function discard(tensor: Tensor): void {
+  const made = open.at(-1);
+  const place = made?.lastIndexOf(tensor) ?? -1;
+  if (!made || place < 0) return;
+  made.splice(place, 1);
+  tensor.storage.release();
+}
+
 /** Runs `body` outside every scope: what it makes belongs to its caller. For parameters, states and caches. */
 export function unscoped<R>(body: () => R): R {
   const outer = open.splice(0);

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { Backend } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
-import { scope } from '../core/scope.js';
+import { discard, scope } from '../core/scope.js';
 import { checkpoint } from '../core/tape.js';
 import { fromArray, type Tensor } from '../core/tensor.js';
 import { Attention } from '../nn/attention.js';
@@ -128,6 +128,7 @@ export class LlamaForCausalLM implements CausalLM {
         const forward = (input: Tensor) => layer.forward(input, context);
         const input = x;
         x = options.checkpointing ? checkpoint(input, shared, forward) : scope(() => forward(input));
+        discard(input);
       }
       return this.norm.forward(x);
     });
