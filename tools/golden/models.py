@@ -1,0 +1,128 @@
+"""Logits, losses, gradients and training curves of small random Llamas, from transformers and PEFT in fp32.
+
+Writes test/golden/models/<name>/: config.json and model.safetensors (the base), adapter/ (as PEFT saves it), golden.safetensors
+(`ids.<i>`, `labels.<i>`, `logits.<i>`, `adapted.<i>` of each example, `gradient.<parameter>`) and golden.json (loss, 20-step curve).
+Examples run one by one, so that nothing is padded; the loss is the sum over all supervised tokens divided by their number.
+"""
+import json
+import pathlib
+import shutil
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
+
+OUT = pathlib.Path(__file__).parents[2] / "test" / "golden" / "models"
+BASE = dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, vocab_size=160,
+            max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=True, initializer_range=0.2)
+LLAMA3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16)
+MODELS = {
+    "grouped-tied": {},
+    "untied-wide-heads": dict(tie_word_embeddings=False, head_dim=20, num_attention_heads=3, num_key_value_heads=1),
+    "llama3-rope": dict(rope_parameters=LLAMA3, head_dim=16),
+    "yarn-rope": dict(rope_parameters=YARN, head_dim=16),
+    "linear-rope": dict(rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=2.5)),
+    "dynamic-rope": dict(rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, factor=2.0), max_position_embeddings=16),
+    "biases": dict(attention_bias=True, mlp_bias=True, num_key_value_heads=6),
+}
+LENGTHS = [33, 7, 20]
+
+
+def examples(vocabulary):
+    generator = torch.Generator().manual_seed(11)
+    pairs = []
+    # Dynamic scaling depends on the longest example of a batch: one length each keeps one by one equal to packed.
+    for length in LENGTHS:
+        ids = torch.randint(0, vocabulary, (length,), generator=generator)
+        labels = ids.clone()
+        labels[: length // 3] = -100
+        pairs.append((ids, labels))
+    return pairs
+
+
+def loss_of(model, pairs):
+    supervised = sum(int((labels[1:] != -100).sum()) for _, labels in pairs)
+    total = 0.0
+    for ids, labels in pairs:
+        logits = model(input_ids=ids[None]).logits[0, :-1]
+        total = total + torch.nn.functional.cross_entropy(logits.float(), labels[1:], reduction="sum", ignore_index=-100)
+    return total / supervised
+
+
+def adapt(model):
+    torch.manual_seed(3)
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.15)
+    return model
+
+
+def make(name, overrides):
+    folder = OUT / name
+    shutil.rmtree(folder, ignore_errors=True)
+    torch.manual_seed(5)
+    config = LlamaConfig(**{**BASE, **overrides})
+    config.use_cache = False
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.endswith("bias"):
+                parameter.normal_(std=0.1)
+            elif "norm" in parameter_name:
+                parameter.normal_(mean=1.0, std=0.1)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    pairs = examples(config.vocab_size)
+    if name == "dynamic-rope":
+        pairs = pairs[:1]
+    tensors = {}
+    for i, (ids, labels) in enumerate(pairs):
+        tensors[f"ids.{i}"], tensors[f"labels.{i}"] = ids.to(torch.int32), labels.to(torch.int32)
+        with torch.no_grad():
+            tensors[f"logits.{i}"] = model(input_ids=ids[None]).logits[0].clone()
+    if name == "grouped-tied":
+        loss_of(model, pairs).backward()
+        for parameter_name, parameter in model.named_parameters():
+            tensors[f"full.{parameter_name}"] = parameter.grad.clone()
+        model.zero_grad()
+    model = adapt(model)
+    model.save_pretrained(folder / "adapter")
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    for i, (ids, _) in enumerate(pairs):
+        with torch.no_grad():
+            tensors[f"adapted.{i}"] = model(input_ids=ids[None]).logits[0].clone()
+    loss = loss_of(model, pairs)
+    loss.backward()
+    trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    for parameter_name, parameter in trainable:
+        tensors["gradient." + parameter_name.replace(".default", "")] = parameter.grad.clone()
+    model.zero_grad()
+    save_file(tensors, folder / "golden.safetensors")
+    golden = {"loss": float(loss), "curve": curve(model, [p for _, p in trainable], pairs)}
+    (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
+
+
+def curve(model, parameters, pairs):
+    """20 optimizer steps on all examples: AdamW 1e-2, linear schedule with 4 steps of warm-up, clipping at 1."""
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    scheduler = get_scheduler("linear", optimizer, num_warmup_steps=4, num_training_steps=20)
+    steps = []
+    for _ in range(20):
+        loss = loss_of(model, pairs)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        steps.append({"loss": float(loss.detach()), "grad_norm": float(norm)})
+    return steps
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for model_name, model_overrides in MODELS.items():
+        make(model_name, model_overrides)
