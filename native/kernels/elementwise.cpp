@@ -34,9 +34,11 @@ inline ValueAndSlope activate(float x) {
 // Calls body with the activation's kind as a constant.
 template <class Body>
 void with_kind(double kind, const Body& body) {
-  if (kind == kSilu) return body.template operator()<kSilu>();
-  if (kind == kGeluTanh) return body.template operator()<kGeluTanh>();
-  if (kind == kGelu) return body.template operator()<kGelu>();
+  switch (static_cast<int>(kind)) {
+    case kSilu: return body.template operator()<kSilu>();
+    case kGeluTanh: return body.template operator()<kGeluTanh>();
+    case kGelu: return body.template operator()<kGelu>();
+  }
   fail("unknown activation kind %g", kind);
 }
 

@@ -1,0 +1,83 @@
+#include "dispatch.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <stdexcept>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace lowrank {
+
+void fail(const char* format, ...) {
+  char message[256];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  throw std::runtime_error(message);
+}
+
+// LOWRANK_ISAS is X(generic) X(avx2) …: the sets that the compiler could make.
+#define X(isa)               \
+  namespace isa {            \
+  extern const KernelTable table; \
+  }
+LOWRANK_ISAS
+#undef X
+
+namespace {
+
+bool machine_has(const std::string& isa) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (isa == "avx2") return avx2;
+  if (isa == "avx512") return avx512;
+  if (isa == "avx512bf16") {
+    // Not every compiler's builtin knows it: leaf 7, subleaf 1, EAX bit 5.
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+  }
+#endif
+  return isa == "generic";
+}
+
+const char* label_of(const std::string& isa) {
+  if (isa == "avx2") return "AVX2";
+  if (isa == "avx512") return "AVX-512";
+  if (isa == "avx512bf16") return "AVX-512 BF16";
+#if defined(__aarch64__)
+  return "NEON";
+#elif defined(__x86_64__)
+  return "SSE2";
+#else
+  return "generic";
+#endif
+}
+
+}  // namespace
+
+const std::vector<InstructionSet>& instruction_sets() {
+#define X(isa) {#isa, label_of(#isa), machine_has(#isa), &isa::table},
+  static const std::vector<InstructionSet> sets{LOWRANK_ISAS};
+#undef X
+  return sets;
+}
+
+const InstructionSet& choose_instruction_set(const std::string& name) {
+  const InstructionSet* best = nullptr;
+  std::string known;
+  for (const auto& set : instruction_sets()) {
+    known += std::string(known.empty() ? "" : ", ") + set.name;
+    if (name.empty() ? set.available : name == set.name) best = &set;
+  }
+  if (!best) throw std::runtime_error("unknown instruction set \"" + name + "\" (known: " + known + ")");
+  if (!best->available) throw std::runtime_error("this machine has no " + std::string(best->label));
+  return *best;
+}
+
+}  // namespace lowrank

@@ -1,0 +1,209 @@
+// Matrix products out of panels: what matmul and attention share.
+//
+// A panel holds `lanes` rows (or columns) of a factor, K-major: units[step · lanes + lane], each unit 4 bytes. With kPairs a unit is two
+// neighbouring bf16 values of K (the lower half first) and a step covers both; otherwise it is one f32. A tile multiplies a panel of kRows
+// lanes with one of kColumns lanes, all sums in registers over the whole of K.
+#pragma once
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "blocks.h"
+
+namespace lowrank::LOWRANK_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kLanes = 16, kRows = 12;
+#elif defined(__AVX__)
+inline constexpr int kLanes = 8, kRows = 6;
+#else
+inline constexpr int kLanes = 4, kRows = 4;
+#endif
+inline constexpr int kColumns = 2 * kLanes;
+typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
+
+// Products of bf16 have an instruction of their own on some machines; on the others their factors are widened to f32.
+#if defined(__AVX512BF16__)
+inline constexpr bool kHasPairs = true;
+#else
+inline constexpr bool kHasPairs = false;
+#endif
+
+// How factors are packed: f32 as they are, f32 rounded to bf16, or pairs of bf16.
+enum class Form { exact, rounded, pairs };
+
+inline int64_t steps_of(Form form, int64_t k) { return form == Form::pairs ? (k + 1) / 2 : k; }
+
+// A factor by lanes and K; one of the strides is 1.
+struct Factor {
+  const Tensor* tensor;
+  int64_t begin;  // element of lane 0, K 0
+  int64_t lane_stride, k_stride;
+
+  Factor at(int64_t lane, int64_t k) const { return {tensor, begin + lane * lane_stride + k * k_stride, lane_stride, k_stride}; }
+};
+
+inline uint32_t pair_of(uint16_t low, uint16_t high) { return low | static_cast<uint32_t>(high) << 16; }
+
+#if defined(__AVX512F__)
+// Transposes 16 × 16 units.
+inline void transpose(__m512i (&r)[16]) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 16; i += 8)
+    for (int j = 0; j < 4; j++) {
+      t[i + j] = _mm512_shuffle_i32x4(r[i + j], r[i + j + 4], 0x88);
+      t[i + j + 4] = _mm512_shuffle_i32x4(r[i + j], r[i + j + 4], 0xdd);
+    }
+  for (int j = 0; j < 8; j++) {
+    r[j] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0x88);
+    r[j + 8] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0xdd);
+  }
+}
+
+inline __mmask16 first(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1); }
+
+inline __m512 load_lanes(const Tensor& t, int64_t at, __mmask16 mask) {
+  if (t.dtype == DType::f32) return _mm512_maskz_loadu_ps(mask, f32_at(t, at));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, half_at(t, at))), 16));
+}
+
+inline __m256i round_lanes(__m512 x) {
+#if defined(__AVX512BF16__)
+  return (__m256i)_mm512_cvtneps_pbh(x);
+#else
+  const __m512i u = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
+  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet));
+#endif
+}
+
+// Sixteen bf16 numbers of a tensor, rounded where it is f32.
+inline __m256i load_halves(const Tensor& t, int64_t at, __mmask16 mask) {
+  if (t.dtype == DType::bf16) return _mm256_maskz_loadu_epi16(mask, half_at(t, at));
+  return round_lanes(_mm512_maskz_loadu_ps(mask, f32_at(t, at)));
+}
+
+// Sixteen units along K of one lane from element `at`, of which `left` elements of K exist.
+inline __m512i load_units(const Tensor& t, int64_t at, int64_t left, Form form) {
+  if (form == Form::pairs) {
+    if (t.dtype == DType::bf16) {
+      const __mmask32 mask = left >= 32 ? 0xffffffffu : (1u << left) - 1;
+      return _mm512_maskz_loadu_epi16(mask, half_at(t, at));
+    }
+    const __m256i low = load_halves(t, at, first(left));
+    const __m256i high = left > 16 ? load_halves(t, at + 16, first(left - 16)) : _mm256_setzero_si256();
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+  if (form == Form::exact) return _mm512_castps_si512(load_lanes(t, at, first(left)));
+  return _mm512_slli_epi32(_mm512_cvtepu16_epi32(load_halves(t, at, first(left))), 16);
+}
+
+// Sixteen lanes of one step, of which `left` elements of K exist.
+inline __m512i load_step(const Factor& f, int64_t at, int64_t left, __mmask16 lanes, Form form) {
+  const Tensor& t = *f.tensor;
+  if (form == Form::exact) return _mm512_castps_si512(load_lanes(t, at, lanes));
+  const __m512i low = _mm512_cvtepu16_epi32(load_halves(t, at, lanes));
+  if (form == Form::rounded) return _mm512_slli_epi32(low, 16);
+  if (left < 2) return low;
+  return _mm512_or_si512(low, _mm512_slli_epi32(_mm512_cvtepu16_epi32(load_halves(t, at + f.k_stride, lanes)), 16));
+}
+#endif
+
+// Packs `valid` lanes of a factor into a panel of `lanes`, the rest zero.
+inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k, Form form, uint32_t* __restrict panel) {
+  const int64_t steps = steps_of(form, k), per_step = form == Form::pairs ? 2 : 1;
+#if defined(__AVX512F__)
+  for (int64_t lane = 0; lane < lanes; lane += 16) {
+    const __mmask16 stored = first(lanes - lane), loaded = first(valid - lane);
+    if (f.lane_stride == 1 && f.k_stride != 1) {
+      for (int64_t step = 0; step < steps; step++) {
+        const int64_t at = step * per_step;
+        _mm512_mask_storeu_epi32(panel + step * lanes + lane, stored, load_step(f, f.begin + lane + at * f.k_stride, k - at, loaded, form));
+      }
+      continue;
+    }
+    for (int64_t step = 0; step < steps; step += 16) {
+      __m512i rows[16];
+      const int64_t at = step * per_step;
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++)
+        rows[i] = lane + i < valid ? load_units(*f.tensor, f.begin + (lane + i) * f.lane_stride + at, k - at, form) : _mm512_setzero_si512();
+      transpose(rows);
+      uint32_t* out = panel + step * lanes + lane;
+      const int64_t n = steps - step < 16 ? steps - step : 16;
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++)
+        if (i < n) _mm512_mask_storeu_epi32(out + i * lanes, stored, rows[i]);
+    }
+  }
+#else
+  for (int64_t lane = 0; lane < lanes; lane++)
+    for (int64_t step = 0; step < steps; step++) {
+      float x = 0, buffer;
+      if (lane < valid) x = *load(*f.tensor, f.begin + lane * f.lane_stride + step * per_step * f.k_stride, 1, &buffer);
+      panel[step * lanes + lane] = std::bit_cast<uint32_t>(form == Form::exact ? x : from_bf16(to_bf16(x)));
+    }
+#endif
+}
+
+// sums[row][column] = Σ over K of a panel of Rows lanes times one of Vectors · kLanes lanes.
+template <bool Pairs, int Rows, int Vectors>
+inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b, int64_t steps, Lanes (&sums)[Rows][Vectors]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) sums[r][v] = Lanes{};
+  for (int64_t step = 0; step < steps; step++) {
+    Lanes columns[Vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) std::memcpy(&columns[v], b + v * kLanes, sizeof(Lanes));
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; r++) {
+#if defined(__AVX512BF16__)
+      if constexpr (Pairs) {
+        const auto row = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[r]));
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; v++) sums[r][v] = (Lanes)_mm512_dpbf16_ps((__m512)sums[r][v], row, (__m512bh)columns[v]);
+        continue;
+      }
+#endif
+      const float row = std::bit_cast<float>(a[r]);
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; v++) sums[r][v] += row * columns[v];
+    }
+    a += Rows;
+    b += Vectors * kLanes;
+  }
+}
+
+// One tile into `out` [Rows][Vectors · kLanes] f32.
+template <int Rows, int Vectors>
+inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out) {
+  Lanes sums[Rows][Vectors];
+  if (kHasPairs && form == Form::pairs) multiply<kHasPairs, Rows, Vectors>(a, b, steps, sums);
+  else multiply<false, Rows, Vectors>(a, b, steps, sums);
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) std::memcpy(out + (r * Vectors + v) * kLanes, &sums[r][v], sizeof(Lanes));
+}
+
+// The form in which a product of these dtypes is computed.
+inline Form form_of(DType a, DType b) {
+  if (a == DType::f32 && b == DType::f32) return Form::exact;
+  return kHasPairs ? Form::pairs : Form::rounded;
+}
+
+}  // namespace lowrank::LOWRANK_ISA

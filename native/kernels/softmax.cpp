@@ -1,0 +1,155 @@
+// Row-wise softmax, cross-entropy and argmax.
+#include <cmath>
+
+#include "blocks.h"
+#include "simd.h"
+
+namespace lowrank::LOWRANK_ISA {
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+inline float maximum(const float* x, int64_t n) {
+  float best = -kInfinity;
+#pragma omp simd reduction(max : best)
+  for (int64_t i = 0; i < n; i++) best = x[i] > best ? x[i] : best;
+  return best;
+}
+
+// The maximum of a row and Σ exp(x − maximum), in one reading: the sum is rescaled where a block raises the maximum.
+struct Partition {
+  float maximum;
+  double sum;
+};
+inline Partition partition(const float* x, int64_t n) {
+  Partition p{-kInfinity, 0};
+  for (int64_t at = 0; at < n; at += 4 * kBlock) {
+    const int64_t count = n - at < 4 * kBlock ? n - at : 4 * kBlock;
+    const float best = maximum(x + at, count);
+    if (best > p.maximum) {
+      p.sum *= exp_f32(p.maximum - best);
+      p.maximum = best;
+    }
+    const float shift = p.maximum;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < count; i++) sum += exp_f32(x[at + i] - shift);
+    p.sum += sum;
+  }
+  return p;
+}
+
+}  // namespace
+
+void softmax(const Call& call, Pool& pool) {
+  using namespace softmax_op;
+  const Tensor &x = call.inputs[i_x], &y = call.outputs[o_y];
+  expect(x.dtype == DType::f32 && y.dtype == DType::f32 && x.rank == 2 && same_shape(x, y), "f32 matrices of one shape");
+  const int64_t columns = x.shape[1];
+  const auto offset = static_cast<int64_t>(call.attributes[a_offset]), window = static_cast<int64_t>(call.attributes[a_window]);
+  pool.ranges(x.shape[0], row_grain(columns), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t seen = i + offset + 1, last = seen < 0 ? 0 : seen < columns ? seen : columns;
+      const int64_t oldest = window > 0 && seen > window ? seen - window : 0, first = oldest < last ? oldest : last;
+      const float* from = f32_at(x, i * columns);
+      float* to = f32_at(y, i * columns);
+      const float shift = maximum(from + first, last - first);
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = first; j < last; j++) {
+        to[j] = exp_f32(from[j] - shift);
+        sum += to[j];
+      }
+      const float scale = 1.f / sum;
+      for (int64_t j = first; j < last; j++) to[j] *= scale;
+      std::memset(to, 0, first * sizeof(float));
+      std::memset(to + last, 0, (columns - last) * sizeof(float));
+    }
+  });
+}
+
+void softmax_backward(const Call& call, Pool& pool) {
+  using namespace softmax_backward_op;
+  const Tensor &y = call.inputs[i_y], &dy = call.inputs[i_dy], &dx = call.outputs[o_dx];
+  expect(y.dtype == DType::f32 && dy.dtype == DType::f32 && dx.dtype == DType::f32, "f32 operands");
+  expect(y.rank == 2 && same_shape(y, dy) && same_shape(y, dx), "matrices of one shape");
+  const int64_t columns = y.shape[1];
+  pool.ranges(y.shape[0], row_grain(columns), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i++) {
+      const float *p = f32_at(y, i * columns), *d = f32_at(dy, i * columns);
+      float* to = f32_at(dx, i * columns);
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < columns; j++) sum += p[j] * d[j];
+#pragma omp simd
+      for (int64_t j = 0; j < columns; j++) to[j] = p[j] * (d[j] - sum);
+    }
+  });
+}
+
+void cross_entropy(const Call& call, Pool& pool) {
+  using namespace cross_entropy_op;
+  const Tensor &logits = call.inputs[i_logits], &labels = call.inputs[i_labels];
+  const Tensor &losses = call.outputs[o_losses], &gradient = call.outputs[o_gradient];
+  expect(logits.dtype == DType::f32 && logits.rank == 2, "a matrix of f32 logits");
+  const int64_t rows = logits.shape[0], columns = logits.shape[1];
+  expect_vector(labels, DType::i32, rows, "one i32 label per row");
+  expect_vector(losses, DType::f32, rows, "one f32 loss per row");
+  expect(!gradient || (is_float(gradient) && same_shape(gradient, logits)), "a gradient of the logits' shape");
+  const auto* label = static_cast<const int32_t*>(labels.data);
+  for (int64_t i = 0; i < rows; i++)
+    if (label[i] >= columns) fail("labels[%lld] = %d is outside the vocabulary of %lld", (long long)i, label[i], (long long)columns);
+  const float scale = static_cast<float>(call.attributes[a_scale]);
+  pool.ranges(rows, row_grain(columns), [&](int64_t begin, int64_t end, int) {
+    alignas(64) float buffer[kBlock];
+    for (int64_t i = begin; i < end; i++) {
+      const bool ignored = label[i] < 0;
+      const float* x = f32_at(logits, i * columns);
+      const Partition p = ignored ? Partition{0, 1} : partition(x, columns);
+      *f32_at(losses, i) = ignored ? 0.f : static_cast<float>(std::log(p.sum) + static_cast<double>(p.maximum) - x[label[i]]);
+      if (!gradient) continue;
+      const float factor = static_cast<float>(scale / p.sum);
+      for (int64_t at = 0; at < columns; at += kBlock) {
+        const int64_t n = columns - at < kBlock ? columns - at : kBlock;
+        float* g = target(gradient, i * columns + at, buffer);
+        if (ignored) {
+          std::memset(g, 0, n * sizeof(float));
+        } else {
+#pragma omp simd
+          for (int64_t j = 0; j < n; j++) g[j] = factor * exp_f32(x[at + j] - p.maximum);
+          if (label[i] >= at && label[i] < at + n) g[label[i] - at] -= scale;
+        }
+        store(gradient, i * columns + at, n, g);
+      }
+    }
+  });
+}
+
+void argmax(const Call& call, Pool& pool) {
+  using namespace argmax_op;
+  const Tensor &x = call.inputs[i_x], &index = call.outputs[o_index];
+  expect_floats(x);
+  const int64_t columns = x.columns();
+  expect_vector(index, DType::i32, x.rows(), "one i32 index per row");
+  pool.ranges(x.rows(), row_grain(columns), [&](int64_t begin, int64_t end, int) {
+    alignas(64) float buffer[kBlock];
+    for (int64_t i = begin; i < end; i++) {
+      float best = -kInfinity;
+      int64_t place = 0;
+      for (int64_t at = 0; at < columns; at += kBlock) {
+        const int64_t n = columns - at < kBlock ? columns - at : kBlock;
+        const float* row = load(x, i * columns + at, n, buffer);
+        const float here = maximum(row, n);
+        if (!(here > best)) continue;
+        best = here;
+        int64_t j = 0;
+        while (row[j] != best) j++;
+        place = at + j;
+      }
+      static_cast<int32_t*>(index.data)[i] = static_cast<int32_t>(place);
+    }
+  });
+}
+
+}  // namespace lowrank::LOWRANK_ISA

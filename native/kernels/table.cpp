@@ -1,0 +1,77 @@
+// The kernels of one instruction set, in the order of the op table, and the loops that measure its peak.
+#include "dispatch.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace lowrank::LOWRANK_ISA {
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
+#if defined(__x86_64__)
+#define LOWRANK_OPAQUE(vector) asm volatile("" : "+x"(vector))
+#else
+#define LOWRANK_OPAQUE(vector) asm volatile("" : "+w"(vector))
+#endif
+// Independent sums: enough to hide the latency of a multiply-add, few enough for 16 registers.
+constexpr int kChains = 12;
+
+double peak_f32(int64_t rounds) {
+  Vector sums[kChains] = {}, a = {}, b = {};
+  for (int64_t round = 0; round < rounds; round++) {
+    LOWRANK_OPAQUE(a);  // or else the product would leave the loop
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; i++) sums[i] = a * b + sums[i];
+  }
+  for (Vector& sum : sums) LOWRANK_OPAQUE(sum);
+  return 2.0 * kLanes * kChains * static_cast<double>(rounds);
+}
+
+double peak_bf16(int64_t rounds) {
+#if defined(__AVX512BF16__)
+  __m512 sums[kChains] = {};
+  const __m512bh a = {}, b = {};
+  for (int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; i++) {
+      sums[i] = _mm512_dpbf16_ps(sums[i], a, b);
+      LOWRANK_OPAQUE(sums[i]);
+    }
+  }
+  return 4.0 * kLanes * kChains * static_cast<double>(rounds);
+#else
+  return peak_f32(rounds);  // bf16 is widened and multiplied as f32
+#endif
+}
+
+constexpr KernelTable make_table() {
+  KernelTable table{};
+#define LOWRANK_ENTRY(op) table.kernels[static_cast<int>(Op::op)] = op;
+  LOWRANK_KERNELS(LOWRANK_ENTRY)
+#undef LOWRANK_ENTRY
+  table.peak_f32 = peak_f32;
+  table.peak_bf16 = peak_bf16;
+  return table;
+}
+
+constexpr bool complete(const KernelTable& table) {
+  for (const Kernel kernel : table.kernels)
+    if (!kernel) return false;
+  return true;
+}
+
+}  // namespace
+
+extern constexpr KernelTable table = make_table();
+static_assert(complete(table), "an op of the table has no kernel");
+
+}  // namespace lowrank::LOWRANK_ISA

@@ -1,0 +1,145 @@
+#include "memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+namespace lowrank {
+
+namespace {
+
+constexpr size_t kPageBlock = size_t{2} << 20;  // the size of a huge page
+// What may be held beyond the peak of live memory before cached blocks go back to the system.
+constexpr size_t kSlack = size_t{64} << 20;
+
+// Eight sizes per octave: at most an eighth of a block is wasted, and sizes that differ little share blocks.
+size_t capacity_for(size_t bytes) {
+  const size_t step = std::max<size_t>(64, std::bit_floor(std::max<size_t>(bytes, 1)) / 8);
+  return (bytes + step - 1) / step * step;
+}
+
+Block obtain(size_t capacity) {
+  if (capacity < kPageBlock) {
+    void* data = ::operator new(capacity, std::align_val_t{64}, std::nothrow);
+    return {data, capacity, false};
+  }
+  // Mapped with room to begin on a huge page's border; the rest goes back.
+  const size_t room = capacity + kPageBlock;
+  void* mapping = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) return {};
+  const auto start = reinterpret_cast<uintptr_t>(mapping), begin = (start + kPageBlock - 1) / kPageBlock * kPageBlock;
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), end = (begin + capacity + page - 1) / page * page;
+  if (begin > start) munmap(mapping, begin - start);
+  if (start + room > end) munmap(reinterpret_cast<void*>(end), start + room - end);
+  void* data = reinterpret_cast<void*>(begin);
+#if defined(MADV_HUGEPAGE)
+  madvise(data, capacity, MADV_HUGEPAGE);
+#endif
+  return {data, capacity, false};
+}
+
+std::string megabytes(size_t bytes) { return std::to_string((bytes + 999999) / 1000000) + " MB"; }
+
+}  // namespace
+
+void release(const Block& block) {
+  if (block.mapped || block.capacity >= kPageBlock) {
+    munmap(block.data, block.capacity);
+  } else {
+    ::operator delete(block.data, std::align_val_t{64});
+  }
+}
+
+Memory::~Memory() {
+  for (const Buffer& buffer : buffers_)
+    if (buffer.used) release(buffer.block);
+  for (const Cached& cached : cached_) release(cached.block);
+}
+
+int32_t Memory::insert(Buffer buffer) {
+  buffer.used = true;
+  if (vacant_.empty()) {
+    buffers_.push_back(buffer);
+    return static_cast<int32_t>(buffers_.size() - 1);
+  }
+  const int32_t id = vacant_.back();
+  vacant_.pop_back();
+  buffers_[id] = buffer;
+  return id;
+}
+
+int32_t Memory::allocate(size_t bytes) {
+  const size_t capacity = capacity_for(bytes);
+  live_bytes_ += capacity;
+  peak_bytes_ = std::max(peak_bytes_, live_bytes_);
+  auto same = by_capacity_.find(capacity);
+  if (same != by_capacity_.end() && !same->second.empty()) {
+    const auto cached = same->second.back();
+    same->second.pop_back();
+    const Buffer buffer{cached->block, bytes, true, false, cached->last_use};
+    cached_.erase(cached);
+    cached_bytes_ -= capacity;
+    return insert(buffer);
+  }
+  trim(0);
+  Block block = obtain(capacity);
+  if (!block.data) {
+    live_bytes_ -= capacity;
+    throw std::runtime_error("out of memory: " + megabytes(bytes) + " more than the " + megabytes(live_bytes_) + " in use cannot be had");
+  }
+  return insert({block, bytes, true, false, 0});
+}
+
+// Gives back cached blocks, the oldest first, so that what is held stays near the peak of what was in use at one time.
+void Memory::trim(size_t wanted) {
+  const size_t bound = peak_bytes_ + peak_bytes_ / 8 + kSlack;
+  while (!cached_.empty() && live_bytes_ + cached_bytes_ + wanted > bound) {
+    const auto oldest = cached_.begin();
+    std::erase(by_capacity_[oldest->block.capacity], oldest);
+    cached_bytes_ -= oldest->block.capacity;
+    retire_(oldest->block);
+    cached_.erase(oldest);
+  }
+}
+
+int32_t Memory::map_file(const char* path) {
+  const int file = open(path, O_RDONLY | O_CLOEXEC);
+  struct stat status {};
+  const bool found = file >= 0 && fstat(file, &status) == 0;
+  const bool mappable = found && S_ISREG(status.st_mode) && status.st_size > 0;
+  const auto bytes = static_cast<size_t>(status.st_size);
+  void* data = mappable ? mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
+  const std::string reason = found && !mappable ? "not a file with contents" : std::strerror(errno);
+  if (file >= 0) close(file);
+  if (data == MAP_FAILED) throw std::runtime_error(std::string(path) + ": " + reason);
+  return insert({{data, bytes, true}, bytes, true, true, 0});
+}
+
+void Memory::free(int32_t id) {
+  Buffer& buffer = at(id);
+  buffer.used = false;
+  vacant_.push_back(id);
+  if (buffer.block.mapped) return retire_(buffer.block);
+  live_bytes_ -= buffer.block.capacity;
+  cached_bytes_ += buffer.block.capacity;
+  cached_.push_back({buffer.block, buffer.last_use});
+  by_capacity_[buffer.block.capacity].push_back(std::prev(cached_.end()));
+}
+
+Buffer& Memory::at(double id) {
+  if (!(id >= 0) || id >= static_cast<double>(buffers_.size()) || !buffers_[static_cast<size_t>(id)].used)
+    throw std::runtime_error("unknown buffer: it was freed or belongs to another backend");
+  return buffers_[static_cast<size_t>(id)];
+}
+
+}  // namespace lowrank

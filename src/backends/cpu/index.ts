@@ -1,0 +1,190 @@
+import { availableParallelism } from 'node:os';
+import {
+  type Backend,
+  type DeviceBuffer,
+  type MemoryCategory,
+  MemoryCounter,
+  type MemoryUse,
+  type TensorView,
+} from '../../core/backend.js';
+import type { OpAttributes, OpInputs, OpName, OpOutputs } from '../../core/ops.table.js';
+import { environment } from '../../util/debug.js';
+import { LowrankError, messageOf } from '../../util/errors.js';
+import { type Addon, type Handle, loadAddon } from './addon.js';
+import { encode, opNames } from './command.js';
+
+export interface CpuOptions {
+  /** Threads that compute; LOWRANK_THREADS, or else the number of cores that this process may use. */
+  threads?: number;
+  /** `generic`, `avx2`, `avx512`, `avx512bf16`; LOWRANK_CPU, or else the richest that this machine has. */
+  instructionSet?: string;
+}
+
+/** One op that ran; times in milliseconds since the profile was started. */
+export interface Span {
+  readonly op: OpName;
+  readonly start: number;
+  readonly end: number;
+}
+
+export class CpuBuffer implements DeviceBuffer {
+  /** The addon's number of the buffer; −1 once it is freed. */
+  id: number;
+  readonly bytes: number;
+  readonly category: MemoryCategory;
+  readonly owner: CpuBackend;
+
+  constructor(id: number, bytes: number, category: MemoryCategory, owner: CpuBackend) {
+    this.id = id;
+    this.bytes = bytes;
+    this.category = category;
+    this.owner = owner;
+  }
+}
+
+/** The machine's processor through the native addon: ops run on a queue thread with a pool of workers, JavaScript's thread stays free. */
+export class CpuBackend implements Backend {
+  readonly name = 'cpu';
+  readonly description: string;
+  private readonly addon: Addon;
+  private readonly handle: Handle;
+  private readonly command: Float64Array;
+  private readonly counter = new MemoryCounter();
+  private readonly own = (view: TensorView): CpuBuffer => this.checked(view.buffer);
+  private closed = false;
+
+  constructor(addon: Addon, threads: number, instructionSet: string) {
+    const opened = reported('cpu', () => addon.open(threads, instructionSet));
+    this.addon = addon;
+    this.handle = opened.handle;
+    this.command = opened.command;
+    this.description = `cpu: ${opened.instructionSet}, ${threads} thread${threads === 1 ? '' : 's'}`;
+  }
+
+  allocate(bytes: number, category: MemoryCategory): DeviceBuffer {
+    const id = reported('allocate', () => this.addon.allocate(this.handle, bytes));
+    this.counter.add(bytes, category);
+    return new CpuBuffer(id, bytes, category, this);
+  }
+
+  free(buffer: DeviceBuffer): void {
+    const block = this.checked(buffer);
+    this.addon.free(this.handle, block.id);
+    block.id = -1;
+    this.counter.remove(block.bytes, block.category);
+  }
+
+  mapFile(path: string): DeviceBuffer {
+    const [id, bytes] = reported('mapFile', () => this.addon.mapFile(this.handle, path));
+    this.counter.add(bytes, 'weights');
+    return new CpuBuffer(id, bytes, 'weights', this);
+  }
+
+  write(buffer: DeviceBuffer, data: Uint8Array, offset = 0): void {
+    const { id } = this.checked(buffer);
+    reported('write', () => this.addon.write(this.handle, id, offset, data));
+  }
+
+  async read(buffer: DeviceBuffer, offset: number, length: number): Promise<Uint8Array> {
+    const { id } = this.checked(buffer);
+    return new Uint8Array(await settled(reported('read', () => this.addon.read(this.handle, id, offset, length))));
+  }
+
+  supports(_op: OpName): boolean {
+    return true;
+  }
+
+  run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void {
+    encode(this.command, op, inputs, outputs, attributes, this.own);
+    reported(op, () => this.addon.run(this.handle));
+  }
+
+  sync(): Promise<void> {
+    return settled(reported('sync', () => this.addon.sync(this.handle)));
+  }
+
+  memory(): MemoryUse {
+    const workspace = this.addon.workspace(this.handle);
+    const { current, peak, currentOf, peakOf } = this.counter.snapshot();
+    return {
+      current: current + workspace,
+      peak: peak + workspace,
+      currentOf: { ...currentOf, workspace: currentOf.workspace + workspace },
+      peakOf: { ...peakOf, workspace: peakOf.workspace + workspace },
+    };
+  }
+
+  resetPeak(): void {
+    this.counter.resetPeak();
+  }
+
+  async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
+    await this.sync().catch(() => {});
+    this.addon.close(this.handle);
+  }
+
+  /** Begins to note when each op runs. */
+  startProfile(): void {
+    this.addon.startProfile(this.handle);
+  }
+
+  /** Ends the profile that `startProfile` began, once all enqueued ops are done. */
+  async takeProfile(): Promise<Span[]> {
+    await this.sync();
+    const numbers = this.addon.takeProfile(this.handle);
+    return Array.from({ length: numbers.length / 3 }, (_, i) => ({
+      op: opNames[numbers[3 * i]],
+      start: numbers[3 * i + 1],
+      end: numbers[3 * i + 2],
+    }));
+  }
+
+  /** The multiply-adds that all threads together do in registers, in GFLOP/s: the ceiling of every matrix product. */
+  measurePeak(kind: 'f32' | 'bf16'): Promise<number> {
+    return settled(this.addon.measurePeak(this.handle, kind));
+  }
+
+  private checked(buffer: DeviceBuffer): CpuBuffer {
+    if (!(buffer instanceof CpuBuffer) || buffer.owner !== this) throw new LowrankError('the buffer belongs to another backend');
+    if (this.closed) throw new LowrankError('the backend is closed');
+    if (buffer.id < 0) throw new LowrankError('the buffer was freed');
+    return buffer;
+  }
+}
+
+/** Opens the processor. Throws where the addon has not been built or the machine lacks the instruction set. */
+export async function openCpuBackend({ threads, instructionSet }: CpuOptions = {}): Promise<CpuBackend> {
+  return new CpuBackend(loadAddon(), threads ?? threadsFromEnvironment(), instructionSet ?? environment('LOWRANK_CPU') ?? '');
+}
+
+/** The instruction sets that `openCpuBackend` accepts on this machine, the plainest first. */
+export function cpuInstructionSets(): string[] {
+  return loadAddon().instructionSets();
+}
+
+function threadsFromEnvironment(): number {
+  const text = environment('LOWRANK_THREADS');
+  if (!text) return availableParallelism();
+  const threads = Number(text);
+  if (!Number.isInteger(threads) || threads < 1 || threads > 1024)
+    throw new LowrankError(`LOWRANK_THREADS is "${text}"`, { expected: 'a whole number from 1 to 1024' });
+  return threads;
+}
+
+/** The addon's errors as the project's, with the place where they came up. */
+function reported<R>(place: string, body: () => R): R {
+  try {
+    return body();
+  } catch (error) {
+    throw new LowrankError(messageOf(error), { place, cause: error });
+  }
+}
+
+/** The same for a promise; the addon's message begins with the op. */
+function settled<R>(promise: Promise<R>): Promise<R> {
+  return promise.catch((error) => {
+    throw new LowrankError(messageOf(error), { cause: error });
+  });
+}
