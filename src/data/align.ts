@@ -1,0 +1,31 @@
+import type { Span } from './chat-template.js';
+import type { Tokenizer } from './tokenizer.js';
+
+/**
+ * The tokens that hold the characters of each span: [first, last) into `ids`, which must be `tokenizer.encode(text)`. A token that
+ * reaches across the edge of a span belongs to it. `spans` are in order and do not overlap.
+ *
+ * The tokenizer knows no offsets. A cut lies between two tokens if the text since the last such cut, encoded alone, gives the same
+ * ids; otherwise the text before the cut is encoded, and from where its ids differ the tokens' lengths in bytes decide.
+ */
+export function tokenRanges(tokenizer: Tokenizer, ids: readonly number[], text: string, spans: readonly Span[]): Span[] {
+  let cleanCut = 0;
+  let cleanCount = 0;
+  /** How many tokens lie before the cut wholly, and in part. */
+  const tokensBefore = (cut: number): { whole: number; touched: number } => {
+    const since = tokenizer.encode(text.slice(cleanCut, cut));
+    let whole = cleanCount + since.length;
+    if (!since.every((id, i) => ids[cleanCount + i] === id)) {
+      const prefix = tokenizer.encode(text.slice(0, cut));
+      whole = prefix.findIndex((id, i) => ids[i] !== id);
+      if (whole < 0) whole = prefix.length;
+      let rest = prefix.slice(whole).reduce((sum, id) => sum + tokenizer.byteLength(id), 0);
+      while (rest > 0 && whole < ids.length && tokenizer.byteLength(ids[whole]) <= rest) rest -= tokenizer.byteLength(ids[whole++]);
+      if (rest > 0) return { whole, touched: Math.min(whole + 1, ids.length) };
+    }
+    cleanCut = cut;
+    cleanCount = whole;
+    return { whole, touched: whole };
+  };
+  return spans.map(([start, end]) => [tokensBefore(start).whole, tokensBefore(end).touched] as const);
+}

@@ -1,0 +1,254 @@
+import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
+import { LowrankError, messageOf } from '../util/errors.js';
+import { isObject, type JsonObject, type JsonValue } from '../util/json.js';
+import { surfaceLength } from './surface.js';
+
+/** The contents of a checkpoint's tokenizer files, as they are on the Hugging Face hub. */
+export interface TokenizerFiles {
+  /** tokenizer.json */
+  tokenizerJson: JsonObject;
+  /** tokenizer_config.json */
+  tokenizerConfig?: JsonObject;
+  /** chat_template.jinja; without it, `chat_template` of tokenizer_config.json holds. */
+  chatTemplate?: string;
+}
+
+/** What is used of the engine, whose own declarations TypeScript cannot resolve under `NodeNext`. */
+interface Engine {
+  readonly model: { readonly unk_token_id?: number };
+  readonly post_processor: { post_process(tokens: string[], pair: null, addSpecialTokens: boolean): { tokens: string[] } } | null;
+  encode(text: string, options: { add_special_tokens: boolean }): { ids: (number | undefined)[]; tokens: string[] };
+  decode(ids: number[], options: { clean_up_tokenization_spaces: boolean }): string;
+  token_to_id(token: string): number | undefined;
+  id_to_token(id: number): string | undefined;
+  get_vocab(): Map<string, number>;
+  get_added_tokens_decoder(): Map<number, { special: boolean }>;
+}
+
+/** Larger token ids than this occur in no model, and an array that reaches to them would exhaust memory. */
+const maxTokenId = 1 << 24;
+
+const specialNames = ['bos_token', 'eos_token', 'unk_token', 'pad_token', 'sep_token', 'cls_token', 'mask_token'] as const;
+
+/**
+ * Text to token ids and back, equal to the fast tokenizers of `transformers`. Decoding never "cleans up" spaces: it is the
+ * inverse of encoding.
+ */
+export class Tokenizer {
+  /** Largest token id + 1, added tokens included; a model's embedding may have more rows. */
+  readonly vocabSize: number;
+  readonly bosTokenId?: number;
+  readonly eosTokenId?: number;
+  /**
+   * Only where it differs from `eosTokenId`: a padding token that doubles as the end of text is no padding token. Nothing here
+   * pads, and labels are never masked by id.
+   */
+  readonly padTokenId?: number;
+  /** `bos_token`, `eos_token`, … → text: the variables that a chat template sees. */
+  readonly specialTokens: Readonly<Record<string, string>>;
+  readonly chatTemplate?: string;
+  /** What the tokenizer's post-processor puts before and after a text: usually [bos] and []. */
+  readonly prefixIds: readonly number[];
+  readonly suffixIds: readonly number[];
+  private readonly engine: Engine;
+  private readonly specialIds = new Set<number>();
+  private readonly addedIds = new Set<number>();
+  private readonly byteLevel: boolean;
+  private readonly unknownId?: number;
+  /** Unigram with byte_fallback: the engine gives `unk` where the original gives bytes. */
+  private readonly lacksByteFallback: boolean;
+
+  /** Throws a LowrankError that names tokenizer.json where the files do not describe a tokenizer. */
+  constructor({ tokenizerJson, tokenizerConfig = {}, chatTemplate }: TokenizerFiles) {
+    const model = checkedModel(tokenizerJson);
+    this.specialTokens = specialTokensOf(tokenizerConfig);
+    try {
+      const defaults = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
+      // The engine reads special tokens as strings; files of older versions hold objects.
+      this.engine = new HuggingFaceTokenizer({ ...defaults, ...tokenizerJson }, { ...tokenizerConfig, ...this.specialTokens });
+    } catch (error) {
+      throw new LowrankError(`not a usable tokenizer: ${messageOf(error)}`, { place: 'tokenizer.json', cause: error, mend: reload });
+    }
+    const added = this.engine.get_added_tokens_decoder();
+    for (const [id, token] of added) {
+      this.addedIds.add(id);
+      if (token.special) this.specialIds.add(id);
+    }
+    this.vocabSize = largestId(this.engine) + 1;
+    for (const text of Object.values(this.specialTokens)) {
+      const id = this.engine.token_to_id(text);
+      if (id !== undefined) this.specialIds.add(id);
+    }
+    this.bosTokenId = this.idOfSpecial('bos_token');
+    this.eosTokenId = this.idOfSpecial('eos_token');
+    const pad = this.idOfSpecial('pad_token');
+    this.padTokenId = pad === this.eosTokenId ? undefined : pad;
+    this.unknownId = this.engine.model.unk_token_id;
+    this.lacksByteFallback = model.type === 'Unigram' && model.byte_fallback === true;
+    this.byteLevel = JSON.stringify(tokenizerJson.decoder ?? null).includes('"ByteLevel"');
+    this.chatTemplate = chatTemplate ?? templateOf(tokenizerConfig.chat_template);
+    [this.prefixIds, this.suffixIds] = this.surroundings();
+  }
+
+  /**
+   * Token ids of a text. Special tokens that are written out in the text are recognised; `addSpecialTokens` (default false)
+   * also adds those of the post-processor. Throws where a character cannot be encoded as the original tokenizer would.
+   */
+  encode(text: string, { addSpecialTokens = false }: { addSpecialTokens?: boolean } = {}): number[] {
+    const { ids, tokens } = this.engine.encode(text, { add_special_tokens: addSpecialTokens });
+    for (let i = 0; i < ids.length; i++) {
+      if (ids[i] === undefined) throw unencodable(tokens[i], 'the vocabulary has no token for it and no unknown token');
+      if (this.lacksByteFallback && ids[i] === this.unknownId) {
+        throw unencodable(tokens[i], 'Unigram with byte_fallback is supported only for text that needs no bytes');
+      }
+    }
+    return ids as number[];
+  }
+
+  /** The text of token ids; `skipSpecialTokens` (default false) leaves out special tokens. */
+  decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
+    const kept = Array.from(ids).filter((id) => !(skipSpecialTokens && this.specialIds.has(id)));
+    for (const id of kept) {
+      if (this.engine.id_to_token(id) === undefined) {
+        throw new LowrankError(`token id ${id} is not in the vocabulary`, { expected: `an id below ${this.vocabSize}` });
+      }
+    }
+    if (kept.length === 0) return '';
+    return this.engine.decode(kept, { clean_up_tokenization_spaces: false });
+  }
+
+  /** A decoder for tokens that arrive one by one. */
+  createDecoder(options: { skipSpecialTokens?: boolean } = {}): StreamDecoder {
+    return new StreamDecoder(this, options.skipSpecialTokens ?? true);
+  }
+
+  /** The id of a token of the vocabulary, or undefined. */
+  tokenToId(token: string): number | undefined {
+    return this.engine.token_to_id(token);
+  }
+
+  /** Special tokens: those marked so in tokenizer.json and those that tokenizer_config.json names. */
+  isSpecial(id: number): boolean {
+    return this.specialIds.has(id);
+  }
+
+  /** How many UTF-8 bytes of text a token stands for. */
+  byteLength(id: number): number {
+    return surfaceLength(this.engine.id_to_token(id) ?? '', this.addedIds.has(id), this.byteLevel);
+  }
+
+  /** What the post-processor puts around a text, seen on a token that it cannot know. */
+  private surroundings(): [number[], number[]] {
+    const probe = '\0text';
+    const tokens = this.engine.post_processor?.post_process([probe], null, true).tokens ?? [probe];
+    const ids = tokens.map((token) => (token === probe ? -1 : this.engine.token_to_id(token)));
+    if (ids.includes(undefined)) {
+      throw new LowrankError(`the post-processor adds a token that is not in the vocabulary: ${tokens}`, { place: 'tokenizer.json' });
+    }
+    const at = ids.indexOf(-1);
+    return [ids.slice(0, at) as number[], ids.slice(at + 1) as number[]];
+  }
+
+  private idOfSpecial(name: (typeof specialNames)[number]): number | undefined {
+    const text = this.specialTokens[name];
+    return text === undefined ? undefined : this.engine.token_to_id(text);
+  }
+}
+
+/** Holds text back until its UTF-8 is complete: the parts that `push` and `end` return join to what `decode` gives for all tokens. */
+export class StreamDecoder {
+  private readonly tokenizer: Tokenizer;
+  private readonly skipSpecialTokens: boolean;
+  /** Tokens before `shown` have been returned; those before them are context, on which spaces depend. */
+  private window: number[] = [];
+  private shown = 0;
+
+  constructor(tokenizer: Tokenizer, skipSpecialTokens: boolean) {
+    this.tokenizer = tokenizer;
+    this.skipSpecialTokens = skipSpecialTokens;
+  }
+
+  /** The text that one more token completes, often one word, sometimes ''. */
+  push(id: number): string {
+    if (this.skipSpecialTokens && this.tokenizer.isSpecial(id)) return '';
+    this.window.push(id);
+    const text = this.pending();
+    // A cut character decodes to U+FFFD at the end.
+    if (text.endsWith('\ufffd')) return '';
+    this.window = this.window.slice(this.shown);
+    this.shown = this.window.length;
+    return text;
+  }
+
+  /** What is left when no more tokens come. */
+  end(): string {
+    const text = this.pending();
+    this.window = [];
+    this.shown = 0;
+    return text;
+  }
+
+  private pending(): string {
+    const before = this.tokenizer.decode(this.window.slice(0, this.shown));
+    return this.tokenizer.decode(this.window).slice(before.length);
+  }
+}
+
+const reload = 'take tokenizer.json from the base model again';
+
+function unencodable(token: string, reason: string): LowrankError {
+  return new LowrankError(`the tokenizer cannot encode ${JSON.stringify(token)}: ${reason}`, {
+    mend: 'remove the character from the data, or use a base model whose tokenizer is a BPE',
+  });
+}
+
+/** Checks what the engine relies on without checking it: the model's type, its vocabulary and the added tokens. */
+function checkedModel(tokenizerJson: JsonObject): JsonObject {
+  const { model, added_tokens: added = [] } = tokenizerJson;
+  const fail = (problem: string) => new LowrankError(problem, { place: 'tokenizer.json', mend: reload });
+  if (!isObject(model)) throw fail('it has no object "model"');
+  if (typeof model.type !== 'string') throw fail('"model.type" is missing; expected BPE, Unigram or WordPiece');
+  const { vocab } = model;
+  if (Array.isArray(vocab)) {
+    if (vocab.length > maxTokenId) throw fail(`the vocabulary has ${vocab.length} entries`);
+    const wrong = vocab.findIndex((entry) => !Array.isArray(entry) || typeof entry[0] !== 'string' || typeof entry[1] !== 'number');
+    if (wrong >= 0) throw fail(`vocabulary entry ${wrong} is not a pair of token and score`);
+  } else if (isObject(vocab)) {
+    for (const [token, id] of Object.entries(vocab)) if (!isTokenId(id)) throw fail(`token ${JSON.stringify(token)} has the id ${id}`);
+  } else throw fail('"model.vocab" is missing');
+  if (!Array.isArray(added)) throw fail('"added_tokens" is not a list');
+  for (const token of added) {
+    if (!isObject(token) || !isTokenId(token.id) || typeof token.content !== 'string' || token.content === '') {
+      throw fail(`the added token ${JSON.stringify(token)} has no content or no id`);
+    }
+  }
+  return model;
+}
+
+function isTokenId(id: JsonValue | undefined): boolean {
+  return typeof id === 'number' && Number.isInteger(id) && id >= 0 && id < maxTokenId;
+}
+
+function largestId(engine: Engine): number {
+  let largest = -1;
+  for (const id of engine.get_vocab().values()) if (id > largest) largest = id;
+  return largest;
+}
+
+function specialTokensOf(config: JsonObject): Record<string, string> {
+  const tokens: Record<string, string> = {};
+  for (const name of specialNames) {
+    const value = config[name];
+    const text = isObject(value) ? value.content : value;
+    if (typeof text === 'string') tokens[name] = text;
+  }
+  return tokens;
+}
+
+/** `chat_template` is a string, or a list of named ones of which "default" is for plain conversations. */
+function templateOf(value: JsonValue | undefined): string | undefined {
+  if (typeof value === 'string') return value;
+  if (!Array.isArray(value)) return undefined;
+  const entry = value.find((item) => isObject(item) && item.name === 'default');
+  return isObject(entry) && typeof entry.template === 'string' ? entry.template : undefined;
+}

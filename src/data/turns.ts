@@ -1,0 +1,85 @@
+import { LowrankError } from '../util/errors.js';
+import type { ChatTemplate, Message, RenderOptions, Span } from './chat-template.js';
+
+/** Where a turn stands in the text of its conversation. */
+export interface Turn {
+  span: Span;
+  /** The span reaches to the turn's end, past its terminator; otherwise it holds the content, and the terminator follows. */
+  whole: boolean;
+}
+
+/**
+ * Finds the turn `messages[index]` in `text`, the rendering of all messages, by rendering parts of the conversation.
+ *
+ * An assistant's turn is what follows the generation prompt, up to where the conversation that ends with it ends. Where the template
+ * renders a turn differently when more turns follow, and for other roles, the content is found by exchanging it for others and
+ * seeing what changes. Throws where neither is exact.
+ */
+export function findTurn(template: ChatTemplate, text: string, messages: readonly Message[], index: number, options: RenderOptions): Turn {
+  const content = () => findContent(template, text, messages, index, options);
+  if (messages[index].role === 'assistant') {
+    const start = assistantStart(template, text, messages.slice(0, index), options, content);
+    const upToEnd = index + 1 === messages.length ? text : attempt(() => template.render(messages.slice(0, index + 1), options).text);
+    if (start !== undefined && upToEnd !== undefined && text.startsWith(upToEnd)) return { span: [start, upToEnd.length], whole: true };
+    const end = content()?.[1];
+    if (start !== undefined && end !== undefined) return { span: [start, end], whole: false };
+  }
+  const span = content();
+  if (span) return { span, whole: false };
+  throw new LowrankError(`the chat template renders turn ${index + 1} (${messages[index].role}) so that its text cannot be located`, {
+    place: options.place,
+    mend: 'put {% generation %} and {% endgeneration %} around the assistant’s text in the template',
+  });
+}
+
+/** Where the assistant begins to write: after the generation prompt. A template without one may put a role's name before the text. */
+function assistantStart(
+  template: ChatTemplate,
+  text: string,
+  before: readonly Message[],
+  options: RenderOptions,
+  content: () => Span | undefined,
+): number | undefined {
+  const [prompt, plain] = [true, false].map((addGenerationPrompt) =>
+    attempt(() => template.render(before, { ...options, addGenerationPrompt }).text),
+  );
+  if (before.length > 0 && prompt !== undefined && text.startsWith(prompt)) {
+    if (prompt !== plain) return prompt.length;
+    const start = content()?.[0];
+    return start === undefined || text.slice(prompt.length, start).trim() === '' ? prompt.length : start;
+  }
+  return content()?.[0];
+}
+
+/** The characters of `text` that come from the content of one message, or undefined where replacing it changes more than that. */
+function findContent(
+  template: ChatTemplate,
+  text: string,
+  messages: readonly Message[],
+  index: number,
+  options: RenderOptions,
+): Span | undefined {
+  // Two words that begin and end differently.
+  const [one, other] = ['first', 'second'].map((content) =>
+    attempt(() => template.render(messages.with(index, { ...messages[index], content }), options).text),
+  );
+  if (one === undefined || other === undefined || one === other) return undefined;
+  const shorter = Math.min(one.length, other.length);
+  let before = 0;
+  while (before < shorter && one[before] === other[before]) before++;
+  let after = 0;
+  while (after < shorter - before && one.at(-1 - after) === other.at(-1 - after)) after++;
+  const end = text.length - after;
+  const unchanged = before <= end && text.startsWith(one.slice(0, before)) && text.endsWith(one.slice(one.length - after));
+  return unchanged ? [before, end] : undefined;
+}
+
+/** A template may refuse parts of a conversation that it accepts as a whole. */
+function attempt(render: () => string): string | undefined {
+  try {
+    return render();
+  } catch (error) {
+    if (error instanceof LowrankError) return undefined;
+    throw error;
+  }
+}
