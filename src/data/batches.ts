@@ -42,9 +42,9 @@ export function batchesOf(examples: readonly Example[], options: BatchOptions, e
   return chunks(batches, accumulation);
 }
 
-/** How many optimizer steps an epoch has. */
-export function stepsPerEpoch(examples: readonly Example[], options: BatchOptions, epoch: number): number {
-  return Math.ceil(group(examples, options, epoch).length / options.gradient_accumulation_steps);
+/** How many optimizer steps an epoch has: the same for every epoch, since packing depends on the lengths only. */
+export function stepsPerEpoch(examples: readonly Example[], options: BatchOptions): number {
+  return chunks(group(examples, options, 0), options.gradient_accumulation_steps).length;
 }
 
 /**

@@ -62,7 +62,8 @@ export function labelConversation(
     text,
     turns.map(({ span }) => span),
   );
-  const ends = ranges.map((range, i) => findTerminator(tokenizer, inputIds, range, turns[i].whole, options));
+  const isEnd = turnEnds(tokenizer, options.eot_tokens);
+  const ends = ranges.map((range, i) => findTerminator(tokenizer, inputIds, range, turns[i].whole, isEnd));
   const labels = new Array<number>(inputIds.length).fill(-100);
   ranges.forEach(([first, last], i) => {
     // After the terminator of a turn comes what no model has to write, such as a line's end.
@@ -80,6 +81,16 @@ export function refuseDoubleBos(tokenizer: Tokenizer, ids: readonly number[], pl
   throw new LowrankError('the text begins with two bos tokens', { place, mend });
 }
 
+/** Which tokens may end a turn: special ones and `eot_tokens`. */
+function turnEnds(tokenizer: Tokenizer, eotTokens: readonly string[] = []): (id: number) => boolean {
+  const named = eotTokens.map((token) => {
+    const id = tokenizer.tokenToId(token);
+    if (id !== undefined) return id;
+    throw new LowrankError(`eot_tokens: ${JSON.stringify(token)} is not one token of the vocabulary`, { mend: 'name a token that is' });
+  });
+  return (id) => tokenizer.isSpecial(id) || named.includes(id);
+}
+
 /**
  * The position of the token that ends a turn, or −1: the first special token of those that close the span (white space apart), or, where
  * the span is only the content, the special token that follows it.
@@ -89,10 +100,8 @@ function findTerminator(
   ids: readonly number[],
   [first, last]: Span,
   whole: boolean,
-  options: SupervisionOptions,
+  isEnd: (id: number) => boolean,
 ): number {
-  const eot = new Set(options.eot_tokens?.map((token) => tokenizer.tokenToId(token)));
-  const isEnd = (id: number) => tokenizer.isSpecial(id) || eot.has(id);
   const isBlank = (id: number) => tokenizer.decode([id]).trim() === '';
   let found = -1;
   for (let t = last - 1; t >= first && (isEnd(ids[t]) || isBlank(ids[t])); t--) if (isEnd(ids[t])) found = t;
