@@ -28,6 +28,8 @@ interface Engine {
 /** Larger token ids than this occur in no model, and an array that reaches to them would exhaust memory. */
 const maxTokenId = 1 << 24;
 
+const modelTypes = ['BPE', 'Unigram', 'WordPiece', 'WordLevel'];
+
 const specialNames = ['bos_token', 'eos_token', 'unk_token', 'pad_token', 'sep_token', 'cls_token', 'mask_token'] as const;
 
 /**
@@ -207,7 +209,7 @@ function checkedModel(tokenizerJson: JsonObject): JsonObject {
   const { model, added_tokens: added = [] } = tokenizerJson;
   const fail = (problem: string) => new LowrankError(problem, { place: 'tokenizer.json', mend: reload });
   if (!isObject(model)) throw fail('it has no object "model"');
-  if (typeof model.type !== 'string') throw fail('"model.type" is missing; expected BPE, Unigram or WordPiece');
+  if (!modelTypes.includes(String(model.type))) throw fail(`"model.type" is ${model.type}; expected ${modelTypes.join(', ')}`);
   const { vocab } = model;
   if (Array.isArray(vocab)) {
     if (vocab.length > maxTokenId) throw fail(`the vocabulary has ${vocab.length} entries`);
