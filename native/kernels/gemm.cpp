@@ -44,7 +44,7 @@ void multiply_panel(const Product& p, const uint32_t* a, const uint32_t* b, int6
   const int64_t steps = steps_of(p.form, p.k);
   alignas(64) float sums[Rows * width];
   for (int64_t row = 0; row < rows; row += Rows, a += Rows * steps) {
-    tile<Rows, Vectors>(p.form, a, b, steps, sums);
+    tile<false, Rows, Vectors>(p.form, a, b, steps, sums, width);
     for (int64_t r = 0; r < Rows && row + r < rows; r++) store_row(p, row0 + row + r, column, columns, sums + r * width);
   }
 }

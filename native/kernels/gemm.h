@@ -2,7 +2,7 @@
 //
 // A panel holds `lanes` rows (or columns) of a factor, K-major: units[step · lanes + lane], each unit 4 bytes. With kPairs a unit is two
 // neighbouring bf16 values of K (the lower half first) and a step covers both; otherwise it is one f32. A tile multiplies a panel of kRows
-// lanes with one of kColumns lanes, all sums in registers over the whole of K.
+// lanes with one of kColumns lanes, its sums in registers.
 #pragma once
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -158,13 +158,9 @@ inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k,
 #endif
 }
 
-// sums[row][column] = Σ over K of a panel of Rows lanes times one of Vectors · kLanes lanes.
+// sums[row][column] += Σ over K of a panel of Rows lanes times one of Vectors · kLanes lanes.
 template <bool Pairs, int Rows, int Vectors>
 inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b, int64_t steps, Lanes (&sums)[Rows][Vectors]) {
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) sums[r][v] = Lanes{};
   for (int64_t step = 0; step < steps; step++) {
     Lanes columns[Vectors];
 #pragma GCC unroll 2
@@ -188,16 +184,23 @@ inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b,
   }
 }
 
-// One tile into `out` [Rows][Vectors · kLanes] f32.
-template <int Rows, int Vectors>
-inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out) {
+// One product of `multiply` into `out` [Rows][Vectors · kLanes], rows `stride` apart; with Accumulate it is added to what is there.
+template <bool Accumulate, int Rows, int Vectors>
+inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out, int64_t stride) {
   Lanes sums[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) {
+      sums[r][v] = Lanes{};
+      if constexpr (Accumulate) std::memcpy(&sums[r][v], out + r * stride + v * kLanes, sizeof(Lanes));
+    }
   if (kHasPairs && form == Form::pairs) multiply<kHasPairs, Rows, Vectors>(a, b, steps, sums);
   else multiply<false, Rows, Vectors>(a, b, steps, sums);
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) std::memcpy(out + (r * Vectors + v) * kLanes, &sums[r][v], sizeof(Lanes));
+    for (int v = 0; v < Vectors; v++) std::memcpy(out + r * stride + v * kLanes, &sums[r][v], sizeof(Lanes));
 }
 
 // The form in which a product of these dtypes is computed.
