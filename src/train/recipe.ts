@@ -1,0 +1,226 @@
+import { type Document, isMap, isScalar, LineCounter, parseDocument } from 'yaml';
+import { z } from 'zod';
+import { LoraConfig } from '../adapters/config.js';
+import { schedulers } from '../optim/schedule.js';
+import { LowrankError, nearest } from '../util/errors.js';
+
+const count = z.int();
+const endPolicy = z.enum(['all', 'turn', 'last', 'none']);
+
+const dataset = z.strictObject({
+  path: z.string().min(1).describe('file of rows: .jsonl or .json; relative to the recipe or the current folder'),
+  type: z
+    .enum(['chat_template', 'alpaca', 'completion', 'tokenized'])
+    .optional()
+    .describe('format; default: recognised by the keys of the first row'),
+  field: z.string().optional().describe('key of a completion’s text; default text'),
+  field_messages: z.string().optional().describe('key of a conversation; default messages, or conversations'),
+  field_tools: z.string().optional().describe('key of the tools that a conversation may use; default tools'),
+  message_property_mappings: z.strictObject({ role: z.string().optional(), content: z.string().optional() }).optional(),
+  roles: z.record(z.string(), z.array(z.string())).optional().describe('role: names that stand for it'),
+  roles_to_train: z.array(z.string()).optional().describe('default [assistant]'),
+  train_on_eos: endPolicy.optional().describe('whose terminators are supervised; default turn: those of trained turns'),
+  train_on_eot: endPolicy.optional(),
+  message_field_training: z.string().optional().describe('key of a message, true or false, that says whether it is trained'),
+  drop_system_message: z.boolean().optional(),
+});
+
+/** A path alone stands for a data set whose format is recognised. */
+const datasets = z.array(z.preprocess((value) => (typeof value === 'string' ? { path: value } : value), dataset));
+
+const patterns = <T extends z.ZodType>(value: T) => z.record(z.string(), value).optional();
+
+/**
+ * A recipe: the keys are Axolotl's (https://docs.axolotl.ai/docs/config-reference.html). This declaration is the one place where a
+ * setting's name, type, range, default and help are written.
+ */
+export const Recipe = z.strictObject({
+  base_model: z.string().min(1).describe('Hugging Face id, folder, or .gguf file'),
+  revision_of_model: z.string().optional().describe('branch, tag or commit on the hub; default main'),
+  adapter: z.literal('lora').default('lora').describe('what is trained'),
+  bf16: z
+    .union([z.boolean(), z.literal('auto')])
+    .default('auto')
+    .describe('weights and activations in bf16; false: everything in f32'),
+
+  lora_r: LoraConfig.shape.r.unwrap().default(16).describe('rank'),
+  lora_alpha: z.number().positive().optional().describe('the update is scaled by lora_alpha / lora_r; default 2 · lora_r'),
+  lora_dropout: z.number().min(0).lt(1).default(0.05),
+  lora_target_linear: z.boolean().optional().describe('all linear layers but the head; the default where lora_target_modules is not set'),
+  lora_target_modules: LoraConfig.shape.target_modules.unwrap().unwrap().optional().describe('names of layers, or a regular expression'),
+  lora_exclude_modules: LoraConfig.shape.exclude_modules.unwrap().unwrap().optional().describe('layers left out, as lora_target_modules'),
+  lora_modules_to_save: z.array(z.string()).optional().describe('modules trained as a whole, such as lm_head'),
+  lora_rank_pattern: patterns(count.min(1)).describe('ranks of layers by regular expression'),
+  lora_alpha_pattern: patterns(z.number().positive()).describe('alphas of layers by regular expression'),
+  lora_bias: LoraConfig.shape.bias.unwrap().default('none').describe('biases that are trained'),
+  lora_model_dir: z.string().optional().describe('adapter to begin with instead of a new one'),
+  peft_use_rslora: z.boolean().default(false).describe('scale by alpha / √r'),
+  peft_layers_to_transform: z
+    .union([z.array(count), count])
+    .optional()
+    .describe('numbers of the layers that get adapters'),
+  peft_init_lora_weights: z.union([z.boolean(), z.literal('gaussian')]).default(true),
+
+  datasets: datasets.min(1).describe('training data: a list of paths, or of {path, type, …}'),
+  test_datasets: datasets.optional().describe('held-out data'),
+  val_set_size: z.number().min(0).default(0).describe('split off for evaluation: a share below 1, or a number of examples'),
+  shuffle_merged_datasets: z.boolean().default(true).describe('shuffle in every epoch'),
+  train_on_inputs: z.boolean().default(false).describe('supervise prompts, too'),
+  chat_template_jinja: z.string().optional().describe('template instead of the model’s own'),
+  eot_tokens: z.array(z.string()).optional().describe('tokens that end a turn though the tokenizer does not call them special'),
+  sequence_len: count.min(2).default(512).describe('longest example, in tokens'),
+  excess_length_strategy: z.enum(['drop', 'truncate', 'raise']).default('drop').describe('what happens to longer ones'),
+  sample_packing: z.boolean().default(false).describe('fill batches up to sequence_len × micro_batch_size tokens'),
+  group_by_length: z.boolean().default(false),
+
+  micro_batch_size: count.min(1).default(1).describe('examples of a forward pass; they are never padded'),
+  gradient_accumulation_steps: count.min(1).default(1),
+  num_epochs: z.number().positive().default(1),
+  max_steps: count.min(1).optional().describe('ends earlier than num_epochs'),
+  learning_rate: z.number().positive().default(2e-4),
+  lr_scheduler: z.enum(schedulers).default('cosine'),
+  cosine_min_lr_ratio: z.number().min(0).max(1).default(0),
+  warmup_ratio: z.number().min(0).max(1).default(0).describe('share of the steps'),
+  warmup_steps: count.min(0).optional().describe('instead of warmup_ratio'),
+  optimizer: z.enum(['adamw_torch', 'adamw_torch_fused']).default('adamw_torch'),
+  weight_decay: z.number().min(0).default(0),
+  max_grad_norm: z.number().min(0).default(1).describe('0 for no clipping'),
+  adam_beta1: z.number().min(0).lt(1).default(0.9),
+  adam_beta2: z.number().min(0).lt(1).default(0.999),
+  adam_epsilon: z.number().positive().default(1e-8),
+  gradient_checkpointing: z.boolean().default(false).describe('keep only each layer’s input: less memory, a third slower'),
+
+  output_dir: z.string().min(1).default('./model-out').describe('relative to the current folder'),
+  logging_steps: count.min(1).default(1),
+  saves_per_epoch: count.min(1).optional().describe('checkpoints; default 1'),
+  save_steps: count.min(1).optional().describe('instead of saves_per_epoch'),
+  save_total_limit: count.min(1).default(4).describe('older checkpoints are removed'),
+  evals_per_epoch: count.min(1).optional().describe('with test_datasets or val_set_size; default 1'),
+  eval_steps: count.min(1).optional().describe('instead of evals_per_epoch'),
+  eval_max_new_tokens: count.min(1).default(256).describe('longest answer that `lowrank eval` generates'),
+  seed: count.min(0).max(0xffff_ffff).default(42),
+});
+export type Recipe = z.output<typeof Recipe>;
+export type RecipeDataset = z.output<typeof dataset>;
+
+/** Larger files are not recipes. */
+const maxCharacters = 1 << 20;
+
+/**
+ * Reads a recipe. `overrides` are `key=value` texts of a command line, whose values are YAML; `lora_rank_pattern.q_proj=8` reaches into
+ * an object. Every error names line and column, or the override.
+ */
+export function parseRecipe(text: string, name: string, overrides: readonly string[] = []): Recipe {
+  if (text.length > maxCharacters) throw new LowrankError(`${text.length} characters long`, { place: name, expected: 'a recipe' });
+  const lines = new LineCounter();
+  const doc = parseDocument(text, { lineCounter: lines, maxAliasCount: 20, prettyErrors: false, strict: true, uniqueKeys: true } as never);
+  const [problem] = [...doc.errors, ...doc.warnings];
+  if (problem) {
+    const { line, col } = lines.linePos(problem.pos[0]);
+    throw new LowrankError(`not valid YAML: ${problem.message}`, { place: `${name}:${line}:${col}`, mend: 'correct the line' });
+  }
+  if (!isMap(doc.contents)) {
+    throw new LowrankError('not a recipe', {
+      place: `${name}:1:1`,
+      expected: 'lines of `key: value`',
+      mend: 'begin with base_model and datasets',
+    });
+  }
+  const overridden = overrides.map((override) => applyOverride(doc, override));
+  const result = Recipe.safeParse(plainValues(doc, name));
+  if (result.success) return result.data;
+  throw explain(result.error.issues[0], doc, lines, name, overridden);
+}
+
+function plainValues(doc: Document, name: string): unknown {
+  try {
+    return doc.toJS({ maxAliasCount: 20 });
+  } catch (error) {
+    throw new LowrankError(`not valid YAML: ${error instanceof Error ? error.message : error}`, {
+      place: name,
+      mend: 'write the values out',
+    });
+  }
+}
+
+function applyOverride(doc: Document, override: string): string[] {
+  const place = `command line: ${override.slice(0, 80)}`;
+  const at = override.indexOf('=');
+  if (at < 1) throw new LowrankError('not an override', { place, expected: 'key=value, such as learning_rate=1e-4' });
+  const path = override.slice(0, at).split('.');
+  const value = parseDocument(override.slice(at + 1));
+  if (value.errors.length > 0) throw new LowrankError(`the value is not valid YAML: ${value.errors[0].message}`, { place });
+  try {
+    doc.setIn(path, value.contents);
+  } catch {
+    throw new LowrankError(`${path.slice(0, -1).join('.')} holds no keys`, { place, mend: 'set the key itself' });
+  }
+  return path;
+}
+
+/** The names of the keys that the schema has at this place. */
+function keysAt(path: readonly PropertyKey[]): string[] {
+  return Object.keys(path.length === 0 ? Recipe.shape : path[0] === 'datasets' || path[0] === 'test_datasets' ? dataset.shape : {});
+}
+
+function explain(issue: z.core.$ZodIssue, doc: Document, lines: LineCounter, name: string, overridden: string[][]): LowrankError {
+  const unknown = issue.code === 'unrecognized_keys' ? issue.keys[0] : undefined;
+  const path = [...issue.path, ...(unknown === undefined ? [] : [unknown])].map((part) => (typeof part === 'number' ? part : String(part)));
+  const byCommand = overridden.some((keys) => keys.every((key, i) => key === String(path[i])));
+  const offset = offsetOf(doc, path, unknown !== undefined);
+  const position = lines.linePos(offset);
+  const place = byCommand ? `command line: ${path.join('.')}` : `${name}:${position.line}:${position.col}`;
+  const key = path.join('.');
+  if (unknown !== undefined) {
+    const near = nearest(unknown, keysAt(issue.path));
+    return new LowrankError(`unknown key "${key}"`, {
+      place,
+      mend: near ? `write "${near}", or remove it` : 'remove it; `lowrank train --help` lists the keys',
+    });
+  }
+  const missing = issue.code === 'invalid_type' && doc.getIn(path) === undefined;
+  const help = path.length > 0 ? Recipe.shape[path[0] as keyof typeof Recipe.shape]?.description : undefined;
+  return new LowrankError(missing ? `${key} is missing` : `${key}: ${issue.message}`, { place, expected: help, mend: `correct ${key}` });
+}
+
+/** Where a key or its value stands in the text; for what is missing, the object that should hold it. */
+function offsetOf(doc: Document, path: readonly (string | number)[], atKey: boolean): number {
+  for (let n = path.length; n >= 0; n--) {
+    const parent: unknown = n === 0 ? doc.contents : doc.getIn(path.slice(0, n - 1), true);
+    const holder = n === 1 ? doc.contents : parent;
+    if (n > 0 && atKey && n === path.length && isMap(holder)) {
+      const pair = holder.items.find(({ key }) => isScalar(key) && String(key.value) === path[n - 1]);
+      if (pair && isScalar(pair.key) && pair.key.range) return pair.key.range[0];
+    }
+    const node = n === 0 ? doc.contents : (doc.getIn(path.slice(0, n), true) as { range?: [number, number, number] } | undefined);
+    if (node?.range) return node.range[0];
+  }
+  return 0;
+}
+
+/** The adapter's configuration that a recipe asks for. */
+export function loraConfigOf(recipe: Recipe): LoraConfig {
+  const linear = recipe.lora_target_linear ?? recipe.lora_target_modules === undefined;
+  return LoraConfig.parse({
+    r: recipe.lora_r,
+    lora_alpha: recipe.lora_alpha ?? 2 * recipe.lora_r,
+    lora_dropout: recipe.lora_dropout,
+    target_modules: linear ? 'all-linear' : recipe.lora_target_modules,
+    exclude_modules: recipe.lora_exclude_modules,
+    modules_to_save: recipe.lora_modules_to_save,
+    rank_pattern: recipe.lora_rank_pattern,
+    alpha_pattern: recipe.lora_alpha_pattern,
+    bias: recipe.lora_bias,
+    use_rslora: recipe.peft_use_rslora,
+    layers_to_transform: recipe.peft_layers_to_transform,
+    init_lora_weights: recipe.peft_init_lora_weights,
+  });
+}
+
+/** Every key with its default and what it means, for help texts. */
+export function recipeKeys(): { key: string; standard: string; help: string }[] {
+  return Object.entries(Recipe.shape).map(([key, schema]) => {
+    const standard = schema instanceof z.ZodDefault ? JSON.stringify(schema.def.defaultValue) : '';
+    return { key, standard, help: schema.description ?? '' };
+  });
+}
