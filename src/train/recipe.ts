@@ -1,4 +1,4 @@
-import { type Document, isMap, isScalar, LineCounter, parseDocument } from 'yaml';
+import { type Document, isMap, isScalar, LineCounter, type Node, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { LoraConfig } from '../adapters/config.js';
 import { schedulers } from '../optim/schedule.js';
@@ -185,15 +185,13 @@ function explain(issue: z.core.$ZodIssue, doc: Document, lines: LineCounter, nam
 
 /** Where a key or its value stands in the text; for what is missing, the object that should hold it. */
 function offsetOf(doc: Document, path: readonly (string | number)[], atKey: boolean): number {
-  for (let n = path.length; n >= 0; n--) {
-    const parent: unknown = n === 0 ? doc.contents : doc.getIn(path.slice(0, n - 1), true);
-    const holder = n === 1 ? doc.contents : parent;
-    if (n > 0 && atKey && n === path.length && isMap(holder)) {
-      const pair = holder.items.find(({ key }) => isScalar(key) && String(key.value) === path[n - 1]);
-      if (pair && isScalar(pair.key) && pair.key.range) return pair.key.range[0];
-    }
-    const node = n === 0 ? doc.contents : (doc.getIn(path.slice(0, n), true) as { range?: [number, number, number] } | undefined);
-    if (node?.range) return node.range[0];
+  const nodeAt = (n: number) => (n === 0 ? doc.contents : doc.getIn(path.slice(0, n), true)) as Node | undefined;
+  const holder = atKey ? nodeAt(path.length - 1) : undefined;
+  const key = isMap(holder) ? holder.items.find((pair) => isScalar(pair.key) && pair.key.value === path.at(-1))?.key : undefined;
+  if (isScalar(key) && key.range) return key.range[0];
+  for (let n = path.length; n > 0; n--) {
+    const range = nodeAt(n)?.range;
+    if (range) return range[0];
   }
   return 0;
 }
