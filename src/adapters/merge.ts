@@ -26,7 +26,8 @@ export function mergeAdapter(adapter: LoraAdapter, checkpoint: Checkpoint): Merg
   const replaced = new Map(adapter.replacements.map(({ path, key, trained }) => [`${path}.${key}`, trained]));
   const head = `${model.headPath}.weight`;
   const embedding = [...checkpoint.tensors.keys()].find((name) => name.endsWith('embed_tokens.weight'));
-  const untie = model.tied && (adapter.layers.has(model.headPath) || replaced.has(head) || (embedding !== undefined && replaced.has(embedding)));
+  const untie =
+    model.tied && (adapter.layers.has(model.headPath) || replaced.has(head) || (embedding !== undefined && replaced.has(embedding)));
   if (untie) config.tie_word_embeddings = false;
   const tensors: TensorToWrite[] = [];
   for (const [name, stored] of checkpoint.tensors) {
@@ -35,13 +36,17 @@ export function mergeAdapter(adapter: LoraAdapter, checkpoint: Checkpoint): Merg
     const path = name.replace(/\.(weight|bias)$/, '');
     const layer = name.endsWith('.weight') ? adapter.layers.get(path) : undefined;
     const trained = replaced.get(name);
-    const data = layer || trained ? () => mergedBytes(adapter, () => stored.readAs('f32'), stored.shape, dtype, layer, trained) : () => stored.readAs(dtype);
+    const data =
+      layer || trained
+        ? () => mergedBytes(adapter, () => stored.readAs('f32'), stored.shape, dtype, layer, trained)
+        : () => stored.readAs(dtype);
     tensors.push({ name, dtype: dtype.toUpperCase(), shape: stored.shape, data });
   }
   const base = embedding === undefined ? undefined : checkpoint.tensors.get(embedding);
   if (untie && base) {
     const dtype = plainTypes.get(base.dtype) ?? 'bf16';
-    const data = () => mergedBytes(adapter, () => base.readAs('f32'), base.shape, dtype, adapter.layers.get(model.headPath), replaced.get(head));
+    const data = () =>
+      mergedBytes(adapter, () => base.readAs('f32'), base.shape, dtype, adapter.layers.get(model.headPath), replaced.get(head));
     tensors.push({ name: head, dtype: dtype.toUpperCase(), shape: base.shape, data });
   }
   return { tensors, config };

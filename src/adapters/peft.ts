@@ -1,6 +1,6 @@
 import type { Tensor } from '../core/tensor.js';
 import type { Checkpoint } from '../io/checkpoint.js';
-import type { CausalLM } from '../models/model.js';
+import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { type LoraConfig, parseLoraConfig } from './config.js';
 import { LoraAdapter } from './lora.js';

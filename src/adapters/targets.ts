@@ -1,4 +1,4 @@
-import type { CausalLM } from '../models/model.js';
+import type { CausalLM } from '../nn/model.js';
 import { Linear } from '../nn/layers.js';
 import { LowrankError, messageOf, nearest } from '../util/errors.js';
 import type { LoraConfig } from './config.js';

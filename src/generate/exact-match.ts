@@ -1,5 +1,6 @@
 import type { Question } from '../data/questions.js';
-import { answerTexts, type TextModel } from './text.js';
+import type { TextModel } from '../models/text-model.js';
+import { answerTexts } from './text.js';
 
 export interface ExactMatch {
   /** The share of answers that equal the expected text, white space at both ends apart; 0 to 1. */

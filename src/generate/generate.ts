@@ -1,6 +1,6 @@
 import { scope } from '../core/scope.js';
 import { empty, fromArray, type Tensor } from '../core/tensor.js';
-import type { CausalLM } from '../models/model.js';
+import type { CausalLM } from '../nn/model.js';
 import { KvCache } from '../nn/kv-cache.js';
 import { LowrankError } from '../util/errors.js';
 import { Random, streams } from '../util/philox.js';

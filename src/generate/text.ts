@@ -1,18 +1,9 @@
 import { refuseDoubleBos } from '../data/chat.js';
-import type { ChatTemplate, Message } from '../data/chat-template.js';
-import type { Tokenizer } from '../data/tokenizer.js';
-import type { CausalLM } from '../models/model.js';
+import type { Message } from '../data/chat-template.js';
+import type { TextModel } from '../models/text-model.js';
 import { LowrankError } from '../util/errors.js';
 import { type Answer, type GenerationOptions, generate } from './generate.js';
 import type { SamplingOptions } from './sampler.js';
-
-/** A model that reads and writes text. */
-export interface TextModel {
-  model: CausalLM;
-  tokenizer: Tokenizer;
-  /** Absent where the model has none: only plain text can be continued. */
-  template?: ChatTemplate;
-}
 
 export interface TextOptions extends SamplingOptions {
   max_new_tokens: number;

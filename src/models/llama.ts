@@ -12,7 +12,7 @@ import { GatedMlp } from '../nn/mlp.js';
 import { RotaryEmbedding, ropeParameters } from '../nn/rotary.js';
 import { add } from '../ops/index.js';
 import { parseConfig, ropeOf } from './config.js';
-import type { CausalLM } from './model.js';
+import type { CausalLM } from '../nn/model.js';
 
 const count = z.number().int().positive();
 

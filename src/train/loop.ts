@@ -1,5 +1,5 @@
 import type { Tensor } from '../core/tensor.js';
-import type { CausalLM } from '../models/model.js';
+import type { CausalLM } from '../nn/model.js';
 import { AdamW, type AdamWOptions } from '../optim/adamw.js';
 import { learningRate, type ScheduleOptions } from '../optim/schedule.js';
 import { type LabelledTokens, type StepOptions, trainStep } from './step.js';

@@ -2,7 +2,7 @@ import type { Backend } from '../core/backend.js';
 import { scope } from '../core/scope.js';
 import { Gradients, Tape } from '../core/tape.js';
 import { fromArray, type Tensor, zeros } from '../core/tensor.js';
-import type { CausalLM } from '../models/model.js';
+import type { CausalLM } from '../nn/model.js';
 import type { ForwardOptions, PackedTokens } from '../nn/context.js';
 import { linearCrossEntropy } from '../ops/index.js';
 import type { AdamW } from '../optim/adamw.js';

@@ -1,9 +1,9 @@
 import type { Backend } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
 import type { Tensor } from '../core/tensor.js';
-import type { Builder } from '../nn/builder.js';
-import type { ForwardOptions, PackedTokens } from '../nn/context.js';
-import type { Module } from '../nn/layers.js';
+import type { Builder } from './builder.js';
+import type { ForwardOptions, PackedTokens } from './context.js';
+import type { Module } from './layers.js';
 
 /** A decoder-only language model with its modules by their Hugging Face paths. */
 export interface CausalLM {

@@ -1,0 +1,66 @@
+import type { Tensor } from '../core/tensor.js';
+import type { Folder } from '../io/folder.js';
+import { encodeSafetensors, readSafetensors } from '../io/safetensors.js';
+import type { CausalLM } from '../nn/model.js';
+import { LowrankError } from '../util/errors.js';
+import { parseJson } from '../util/json.js';
+import type { LoraAdapter } from './lora.js';
+import { adapterConfigJson, fillParameters, loadAdapter } from './peft.js';
+
+/** The base that an adapter was trained on. */
+export interface BaseModel {
+  /** base_model_name_or_path */
+  name: string;
+  /** `ModelSource.identity`; kept in the safetensors file's metadata. */
+  identity: string;
+}
+
+export const adapterFile = 'adapter_model.safetensors';
+export const adapterConfigFile = 'adapter_config.json';
+
+/** Writes an adapter as PEFT does: `adapter_model.safetensors` (F32) and `adapter_config.json`. */
+export async function saveAdapter(folder: Folder, adapter: LoraAdapter, base: BaseModel): Promise<void> {
+  await saveTensors(folder, adapterFile, adapter.parameters(), { base_identity: base.identity });
+  await folder.writeText(adapterConfigFile, adapterConfigJson(adapter, base.name));
+}
+
+/** Reads what `saveAdapter` or PEFT wrote and attaches it. `identity` is the recorded base, where there is one. */
+export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ adapter: LoraAdapter; identity?: string }> {
+  const text = await folder.readText(adapterConfigFile);
+  if (text === undefined) {
+    throw new LowrankError(`holds no ${adapterConfigFile}`, {
+      place: folder.path,
+      expected: 'a folder that PEFT or lowrank wrote',
+      mend: 'give the folder of the adapter (the recipe’s output_dir)',
+    });
+  }
+  const checkpoint = await readSafetensors(await folder.open(adapterFile));
+  try {
+    const adapter = await loadAdapter(model, parseJson(text, `${folder.path}/${adapterConfigFile}`), checkpoint, folder.path);
+    return { adapter, identity: checkpoint.metadata.base_identity };
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+/** Writes device tensors, f32, into one safetensors file. */
+export async function saveTensors(
+  folder: Folder,
+  name: string,
+  tensors: ReadonlyMap<string, Tensor>,
+  metadata: Record<string, string> = {},
+): Promise<void> {
+  const entries = [...tensors].map(([key, tensor]) => ({ name: key, dtype: 'F32', shape: tensor.shape, data: () => tensor.read() }));
+  // `format` is what transformers and PEFT look for.
+  await folder.write(name, encodeSafetensors(entries, { format: 'pt', ...metadata }));
+}
+
+/** Fills device tensors from a file that `saveTensors` wrote. */
+export async function restoreTensors(folder: Folder, name: string, tensors: ReadonlyMap<string, Tensor>): Promise<void> {
+  const checkpoint = await readSafetensors(await folder.open(name));
+  try {
+    await fillParameters(tensors, checkpoint, `${folder.path}/${name}`);
+  } finally {
+    await checkpoint.close();
+  }
+}

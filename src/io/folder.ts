@@ -1,0 +1,22 @@
+import type { FileSource } from './source.js';
+
+/** A folder of results. Whatever is written appears whole or not at all. */
+export interface Folder {
+  /** For messages. */
+  readonly path: string;
+  writeText(name: string, text: string): Promise<void>;
+  /** Writes a file piece by piece. */
+  write(name: string, chunks: AsyncIterable<Uint8Array>): Promise<void>;
+  /** Adds one line to a file. */
+  append(name: string, line: string): Promise<void>;
+  /** The text of a file, or undefined where there is none. */
+  readText(name: string): Promise<string | undefined>;
+  open(name: string): Promise<FileSource>;
+  /** Names of files and folders; none where the folder does not exist. */
+  list(): Promise<string[]>;
+  remove(name: string): Promise<void>;
+  /** A folder inside this one. */
+  folder(name: string): Folder;
+  /** Fills a new inner folder that appears, in place of one of the same name, when `fill` is done. */
+  create(name: string, fill: (folder: Folder) => Promise<void>): Promise<void>;
+}
