@@ -1,7 +1,7 @@
 import { unscoped } from '../core/scope.js';
 import { empty, fromArray, type Tensor } from '../core/tensor.js';
-import type { CausalLM } from '../nn/model.js';
 import { Linear, type LoraLayer } from '../nn/layers.js';
+import type { CausalLM } from '../nn/model.js';
 import { Random, streams } from '../util/philox.js';
 import type { LoraConfig } from './config.js';
 import { findSaved, findTargets, type LoraTarget } from './targets.js';

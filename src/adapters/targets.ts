@@ -1,5 +1,5 @@
-import type { CausalLM } from '../nn/model.js';
 import { Linear } from '../nn/layers.js';
+import type { CausalLM } from '../nn/model.js';
 import { LowrankError, messageOf, nearest } from '../util/errors.js';
 import type { LoraConfig } from './config.js';
 

@@ -1,3 +1,4 @@
+import { breather } from '../util/breathe.js';
 import { LowrankError } from '../util/errors.js';
 import type { JsonValue } from '../util/json.js';
 import { tokenRanges } from './align.js';
@@ -69,7 +70,9 @@ export async function prepareExamples(
   };
   const examples: Example[] = [];
   const masked: string[] = [];
+  const breathe = breather();
   for await (const row of rows) {
+    await breathe();
     statistics.type ??= detectType(row, dataset);
     const { inputIds, labels } = label(readSample(row, statistics.type, dataset), tokenizer, template, dataset);
     count(statistics, inputIds.length);

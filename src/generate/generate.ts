@@ -1,7 +1,7 @@
 import { scope } from '../core/scope.js';
 import { empty, fromArray, type Tensor } from '../core/tensor.js';
-import type { CausalLM } from '../nn/model.js';
 import { KvCache } from '../nn/kv-cache.js';
+import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { Random, streams } from '../util/philox.js';
 import { checkSampling, isGreedy, type SamplingOptions, sampleToken } from './sampler.js';

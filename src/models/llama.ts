@@ -9,10 +9,10 @@ import type { Builder } from '../nn/builder.js';
 import type { ForwardOptions, LayerContext, PackedTokens } from '../nn/context.js';
 import type { Embedding, Linear, RMSNorm } from '../nn/layers.js';
 import { GatedMlp } from '../nn/mlp.js';
+import type { CausalLM } from '../nn/model.js';
 import { RotaryEmbedding, ropeParameters } from '../nn/rotary.js';
 import { add } from '../ops/index.js';
 import { parseConfig, ropeOf } from './config.js';
-import type { CausalLM } from '../nn/model.js';
 
 const count = z.number().int().positive();
 

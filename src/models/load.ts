@@ -5,9 +5,9 @@ import { empty, Storage, Tensor } from '../core/tensor.js';
 import type { StoredTensor } from '../io/checkpoint.js';
 import type { ModelSource } from '../io/model-source.js';
 import { Builder } from '../nn/builder.js';
+import type { Architecture, CausalLM } from '../nn/model.js';
 import { LowrankError, nearest } from '../util/errors.js';
 import { LlamaForCausalLM } from './llama.js';
-import type { Architecture, CausalLM } from '../nn/model.js';
 
 /** Architectures by the model_type of config.json. */
 const architectures: ReadonlyMap<string, Architecture> = new Map<string, Architecture>([

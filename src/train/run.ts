@@ -1,0 +1,251 @@
+import { stringify } from 'yaml';
+import { openAdapter, saveAdapter } from '../adapters/folder.js';
+import { LoraAdapter } from '../adapters/lora.js';
+import type { MemoryUse } from '../core/backend.js';
+import type { Folder } from '../io/folder.js';
+import type { ModelSource } from '../io/model-source.js';
+import type { TextModel } from '../models/text-model.js';
+import { AdamW } from '../optim/adamw.js';
+import { LowrankError } from '../util/errors.js';
+import { listCheckpoints, openCheckpoint, type RunIdentity, restoreOptimizer, saveCheckpoint } from './checkpoint.js';
+import { countSteps, fingerprint, heldBatches, type RunData, trainingBatches } from './data.js';
+import { type LoopOptions, type StepRecord, trainLoop } from './loop.js';
+import { modelCard } from './model-card.js';
+import { loraConfigOf, type Recipe } from './recipe.js';
+import { evaluateLoss } from './step.js';
+
+/** What happens in a run, for consoles and records. */
+export type TrainEvent =
+  | { type: 'start'; trainable: number; all: number; percent: number; total_steps: number; steps_per_epoch: number; step: number }
+  | { type: 'step'; record: StepRecord; progress: Progress }
+  | { type: 'evaluation'; step: number; loss: number; perplexity: number }
+  | { type: 'checkpoint'; step: number; path: string }
+  | { type: 'end'; result: TrainResult };
+
+/** Where a run stands. Seconds and tokens count from this run's own first step. */
+export interface Progress {
+  seconds: number;
+  remaining_seconds: number;
+  tokens: number;
+  tokens_per_second: number;
+}
+
+export interface TrainInputs {
+  recipe: Recipe;
+  source: ModelSource;
+  text: TextModel;
+  data: RunData;
+  /** output_dir */
+  folder: Folder;
+  /** The checkpoint to go on from. */
+  resume?: Folder;
+  /** The adapter to begin with (lora_model_dir). */
+  start?: Folder;
+  /** When it fires, the step under way is finished and saved. */
+  signal?: AbortSignal;
+  onEvent?: (event: TrainEvent) => void;
+}
+
+export interface TrainResult {
+  steps: number;
+  total_steps: number;
+  interrupted: boolean;
+  /** Of the last step, and the mean of the last tenth of the steps of this run. */
+  loss: number;
+  mean_loss: number;
+  eval_loss?: number;
+  seconds: number;
+  tokens: number;
+  tokens_per_second: number;
+  adapter_dir: string;
+  memory: MemoryUse;
+}
+
+/**
+ * Trains an adapter as the recipe says and leaves it attached. Checkpoints appear in the folder as it goes; at the end, and when it is
+ * interrupted, the adapter with tokenizer, model card and recipe.
+ */
+export async function train(inputs: TrainInputs): Promise<{ adapter: LoraAdapter; result: TrainResult }> {
+  const { recipe, source, text, data } = inputs;
+  const identity: RunIdentity = { recipe, data: await fingerprint(data), base: { name: source.name, identity: source.identity } };
+  const { adapter, step } = await beginAdapter(inputs, identity);
+  const optimizer = new AdamW(adapter.parameters(), recipe);
+  try {
+    if (inputs.resume) await restoreOptimizer(inputs.resume, optimizer, step);
+    text.model.backend.resetPeak();
+    const result = await new Run(inputs, identity, adapter, optimizer).train();
+    return { adapter, result };
+  } catch (error) {
+    adapter.dispose();
+    throw error;
+  } finally {
+    optimizer.dispose();
+  }
+}
+
+async function beginAdapter(
+  { recipe, text, resume, start }: TrainInputs,
+  identity: RunIdentity,
+): Promise<{ adapter: LoraAdapter; step: number }> {
+  if (resume) return openCheckpoint(resume, text.model, identity);
+  if (start) return { adapter: (await openAdapter(start, text.model)).adapter, step: 0 };
+  return { adapter: LoraAdapter.create(text.model, loraConfigOf(recipe), recipe.seed), step: 0 };
+}
+
+class Run {
+  private readonly inputs: TrainInputs;
+  private readonly identity: RunIdentity;
+  private readonly adapter: LoraAdapter;
+  private readonly optimizer: AdamW;
+  private readonly options: LoopOptions;
+  private readonly saveEvery: number;
+  private readonly evaluateEvery: number;
+  private readonly firstStep: number;
+  private readonly losses: number[] = [];
+  private saved = -1;
+  private evalLoss?: number;
+  private tokens = 0;
+  /** Spent in steps, without saving and evaluating. */
+  private stepSeconds = 0;
+  private begun = 0;
+
+  constructor(inputs: TrainInputs, identity: RunIdentity, adapter: LoraAdapter, optimizer: AdamW) {
+    const { recipe, data } = inputs;
+    const { steps_per_epoch, total_steps } = countSteps(recipe, data);
+    this.inputs = inputs;
+    this.identity = identity;
+    this.adapter = adapter;
+    this.optimizer = optimizer;
+    this.firstStep = optimizer.steps;
+    this.options = {
+      ...recipe,
+      steps_per_epoch,
+      total_steps,
+      // transformers rounds up, too.
+      warmup_steps: recipe.warmup_steps ?? Math.ceil(recipe.warmup_ratio * total_steps),
+    };
+    this.saveEvery = recipe.save_steps ?? Math.ceil(steps_per_epoch / (recipe.saves_per_epoch ?? 1));
+    this.evaluateEvery = recipe.eval_steps ?? Math.ceil(steps_per_epoch / (recipe.evals_per_epoch ?? 1));
+  }
+
+  async train(): Promise<TrainResult> {
+    const { recipe, data, folder, signal, onEvent } = this.inputs;
+    const { total_steps, steps_per_epoch } = this.options;
+    if (this.firstStep >= total_steps) {
+      throw new LowrankError(`the checkpoint is at step ${this.firstStep} of ${total_steps}: there is nothing left to train`, {
+        mend: 'raise num_epochs in a new run that begins with this adapter (lora_model_dir)',
+      });
+    }
+    onEvent?.({ type: 'start', ...this.adapter.count(), total_steps, steps_per_epoch, step: this.firstStep });
+    this.begun = performance.now();
+    const trainable = { model: this.inputs.text.model, parameters: this.adapter.parameters(), optimizer: this.optimizer };
+    const batches = (epoch: number) => trainingBatches(recipe, data, epoch);
+    const { steps, interrupted } = await trainLoop(trainable, batches, this.options, {
+      signal,
+      onStep: (record) => this.afterStep(record),
+    });
+    if (interrupted && this.saved !== steps) await this.save();
+    await this.writeResult();
+    const tail = this.losses.slice(-Math.max(1, Math.ceil(this.losses.length / 10)));
+    const result: TrainResult = {
+      steps,
+      total_steps,
+      interrupted,
+      loss: this.losses.at(-1) ?? Number.NaN,
+      mean_loss: tail.reduce((sum, loss) => sum + loss, 0) / tail.length,
+      eval_loss: this.evalLoss,
+      seconds: (performance.now() - this.begun) / 1000,
+      tokens: this.tokens,
+      tokens_per_second: this.tokens / this.stepSeconds,
+      adapter_dir: folder.path,
+      memory: this.inputs.text.model.backend.memory(),
+    };
+    onEvent?.({ type: 'end', result });
+    return result;
+  }
+
+  private async afterStep(record: StepRecord): Promise<void> {
+    const { recipe, data, onEvent, signal } = this.inputs;
+    const { step, total_steps } = record;
+    this.losses.push(record.loss);
+    this.tokens += record.tokens;
+    this.stepSeconds += record.seconds;
+    const seconds = (performance.now() - this.begun) / 1000;
+    const progress = {
+      seconds,
+      remaining_seconds: (seconds / (step - this.firstStep)) * (total_steps - step),
+      tokens: this.tokens,
+      tokens_per_second: this.tokens / this.stepSeconds,
+    };
+    const last = step === total_steps;
+    if (step % recipe.logging_steps === 0 || last) await this.log(record, progress);
+    onEvent?.({ type: 'step', record, progress });
+    if (data.held.length > 0 && (step % this.evaluateEvery === 0 || last) && !signal?.aborted) await this.evaluate(step);
+    if (step % this.saveEvery === 0 || last) await this.save();
+  }
+
+  /** One line of trainer_log.jsonl; the first names are LLaMA-Factory's. */
+  private async log(record: StepRecord, progress: Progress): Promise<void> {
+    const { step, total_steps, loss, learning_rate, epoch, grad_norm, supervised } = record;
+    const line = {
+      current_steps: step,
+      total_steps,
+      loss,
+      lr: learning_rate,
+      epoch,
+      percentage: Math.round((step / total_steps) * 1e4) / 100,
+      elapsed_time: clock(progress.seconds),
+      remaining_time: clock(progress.remaining_seconds),
+      throughput: Math.round(progress.tokens_per_second * 100) / 100,
+      total_tokens: progress.tokens,
+      grad_norm,
+      supervised_tokens: supervised,
+    };
+    await this.inputs.folder.append('trainer_log.jsonl', JSON.stringify(line));
+  }
+
+  private async evaluate(step: number): Promise<void> {
+    const { recipe, text, data, folder, signal, onEvent } = this.inputs;
+    try {
+      const { loss, perplexity } = await evaluateLoss(text.model, heldBatches(recipe, data), { signal });
+      this.evalLoss = loss;
+      await folder.append('trainer_log.jsonl', JSON.stringify({ current_steps: step, eval_loss: loss, eval_perplexity: perplexity }));
+      onEvent?.({ type: 'evaluation', step, loss, perplexity });
+    } catch (error) {
+      // Interrupted: the loop ends after this step and saves.
+      if (!signal?.aborted) throw error;
+    }
+  }
+
+  private async save(): Promise<void> {
+    const { folder, recipe, onEvent } = this.inputs;
+    const name = await saveCheckpoint(folder, this.adapter, this.optimizer, this.identity, recipe.save_total_limit);
+    this.saved = this.optimizer.steps;
+    onEvent?.({ type: 'checkpoint', step: this.saved, path: `${folder.path}/${name}` });
+  }
+
+  /** The adapter with all that a reader of the folder needs. */
+  private async writeResult(): Promise<void> {
+    const { folder, recipe, source } = this.inputs;
+    const { tokenizerJson, tokenizerConfig, chatTemplate } = source.tokenizer;
+    await saveAdapter(folder, this.adapter, this.identity.base);
+    await folder.writeText('tokenizer.json', JSON.stringify(tokenizerJson));
+    await folder.writeText('tokenizer_config.json', `${JSON.stringify(tokenizerConfig, null, 2)}\n`);
+    const template = recipe.chat_template_jinja ?? chatTemplate;
+    if (template !== undefined) await folder.writeText('chat_template.jinja', template);
+    await folder.writeText('training_args.yaml', stringify(recipe));
+    await folder.writeText('README.md', modelCard(recipe, this.adapter, this.losses.at(-1), this.evalLoss));
+  }
+}
+
+/** `0:04:31`, as LLaMA-Factory writes it. */
+export function clock(seconds: number): string {
+  const s = Math.round(seconds);
+  const two = (n: number) => String(n).padStart(2, '0');
+  return `${Math.floor(s / 3600)}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
+}
+
+/** Removes what an earlier run left in its folder. */
+export async function clearRun(folder: Folder): Promise<void> {
+  for (const name of [...(await listCheckpoints(folder)), 'trainer_log.jsonl']) await folder.remove(name);
+}
