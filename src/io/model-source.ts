@@ -1,5 +1,8 @@
-import type { JsonObject } from '../util/json.js';
+import { LowrankError } from '../util/errors.js';
+import { type JsonObject, parseJsonObject } from '../util/json.js';
 import type { Checkpoint } from './checkpoint.js';
+import { openSafetensors } from './safetensors-shards.js';
+import { type FileSource, type NamedFiles, readText } from './source.js';
 
 /** A model that can be loaded, wherever it came from: Hugging Face's files as objects, and its tensors. */
 export interface ModelSource {
@@ -11,4 +14,65 @@ export interface ModelSource {
   readonly checkpoint: Checkpoint;
   /** Says which base this is: the hub's revision, or a hash of the files. */
   readonly identity: string;
+}
+
+/** The small files of a model in Hugging Face's layout, besides its weights. */
+export const modelFiles = ['config.json', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja'];
+
+/**
+ * A model in Hugging Face's layout: config.json, tokenizer.json, optionally tokenizer_config.json, special_tokens_map.json and
+ * chat_template.jinja, and model.safetensors in one file or in shards. `identity` (default: a fingerprint of the files) says which base it is.
+ */
+export async function openModelFiles(files: NamedFiles, identity?: string): Promise<ModelSource> {
+  const config = await readJson(files, 'config.json');
+  if (!config) throw missing(files, 'config.json', 'name a folder that holds a model, a .gguf file, or the id of a model on the hub');
+  const tokenizerJson = await readJson(files, 'tokenizer.json');
+  if (!tokenizerJson) {
+    throw missing(files, 'tokenizer.json', 'save the tokenizer with a current version of transformers, which writes this file');
+  }
+  // Files written before transformers 4.40 name some special tokens only in the second file.
+  const tokenizerConfig = { ...(await readJson(files, 'special_tokens_map.json')), ...(await readJson(files, 'tokenizer_config.json')) };
+  const chatTemplate = await readText(files, 'chat_template.jinja');
+  const checkpoint = await openSafetensors(files);
+  try {
+    const sources = new Set([...checkpoint.tensors.values()].map((tensor) => tensor.file));
+    return {
+      name: files.name,
+      config,
+      tokenizer: { tokenizerJson, tokenizerConfig, chatTemplate },
+      checkpoint,
+      identity: identity ?? (await fingerprint([...sources], JSON.stringify(config))),
+    };
+  } catch (error) {
+    await checkpoint.close();
+    throw error;
+  }
+}
+
+async function readJson(files: NamedFiles, name: string): Promise<JsonObject | undefined> {
+  const text = await readText(files, name);
+  return text === undefined ? undefined : parseJsonObject(text, `${files.name}/${name}`);
+}
+
+function missing(files: NamedFiles, name: string, mend: string): LowrankError {
+  return new LowrankError(`there is no ${name}`, { place: files.name, mend });
+}
+
+const sampleBytes = 65536;
+const samplesPerFile = 16;
+
+/**
+ * Tells bases apart without reading gigabytes: SHA-256 over a text, and each file's size and evenly spread samples. Training changes nearly
+ * every weight, so that a model and what was trained from it differ.
+ */
+export async function fingerprint(files: readonly FileSource[], text = ''): Promise<string> {
+  const pieces: Uint8Array<ArrayBufferLike>[] = [new TextEncoder().encode(text)];
+  for (const file of files) {
+    pieces.push(new TextEncoder().encode(`\n${file.size}\n`));
+    const length = Math.min(sampleBytes, Math.ceil(file.size / samplesPerFile));
+    const last = file.size - length;
+    for (let i = 0; i < samplesPerFile; i++) pieces.push(await file.read(Math.floor((last * i) / (samplesPerFile - 1)), length));
+  }
+  const digest = await crypto.subtle.digest('SHA-256', await new Blob(pieces as BlobPart[]).arrayBuffer());
+  return `sha256:${Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join('')}`;
 }

@@ -1,13 +1,15 @@
 import { LowrankError } from '../util/errors.js';
 import { isObject, type JsonObject, type JsonValue, parseJsonObject } from '../util/json.js';
 import { type Checkpoint, convertBytes, type StoredTensor } from './checkpoint.js';
-import type { FileSource } from './source.js';
+import { decodeUtf8, type FileSource } from './source.js';
 
 /**
  * safetensors (https://huggingface.co/docs/safetensors): u64 length of the header, little-endian; the header, a JSON object of tensors
  * {dtype, shape, data_offsets: [begin, end]} relative to the header's end; the data, without holes or overlaps.
  */
 const maxHeaderBytes = 100_000_000;
+
+const mend = 'download or write the file again';
 
 const elementBytes: Readonly<Record<string, number>> = {
   F64: 8,
@@ -27,10 +29,18 @@ const elementBytes: Readonly<Record<string, number>> = {
   F8_E5M2: 1,
 };
 
-/** Opens one file. Everything in its header is checked against the file before any tensor can be read. */
+/** Opens one file, or closes it where it is wrong. Everything in its header is checked against the file before any tensor can be read. */
 export async function readSafetensors(file: FileSource): Promise<Checkpoint> {
+  try {
+    return await parseFile(file);
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+async function parseFile(file: FileSource): Promise<Checkpoint> {
   const place = file.name;
-  const mend = 'download or write the file again';
   if (file.size < 8) throw new LowrankError(`only ${file.size} bytes long`, { place, expected: 'a safetensors file', mend });
   const length = new DataView((await file.read(0, 8)).slice().buffer).getBigUint64(0, true);
   if (length > BigInt(Math.min(maxHeaderBytes, file.size - 8))) {
@@ -51,28 +61,49 @@ export async function readSafetensors(file: FileSource): Promise<Checkpoint> {
   return { tensors, metadata, close: () => file.close() };
 }
 
-function parseHeader(bytes: Uint8Array, place: string): JsonObject {
-  let text: string;
-  try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-  } catch {
-    throw new LowrankError('the header is not UTF-8', { place, mend: 'download or write the file again' });
+function parseHeader(bytes: Uint8Array, place: string): Record<string, JsonObject> {
+  const text = decodeUtf8(bytes, `${place}: header`);
+  const header = parseJsonObject(text, `${place}: header`);
+  for (const [name, entry] of Object.entries(header)) {
+    if (!isObject(entry))
+      throw new LowrankError(`${JSON.stringify(name)} is not an object`, { place, expected: '{dtype, shape, data_offsets}', mend });
   }
-  return parseJsonObject(text, `${place}: header`);
+  const repeated = repeatedKey(text);
+  if (repeated !== undefined) throw new LowrankError(`${repeated} appears twice in the header`, { place, mend });
+  return header as Record<string, JsonObject>;
+}
+
+/** A key that the outermost object of valid JSON has twice; JSON.parse would take the last and hide the others. */
+function repeatedKey(json: string): string | undefined {
+  const keys = new Set<string>();
+  let depth = 0;
+  for (let i = 0; i < json.length; i++) {
+    const c = json[i];
+    if (c === '{' || c === '[') depth++;
+    else if (c === '}' || c === ']') depth--;
+    else if (c === '"') {
+      const start = i;
+      for (i++; json[i] !== '"'; i++) if (json[i] === '\\') i++;
+      // The only strings at depth 1 are keys: an entry is an object.
+      if (depth !== 1) continue;
+      const key = JSON.parse(json.slice(start, i + 1));
+      if (keys.has(key)) return JSON.stringify(key);
+      keys.add(key);
+    }
+  }
+  return undefined;
 }
 
 function metadataOf(header: JsonObject, place: string): Record<string, string> {
   const metadata = header.__metadata__ ?? {};
   if (!isObject(metadata) || Object.values(metadata).some((value) => typeof value !== 'string')) {
-    throw new LowrankError('__metadata__ is not an object of strings', { place });
+    throw new LowrankError('__metadata__ is not an object of strings', { place, mend });
   }
   return metadata as Record<string, string>;
 }
 
-function parseEntry(file: FileSource, name: string, entry: JsonValue, dataStart: number): StoredTensor {
+function parseEntry(file: FileSource, name: string, entry: JsonObject, dataStart: number): StoredTensor {
   const place = `${file.name}: tensor "${name}"`;
-  const mend = 'download or write the file again';
-  if (!isObject(entry)) throw new LowrankError('not an object', { place, expected: '{dtype, shape, data_offsets}', mend });
   const { dtype, shape, data_offsets: offsets } = entry;
   if (typeof dtype !== 'string' || !Object.hasOwn(elementBytes, dtype)) {
     throw new LowrankError(`dtype ${JSON.stringify(dtype)} is unknown`, { place, expected: Object.keys(elementBytes).join(', '), mend });
@@ -105,14 +136,14 @@ function checkCoverage(tensors: StoredTensor[], dataStart: number, file: FileSou
   for (const tensor of tensors.sort((a, b) => a.offset - b.offset || a.byteLength - b.byteLength)) {
     if (tensor.offset !== end) {
       const problem = tensor.offset < end ? 'overlaps the tensor before it' : `leaves ${tensor.offset - end} bytes unused before it`;
-      throw new LowrankError(problem, { place: `${file.name}: tensor "${tensor.name}"`, mend: 'download or write the file again' });
+      throw new LowrankError(problem, { place: `${file.name}: tensor "${tensor.name}"`, mend });
     }
     end += tensor.byteLength;
   }
   if (end !== file.size) {
     throw new LowrankError(`${file.size - end} bytes after the last tensor`, {
       place: file.name,
-      mend: 'download or write the file again',
+      mend,
     });
   }
 }

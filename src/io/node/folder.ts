@@ -1,16 +1,16 @@
-import { appendFile, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
-import { LowrankError, messageOf } from '../../util/errors.js';
+import { appendFile, mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { LowrankError } from '../../util/errors.js';
 import type { Folder } from '../folder.js';
-import { openFile } from '../node.js';
+import { named, openFile, syncFolder, writeChunks, writeText } from './files.js';
 
 /** A folder on the local disk, created with its first file. */
 export function localFolder(path: string): Folder {
   const at = (name: string) => join(path, name);
   return {
     path,
-    writeText: (name, text) => write(at(name), once(new TextEncoder().encode(text))),
-    write: (name, chunks) => write(at(name), chunks),
+    writeText: (name, text) => writeText(at(name), text),
+    write: (name, chunks) => writeChunks(at(name), chunks),
     append: (name, line) =>
       named(at(name), async () => {
         await mkdir(path, { recursive: true });
@@ -49,62 +49,4 @@ async function create(path: string, name: string, fill: (folder: Folder) => Prom
       await rm(old, { recursive: true, force: true });
     }
   });
-}
-
-/** Writes a temporary file beside the target and renames it when its bytes are on the disk. */
-async function write(path: string, chunks: AsyncIterable<Uint8Array>): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`;
-  await named(path, async () => {
-    await mkdir(dirname(path), { recursive: true });
-    try {
-      const file = await open(temporary, 'w');
-      try {
-        for await (const chunk of chunks) await file.writeFile(chunk);
-        await file.sync();
-      } finally {
-        await file.close();
-      }
-      await rename(temporary, path);
-    } catch (error) {
-      await rm(temporary, { force: true });
-      throw error;
-    }
-  });
-}
-
-/** A rename lasts through a power failure when its folder has been synchronised, where the system can do that. */
-async function syncFolder(path: string): Promise<void> {
-  try {
-    const folder = await open(path, 'r');
-    await folder.sync().finally(() => folder.close());
-  } catch {}
-}
-
-async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
-  yield bytes;
-}
-
-const mends: Record<string, string> = {
-  ENOSPC: 'make room on the disk, or choose another output_dir',
-  EDQUOT: 'make room on the disk, or choose another output_dir',
-  EACCES: 'choose a folder that you may write to',
-  EPERM: 'choose a folder that you may write to',
-  EROFS: 'choose a folder that you may write to',
-  ENOTDIR: 'choose a path whose parents are folders',
-  EISDIR: 'name a file, not a folder',
-};
-
-async function named<T>(path: string, body: () => Promise<T>): Promise<T> {
-  try {
-    return await body();
-  } catch (error) {
-    if (error instanceof LowrankError) throw error;
-    const { code } = error as NodeJS.ErrnoException;
-    if (!code) throw error;
-    throw new LowrankError(messageOf(error).replace(/^\w+: |,.*$/g, ''), {
-      place: resolve(path),
-      mend: mends[code] ?? 'check the path',
-      cause: error,
-    });
-  }
 }

@@ -1,0 +1,113 @@
+import { randomUUID } from 'node:crypto';
+import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import { LowrankError, messageOf } from '../../util/errors.js';
+import type { FileSource } from '../source.js';
+
+/** Opens a local file for reading. */
+export function openFile(path: string): Promise<FileSource> {
+  return named(path, async () => {
+    const handle = await open(path, 'r');
+    const stat = await handle.stat();
+    if (!stat.isFile()) {
+      await handle.close();
+      throw new LowrankError('not a file', { place: path, mend: mends.EISDIR });
+    }
+    const { size } = stat;
+    return {
+      name: path,
+      path,
+      size,
+      async read(offset, length) {
+        if (offset + length > size) throw cut(path, size, offset + length);
+        const bytes = new Uint8Array(length);
+        let done = 0;
+        while (done < length) {
+          const { bytesRead } = await handle.read(bytes, done, length - done, offset + done);
+          if (bytesRead === 0) throw cut(path, offset + done, offset + length);
+          done += bytesRead;
+        }
+        return bytes;
+      },
+      close: () => handle.close(),
+    };
+  });
+}
+
+function cut(path: string, end: number, wanted: number): LowrankError {
+  return new LowrankError(`ends after ${end} bytes`, {
+    place: path,
+    expected: `${wanted} bytes`,
+    mend: 'download or write the file again',
+  });
+}
+
+/**
+ * Writes a file piece by piece, with the folders above it: a temporary file beside it is renamed when its bytes are on the disk, so that
+ * the path holds the old file or the whole new one. The temporary file does not outlast a failure.
+ */
+export function writeChunks(path: string, chunks: AsyncIterable<Uint8Array>): Promise<void> {
+  const temporary = `${path}.${randomUUID()}.tmp`;
+  return named(path, async () => {
+    await mkdir(dirname(path), { recursive: true });
+    try {
+      const file = await open(temporary, 'w');
+      try {
+        for await (const chunk of chunks) await file.writeFile(chunk);
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+      await rename(temporary, path);
+      await syncFolder(dirname(path));
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw error;
+    }
+  });
+}
+
+/** Writes a text file in UTF-8; the path holds the old text or the whole new one. */
+export function writeText(path: string, text: string): Promise<void> {
+  return writeChunks(path, once(new TextEncoder().encode(text)));
+}
+
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes;
+}
+
+/** A rename lasts through a power failure when its folder has been synchronised, where the system can do that. */
+export async function syncFolder(path: string): Promise<void> {
+  try {
+    const folder = await open(path, 'r');
+    await folder.sync().finally(() => folder.close());
+  } catch {}
+}
+
+const mends: Record<string, string> = {
+  ENOENT: 'check the path',
+  ENOSPC: 'make room on the disk, or choose another folder',
+  EDQUOT: 'make room on the disk, or choose another folder',
+  EACCES: 'choose a path that you may read and write',
+  EPERM: 'choose a path that you may read and write',
+  EROFS: 'choose a folder that you may write to',
+  ENOTDIR: 'choose a path whose parents are folders',
+  EISDIR: 'name a file, not a folder',
+  EMFILE: 'raise the limit of open files (ulimit -n)',
+};
+
+/** Runs `body`; what the file system refuses becomes an error that names the path and says what to do. */
+export async function named<T>(path: string, body: () => Promise<T>): Promise<T> {
+  try {
+    return await body();
+  } catch (error) {
+    if (error instanceof LowrankError) throw error;
+    const { code } = error as NodeJS.ErrnoException;
+    if (!code) throw error;
+    throw new LowrankError(messageOf(error).replace(/^\w+: |,.*$/g, ''), {
+      place: resolve(path),
+      mend: mends[code] ?? 'check the path',
+      cause: error,
+    });
+  }
+}
