@@ -27,10 +27,12 @@ constexpr int kChains = 12;
 
 double peak_f32(int64_t rounds) {
   Vector sums[kChains] = {}, a = {}, b = {};
+  LOWRANK_OPAQUE(a);
+  LOWRANK_OPAQUE(b);
+  for (Vector& sum : sums) LOWRANK_OPAQUE(sum);  // or else equal chains would become one
   for (int64_t round = 0; round < rounds; round++) {
-    LOWRANK_OPAQUE(a);  // or else the product would leave the loop
 #pragma GCC unroll 12
-    for (int i = 0; i < kChains; i++) sums[i] = a * b + sums[i];
+    for (int i = 0; i < kChains; i++) sums[i] = a * sums[i] + b;
   }
   for (Vector& sum : sums) LOWRANK_OPAQUE(sum);
   return 2.0 * kLanes * kChains * static_cast<double>(rounds);

@@ -1,0 +1,87 @@
+import { createInterface } from 'node:readline/promises';
+import type { LoraAdapter } from '../adapters/lora.js';
+import type { Message } from '../data/chat-template.js';
+import { chatPrompt, streamAnswer } from '../generate/text.js';
+import { messageOf } from '../util/errors.js';
+import { definitions, type Terminal } from './console.js';
+import { type AnswerOptions, openAnswering, samplingOf } from './generate.js';
+import { attachAdapter } from './session.js';
+
+const commands = [
+  ['/base', 'answer with the base model alone'],
+  ['/adapter [DIR]', 'answer with the adapter, or with another one'],
+  ['/clear', 'forget the conversation'],
+  ['/help', 'this list'],
+  ['/exit', 'leave; so does Ctrl-D'],
+] as const;
+
+/** `lowrank chat`: a conversation on the terminal; Ctrl-C stops an answer, and leaves at the prompt. */
+export async function chatCommand(terminal: Terminal, options: AnswerOptions): Promise<void> {
+  const session = await openAnswering(terminal, options);
+  let adapter: LoraAdapter | undefined;
+  let attached = options.adapter;
+  const { colors } = terminal;
+  const attach = async (path: string) => {
+    adapter?.dispose();
+    adapter = undefined;
+    adapter = await attachAdapter(terminal, session, path);
+    attached = path;
+  };
+  const beginning = (): Message[] => (options.system === undefined ? [] : [{ role: 'system', content: options.system }]);
+  let messages = beginning();
+  const command = async (line: string) => {
+    const [name, ...rest] = line.split(/\s+/);
+    if (name === '/base') {
+      adapter?.detach();
+      return terminal.note('answers come from the base model');
+    }
+    if (name === '/adapter') {
+      const path = rest.join(' ') || attached;
+      if (path === undefined) return terminal.note('there is no adapter: /adapter DIR');
+      if (adapter && path === attached) adapter.attach();
+      else await attach(path);
+      return terminal.note(`answers come from the base model with ${path}`);
+    }
+    if (name === '/clear') {
+      messages = beginning();
+      return terminal.note('forgotten');
+    }
+    terminal.note(definitions(commands, terminal.width));
+  };
+
+  let answering: AbortController | undefined;
+  const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: process.stdin.isTTY === true });
+  lines.on('SIGINT', () => (answering ? answering.abort() : lines.close()));
+  try {
+    if (options.adapter !== undefined) await attach(options.adapter);
+    terminal.note(`${session.source.name}${attached ? ` with ${attached}` : ''}; /help lists the commands`);
+    lines.setPrompt(colors.bold('> '));
+    lines.prompt();
+    for await (const line of lines) {
+      const text = line.trim();
+      if (text === '/exit') break;
+      try {
+        if (text.startsWith('/')) await command(text);
+        else if (text !== '') {
+          messages.push({ role: 'user', content: text });
+          answering = new AbortController();
+          const ids = chatPrompt(session.text, messages);
+          const show = (piece: string) => process.stdout.write(piece);
+          const answer = await streamAnswer(session.text, ids, { ...samplingOf(options), signal: answering.signal }, show);
+          process.stdout.write('\n');
+          messages.push({ role: 'assistant', content: answer.text });
+        }
+      } catch (error) {
+        if (answering?.signal.aborted) process.stdout.write('\n');
+        else terminal.note(messageOf(error));
+        if (messages.at(-1)?.role === 'user') messages.pop();
+      }
+      answering = undefined;
+      lines.prompt();
+    }
+  } finally {
+    lines.close();
+    adapter?.dispose();
+    await session.close();
+  }
+}

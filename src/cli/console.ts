@@ -1,0 +1,102 @@
+import { stripVTControlCharacters } from 'node:util';
+import pico from 'picocolors';
+
+type Colors = ReturnType<typeof pico.createColors>;
+
+/** Standard error for people, standard output for results. With `--json` standard output gets one JSON value and nothing else. */
+export class Terminal {
+  readonly json: boolean;
+  /** True where a line can be rewritten. */
+  readonly live: boolean;
+  readonly colors: Colors;
+  private barShown = false;
+  private lastBar = 0;
+
+  constructor(json = false) {
+    this.json = json;
+    this.live = process.stderr.isTTY === true && process.env.TERM !== 'dumb';
+    this.colors = pico.createColors(this.live && pico.isColorSupported);
+  }
+
+  get width(): number {
+    return Math.max(40, process.stderr.columns ?? 80);
+  }
+
+  /** One or more lines of information. */
+  note(text: string): void {
+    this.clearBar();
+    process.stderr.write(`${text}\n`);
+  }
+
+  warn(text: string): void {
+    this.note(`${this.colors.yellow('warning:')} ${text}`);
+  }
+
+  /** A progress bar in a terminal; `share` from 0 to 1. In a pipe nothing, since its callers print lines there. */
+  bar(share: number, text: string): void {
+    const now = performance.now();
+    if (!this.live || (this.barShown && share < 1 && now - this.lastBar < 80)) return;
+    this.lastBar = now;
+    const percent = `${String(Math.floor(100 * share)).padStart(3)}% `;
+    const cells = Math.max(5, Math.min(30, this.width - percent.length - stripVTControlCharacters(text).length - 3));
+    const full = Math.round(share * cells);
+    const line = `${percent}${this.colors.green('━'.repeat(full))}${this.colors.dim('─'.repeat(cells - full))} ${text}`;
+    process.stderr.write(`\r\x1b[2K${line}`);
+    this.barShown = true;
+  }
+
+  clearBar(): void {
+    if (this.barShown) process.stderr.write('\r\x1b[2K');
+    this.barShown = false;
+  }
+
+  /** The command's outcome: as JSON on standard output, or its text. */
+  result(value: object, text: string): void {
+    this.clearBar();
+    process.stdout.write(this.json ? `${JSON.stringify(value)}\n` : text === '' ? '' : `${text}\n`);
+  }
+}
+
+/** `1:02` or `1:02:03`. */
+export function duration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return '?';
+  const s = Math.max(0, Math.round(seconds));
+  const two = (n: number) => String(n).padStart(2, '0');
+  return s < 3600 ? `${Math.floor(s / 60)}:${two(s % 60)}` : `${Math.floor(s / 3600)}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
+}
+
+/** `1,234,567` */
+export function thousands(n: number): string {
+  return Math.round(n).toLocaleString('en');
+}
+
+/** `1.5 GB`, decimal units. */
+export function bytes(n: number): string {
+  if (n < 1e6) return `${(n / 1e3).toFixed(1)} kB`;
+  return n < 1e9 ? `${(n / 1e6).toFixed(1)} MB` : `${(n / 1e9).toFixed(2)} GB`;
+}
+
+/** Rows of two columns, the second wrapped to the width. */
+export function definitions(rows: readonly (readonly [string, string])[], width: number, indent = 2): string {
+  const first = Math.max(...rows.map(([term]) => term.length)) + 2;
+  const room = Math.max(20, width - indent - first);
+  const lines = rows.flatMap(([term, text]) =>
+    wrap(text, room).map((part, i) => `${' '.repeat(indent)}${(i === 0 ? term : '').padEnd(first)}${part}`.trimEnd()),
+  );
+  return lines.join('\n');
+}
+
+function wrap(text: string, width: number): string[] {
+  const lines: string[] = [''];
+  for (const word of text.split(' ')) {
+    const line = lines[lines.length - 1];
+    if (line !== '' && line.length + 1 + word.length > width) lines.push(word);
+    else lines[lines.length - 1] = line === '' ? word : `${line} ${word}`;
+  }
+  return lines;
+}
+
+/** The largest resident memory of this process so far, in bytes. */
+export function peakMemory(): number {
+  return process.resourceUsage().maxRSS * 1024;
+}

@@ -1,0 +1,85 @@
+import { statfs } from 'node:fs/promises';
+import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
+import { type CpuBackend, cpuInstructionSets, openCpuBackend } from '../backends/cpu/index.js';
+import { cacheFolder } from '../io/node.js';
+import { messageOf } from '../util/errors.js';
+import { bytes, type Terminal } from './console.js';
+
+interface Finding {
+  name: string;
+  ok: boolean;
+  value: string;
+  mend?: string;
+}
+
+/** `lowrank doctor`: what this machine offers, what is wrong and what mends it. Exit code 1 where something is. */
+export async function doctorCommand(terminal: Terminal): Promise<void> {
+  const findings: Finding[] = [node(), processor(), memory(), ...(await native(terminal)), await disk()];
+  const { colors } = terminal;
+  const lines = findings.map(({ name, ok, value, mend }) => {
+    const mark = ok ? colors.green('ok') : colors.red('!!');
+    return `${mark} ${name.padEnd(14)}${value}${mend ? `\n${' '.repeat(17)}to mend: ${mend}` : ''}`;
+  });
+  const ok = findings.every((finding) => finding.ok);
+  terminal.result({ ok, findings }, lines.join('\n'));
+  if (!ok) process.exitCode = 1;
+}
+
+function node(): Finding {
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  const ok = major > 20 || (major === 20 && minor >= 19);
+  return {
+    name: 'Node',
+    ok,
+    value: `${process.versions.node}, ${process.platform} ${process.arch}`,
+    mend: ok ? undefined : 'install Node 20.19 or newer',
+  };
+}
+
+function processor(): Finding {
+  return { name: 'processor', ok: true, value: `${cpus()[0]?.model.trim() ?? 'unknown'}, ${availableParallelism()} threads` };
+}
+
+function memory(): Finding {
+  return { name: 'memory', ok: true, value: `${bytes(totalmem())}, ${bytes(freemem())} free` };
+}
+
+async function native(terminal: Terminal): Promise<Finding[]> {
+  let backend: CpuBackend | undefined;
+  try {
+    backend = await openCpuBackend();
+    const findings = [{ name: 'backend', ok: true, value: `${backend.description} (this machine has ${cpuInstructionSets().join(', ')})` }];
+    terminal.bar(0.5, 'measuring the peak');
+    const [bf16, f32] = [await backend.measurePeak('bf16'), await backend.measurePeak('f32')];
+    terminal.clearBar();
+    findings.push({ name: 'peak', ok: true, value: `${bf16.toFixed(0)} GFLOP/s bf16, ${f32.toFixed(0)} GFLOP/s f32` });
+    return findings;
+  } catch (error) {
+    const mend = 'install a C++20 compiler (g++ 11, clang 14 or newer) and run: npm rebuild lowrank';
+    return [{ name: 'backend', ok: false, value: `reference only, very slow: ${messageOf(error)}`, mend }];
+  } finally {
+    await backend?.close();
+  }
+}
+
+async function disk(): Promise<Finding> {
+  const path = cacheFolder();
+  let existing = path;
+  for (;;) {
+    try {
+      const { bavail, bsize } = await statfs(existing);
+      const free = bavail * bsize;
+      const ok = free > 1e9;
+      return {
+        name: 'model cache',
+        ok,
+        value: `${path}, ${bytes(free)} free`,
+        mend: ok ? undefined : 'make room, or set HF_HOME to another disk',
+      };
+    } catch {
+      const parent = existing.replace(/[/\\][^/\\]*$/, '');
+      if (parent === existing || parent === '') return { name: 'model cache', ok: true, value: path };
+      existing = parent;
+    }
+  }
+}

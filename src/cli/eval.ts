@@ -1,0 +1,92 @@
+import { dirname } from 'node:path';
+import type { Question } from '../data/questions.js';
+import { questionsOf } from '../data/questions.js';
+import { type ExactMatch, exactMatch } from '../generate/exact-match.js';
+import type { TextCodec } from '../models/text-model.js';
+import { type DatasetRows, datasetOptions, heldBatches, prepareData } from '../train/data.js';
+import type { Recipe } from '../train/recipe.js';
+import { evaluateLoss } from '../train/step.js';
+import { LowrankError } from '../util/errors.js';
+import type { Terminal } from './console.js';
+import { interruptible } from './interrupt.js';
+import { attachAdapter, codecOf, findModel, openSession, readDatasets, readRecipe, type Session } from './session.js';
+
+export interface EvalOptions {
+  json?: boolean;
+  device?: string;
+  adapter?: string;
+  limit?: number;
+}
+
+/** `lowrank eval RECIPE.yaml`: loss, perplexity and exact match on the held-out data. */
+export async function evalCommand(terminal: Terminal, path: string, overrides: string[], options: EvalOptions): Promise<void> {
+  const recipe = await readRecipe(path, overrides);
+  const tests = await readDatasets(path, recipe.test_datasets ?? []);
+  const datasets = recipe.val_set_size > 0 || tests.length === 0 ? await readDatasets(path, recipe.datasets) : [];
+  const source = await findModel(terminal, recipe.base_model, { revision: recipe.revision_of_model, near: dirname(path) });
+  const codec = codecOf(source, recipe);
+  const data = await prepareData(recipe, codec, datasets, tests);
+  if (data.held.length === 0) {
+    throw new LowrankError('the recipe holds nothing out', { place: path, mend: 'add test_datasets, or val_set_size=0.1' });
+  }
+  const session = await openSession(terminal, source, codec, {
+    device: options.device,
+    precision: recipe.bf16 === false ? 'fp32' : 'bf16',
+  });
+  try {
+    const adapter = options.adapter === undefined ? undefined : await attachAdapter(terminal, session, options.adapter);
+    const held = new Set(data.held.map(({ row }) => row));
+    const questions = heldQuestions(recipe, codec, [...datasets, ...tests], held).slice(0, options.limit);
+    await interruptible(terminal, 'stopping', async (signal) => {
+      const batches = heldBatches(recipe, data);
+      const onBatch = (done: number) => terminal.bar(done / batches.length, 'loss');
+      const { loss, perplexity, tokens } = await evaluateLoss(session.text.model, batches, { signal, onBatch });
+      const match = questions.length === 0 ? undefined : await measureExactMatch(terminal, session, recipe, questions, signal);
+      const exact = match && `\nexact match  ${(100 * match.exact_match).toFixed(1)} % of ${questions.length}`;
+      terminal.result(
+        {
+          model: source.name,
+          adapter: options.adapter ?? null,
+          loss,
+          perplexity,
+          tokens,
+          exact_match: match?.exact_match ?? null,
+          questions: questions.length,
+        },
+        `model        ${source.name}${options.adapter ? ` with ${options.adapter}` : ''}\nloss         ${loss.toFixed(4)} over ${tokens} tokens\nperplexity   ${perplexity.toFixed(3)}${exact ?? ''}`,
+      );
+    });
+    adapter?.dispose();
+  } finally {
+    await session.close();
+  }
+}
+
+/** The held-out rows as questions. */
+export function heldQuestions(recipe: Recipe, codec: TextCodec, entries: readonly DatasetRows[], held: ReadonlySet<string>): Question[] {
+  return entries.flatMap(({ dataset, rows }) =>
+    questionsOf(
+      rows.filter(({ place }) => held.has(place)),
+      codec.tokenizer,
+      codec.template,
+      datasetOptions(recipe, dataset),
+    ),
+  );
+}
+
+/** Answers generated together: enough to use the weights well each time they are read. */
+const answersAtOnce = 32;
+
+export async function measureExactMatch(
+  terminal: Terminal,
+  session: Session,
+  recipe: Recipe,
+  questions: readonly Question[],
+  signal: AbortSignal,
+): Promise<ExactMatch> {
+  const onProgress = (done: number, total: number) => terminal.bar(done / total, `answers ${done}/${total}`);
+  const options = { max_new_tokens: recipe.eval_max_new_tokens, batch: answersAtOnce, signal, onProgress };
+  const match = await exactMatch(session.text, questions, options);
+  terminal.clearBar();
+  return match;
+}

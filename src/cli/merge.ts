@@ -1,0 +1,115 @@
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { type MergedModel, mergeAdapter } from '../adapters/merge.js';
+import { scope } from '../core/scope.js';
+import { localFolder } from '../io/node/folder.js';
+import { writeCheckpoint } from '../io/safetensors.js';
+import { loadModel } from '../models/load.js';
+import type { CausalLM } from '../nn/model.js';
+import { LowrankError } from '../util/errors.js';
+import { bytes, type Terminal } from './console.js';
+import { attachAdapter, baseOfAdapter, codecOf, findModel, openSession, type Session } from './session.js';
+
+export interface MergeOptions {
+  json?: boolean;
+  device?: string;
+  adapter: string;
+  model?: string;
+  out?: string;
+  maxShardSize: number;
+}
+
+/** `lowrank merge --adapter DIR`: the base with the adapter's update in its weights, in the layout of transformers. */
+export async function mergeCommand(terminal: Terminal, options: MergeOptions): Promise<void> {
+  const out = options.out ?? join(options.adapter, 'merged');
+  if (existsSync(out)) throw new LowrankError('exists already', { place: out, mend: 'remove it, or choose another --out' });
+  const source = await findModel(terminal, options.model ?? (await baseOfAdapter(options.adapter)));
+  // In f32, so that the comparison at the end measures the file's own rounding and nothing else.
+  const session = await openSession(terminal, source, codecOf(source), { device: options.device, precision: 'fp32' });
+  try {
+    const adapter = await attachAdapter(terminal, session, options.adapter);
+    const merged = mergeAdapter(adapter, source.checkpoint);
+    let size = 0;
+    await localFolder(dirname(out)).create(out.slice(dirname(out).length + 1) || out, async (folder) => {
+      const onTensor = (done: number, total: number) => terminal.bar(done / total, `merging ${done}/${total}`);
+      size = await writeCheckpoint(folder, merged.tensors, { maxShardBytes: options.maxShardSize, onTensor });
+      await folder.writeText('config.json', `${JSON.stringify(configOf(merged), null, 2)}\n`);
+      const { tokenizerJson, tokenizerConfig, chatTemplate } = source.tokenizer;
+      await folder.writeText('tokenizer.json', JSON.stringify(tokenizerJson));
+      await folder.writeText('tokenizer_config.json', `${JSON.stringify(tokenizerConfig, null, 2)}\n`);
+      if (chatTemplate !== undefined) await folder.writeText('chat_template.jinja', chatTemplate);
+      terminal.clearBar();
+    });
+    const difference = await compare(terminal, session, out);
+    terminal.result(
+      {
+        out,
+        bytes: size,
+        tensors: merged.tensors.length,
+        largest_logit_difference: difference.largest,
+        kl_divergence: difference.divergence,
+      },
+      `merged       ${out} (${merged.tensors.length} tensors, ${bytes(size)})\n` +
+        `check        largest logit difference ${difference.largest.toExponential(1)}, KL divergence ${difference.divergence.toExponential(1)}`,
+    );
+    adapter.dispose();
+  } finally {
+    await session.close();
+  }
+}
+
+/** config.json with the dtype that most tensors have. */
+function configOf({ config, tensors }: MergedModel): Record<string, unknown> {
+  const names: Record<string, string> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' };
+  const sizes = new Map<string, number>();
+  for (const { dtype, shape } of tensors) sizes.set(dtype, (sizes.get(dtype) ?? 0) + shape.reduce((product, n) => product * n, 1));
+  const [[dtype]] = [...sizes].sort(([, a], [, b]) => b - a);
+  const { torch_dtype: _, ...rest } = config;
+  return { architectures: ['LlamaForCausalLM'], ...rest, dtype: names[dtype] };
+}
+
+/** Reads the written model back and compares its logits with the live ones on a sentence. */
+async function compare(terminal: Terminal, session: Session, out: string): Promise<{ largest: number; divergence: number }> {
+  const ids = session.text.tokenizer.encode('The files that were written answer as the model and its adapter do.');
+  const live = await logitsOf(session.text.model, ids);
+  const written = await findModel(terminal, out);
+  try {
+    const loaded = await loadModel(written, session.backend, { precision: 'fp32' });
+    const read = await logitsOf(loaded.model, ids);
+    loaded.dispose();
+    return { largest: largestDifference(live, read), divergence: divergence(live, read, session.text.model.vocabulary) };
+  } finally {
+    await written.checkpoint.close();
+  }
+}
+
+async function logitsOf(model: CausalLM, ids: readonly number[]): Promise<Float32Array> {
+  const n = ids.length;
+  const tokens = { inputIds: Int32Array.from(ids), positions: Int32Array.from(ids.keys()), segments: Int32Array.of(0, n, 0, n) };
+  const logits = scope(() => model.logits(model.hidden(tokens)));
+  try {
+    return await logits.toFloat32();
+  } finally {
+    logits.dispose();
+  }
+}
+
+function largestDifference(a: Float32Array, b: Float32Array): number {
+  return a.reduce((largest, value, i) => Math.max(largest, Math.abs(value - b[i])), 0);
+}
+
+/** Mean over the rows of Σ p·log(p/q) with p, q the softmax of the rows of a and b. */
+function divergence(a: Float32Array, b: Float32Array, width: number): number {
+  let sum = 0;
+  for (let start = 0; start < a.length; start += width) {
+    const [p, q] = [a, b].map((logits) => logSoftmax(logits.subarray(start, start + width)));
+    for (let i = 0; i < width; i++) sum += Math.exp(p[i]) * (p[i] - q[i]);
+  }
+  return Math.max(0, sum / (a.length / width));
+}
+
+function logSoftmax(logits: Float32Array): Float64Array {
+  const max = logits.reduce((best, x) => Math.max(best, x), Number.NEGATIVE_INFINITY);
+  const total = logits.reduce((sum, x) => sum + Math.exp(x - max), 0);
+  return Float64Array.from(logits, (x) => x - max - Math.log(total));
+}

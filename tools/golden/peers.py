@@ -1,0 +1,122 @@
+"""What the interop tests ask of the real peers. `peers.py JOB.json` runs the functions that the job lists, in order.
+
+A job is a list of {"do": name, …}. Tensors go through safetensors files, so that nothing is lost in text.
+"""
+import contextlib
+import json
+import pathlib
+import sys
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+
+def logits_of(model, examples):
+    with torch.no_grad():
+        return {f"logits.{i}": model(input_ids=torch.tensor([ids])).logits[0].float().clone() for i, ids in enumerate(examples)}
+
+
+def randomise(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+
+
+def write_base(folder, config):
+    torch.manual_seed(5)
+    LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(folder)
+
+
+def write_adapters(base, examples, adapters):
+    """For each {folder, config}: an adapter that PEFT made and saved, and the logits it gives."""
+    for i, adapter in enumerate(adapters):
+        torch.manual_seed(i)
+        model = get_peft_model(LlamaForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **adapter["config"])).eval()
+        randomise(model, i)
+        model.save_pretrained(adapter["folder"])
+        save_file(logits_of(model, examples), pathlib.Path(adapter["folder"]) / "expected.safetensors")
+
+
+def read_adapter(base, folder, examples, out):
+    """Loads an adapter; fails on any missing or unexpected tensor."""
+    tensors = load_file(pathlib.Path(folder) / "adapter_model.safetensors")
+    fresh = get_peft_model(LlamaForCausalLM.from_pretrained(base), PeftConfig.from_pretrained(folder))
+    wanted = set(get_peft_model_state_dict(fresh))
+    assert set(tensors) == wanted, f"missing {sorted(wanted - set(tensors))}, unexpected {sorted(set(tensors) - wanted)}"
+    result = set_peft_model_state_dict(fresh, tensors)
+    assert not result.unexpected_keys, result.unexpected_keys
+    model = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), folder).eval()
+    save_file(logits_of(model, examples), out)
+
+
+def read_model(folder, examples, out):
+    """Loads a whole model; fails on any missing or unexpected tensor."""
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    problems = {key: list(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    assert not any(problems.values()), problems
+    save_file(logits_of(model.eval(), examples), out)
+
+
+def gradients_of(model, batch, cast):
+    supervised = sum(sum(label >= 0 for label in labels) for labels in batch["labels"])
+    total = 0.0
+    with cast:
+        for ids, labels in zip(batch["ids"], batch["labels"]):
+            logits = model(input_ids=torch.tensor([ids])).logits[0].float()
+            total = total + torch.nn.functional.cross_entropy(logits, torch.tensor(labels), reduction="sum", ignore_index=-100)
+    loss = total / supervised
+    loss.backward()
+    return loss
+
+
+def train_real_model(folder, file, batch, adapter, out, steps, learning_rate):
+    """A real model out of its GGUF file: logits, gradients in f32 and bf16, and a loss curve from the adapter in `adapter`."""
+    base = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    tensors = logits_of(base, batch["ids"])
+    model = PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    trainable = {name.replace(".default", ""): p for name, p in model.named_parameters() if p.requires_grad}
+
+    def gradients(prefix, cast):
+        loss = gradients_of(model, batch, cast)
+        for name, parameter in trainable.items():
+            tensors[f"{prefix}.{name}"] = parameter.grad.clone()
+        model.zero_grad()
+        return float(loss.detach())
+
+    losses = {"f32": gradients("f32", contextlib.nullcontext())}
+    curve = []
+    start = {name: parameter.detach().clone() for name, parameter in trainable.items()}
+    optimizer = torch.optim.AdamW(trainable.values(), lr=learning_rate, weight_decay=0.0)
+    for _ in range(steps):
+        loss = gradients_of(model, batch, contextlib.nullcontext())
+        torch.nn.utils.clip_grad_norm_(trainable.values(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        curve.append(float(loss.detach()))
+    with torch.no_grad():
+        for name, parameter in trainable.items():
+            parameter.copy_(start[name])
+        for name, parameter in model.named_parameters():
+            if "lora_" not in name:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    losses["bf16"] = gradients("bf16", torch.autocast("cpu", dtype=torch.bfloat16))
+    save_file(tensors, out)
+    pathlib.Path(out).with_suffix(".json").write_text(json.dumps({"losses": losses, "curve": curve}))
+
+
+def tokenize(folder, file, texts, out):
+    """Token ids of texts, and of a conversation through the chat template, with the tokenizer inside a GGUF file."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    pathlib.Path(out).write_text(json.dumps({"ids": ids, "eos": tokenizer.eos_token_id, "bos": tokenizer.bos_token_id}))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    for job in json.loads(pathlib.Path(sys.argv[1]).read_text()):
+        globals()[job.pop("do")](**job)
