@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import '../index.js';
 import { recipeKeys } from '../train/recipe.js';
 import { debugLevel } from '../util/debug.js';
 import { LowrankError, messageOf } from '../util/errors.js';
@@ -99,7 +100,12 @@ function answering(target: Command): Command {
     .option('--top-p <p>', 'only the most probable tokens with this share together', number, 1)
     .option('--min-p <p>', 'only tokens this probable relative to the best', number, 0)
     .option('--repetition-penalty <x>', '1 for none', number, 1)
-    .option('--stop <text...>', 'texts that end an answer', [] as unknown as string)
+    .option(
+      '--stop <text>',
+      'text that ends an answer; can be repeated',
+      (text: string, stops: string[]) => [...stops, text],
+      [] as string[],
+    )
     .option('--seed <n>', 'of the sampling', number, 0)
     .addOption(device());
 }

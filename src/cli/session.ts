@@ -3,10 +3,8 @@ import { readFile } from 'node:fs/promises';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { openAdapter } from '../adapters/folder.js';
 import type { LoraAdapter } from '../adapters/lora.js';
-import { openCpuBackend } from '../backends/cpu/index.js';
-import { ReferenceBackend } from '../backends/reference/index.js';
 import type { Backend } from '../core/backend.js';
-import { openBackend, registerBackend } from '../core/device.js';
+import { openBackend } from '../core/device.js';
 import { type Row, readRows } from '../data/rows.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
@@ -18,9 +16,6 @@ import { parseRecipe, type Recipe, type RecipeDataset } from '../train/recipe.js
 import { LowrankError } from '../util/errors.js';
 import { isObject, parseJson } from '../util/json.js';
 import { bytes, type Terminal } from './console.js';
-
-registerBackend('cpu', () => openCpuBackend());
-registerBackend('reference', async () => new ReferenceBackend());
 
 /** Options that every command with a model has. */
 export interface ModelOptions {
