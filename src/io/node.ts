@@ -2,6 +2,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LowrankError } from '../util/errors.js';
 import type { Checkpoint } from './checkpoint.js';
+import { openGguf } from './gguf-model.js';
 import { type ModelSource, openModelFiles } from './model-source.js';
 import { openFile } from './node/files.js';
 import { openSafetensors } from './safetensors-shards.js';
@@ -21,6 +22,7 @@ export interface OpenModelOptions {
 export async function openModel(spec: string, _options: OpenModelOptions = {}): Promise<ModelSource> {
   const stats = await stat(spec).catch(() => undefined);
   if (stats?.isDirectory()) return openModelFiles(localFiles(spec));
+  if (stats || spec.endsWith('.gguf')) return openGguf(await openFile(spec));
   throw new LowrankError('there is no such folder', { place: spec, mend: 'check the path' });
 }
 

@@ -37,10 +37,12 @@ export async function readText(files: NamedFiles, name: string): Promise<string 
   }
 }
 
-/** The text of UTF-8 bytes; anything else is an error at `place`. */
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+/** The text of UTF-8 bytes, a byte order mark included; anything else is an error at `place`. */
 export function decodeUtf8(bytes: Uint8Array, place: string): string {
   try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+    return utf8.decode(bytes);
   } catch {
     throw new LowrankError('not UTF-8', { place, mend: 'download or write the file again' });
   }
