@@ -1,0 +1,185 @@
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { writeRows, writeTinyModel } from '../helpers/tiny-model.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'lowrank-cli-'));
+const at = (...names: string[]) => join(folder, ...names);
+
+interface Outcome {
+  code: number | null;
+  out: string;
+  err: string;
+}
+
+/** Runs the command line as a user would; `onError` sees what arrives on standard error. */
+function lowrank(
+  args: string[],
+  { input = '', onError }: { input?: string; onError?: (text: string, kill: () => void) => void } = {},
+): Promise<Outcome> {
+  const child = spawn(process.execPath, ['dist/cli/main.js', ...args], { env: { ...process.env, NO_COLOR: '1', LOWRANK_THREADS: '2' } });
+  let [out, err] = ['', ''];
+  child.stdout.on('data', (part) => {
+    out += part;
+  });
+  child.stderr.on('data', (part) => {
+    err += part;
+    onError?.(err, () => child.kill('SIGINT'));
+  });
+  child.stdin.end(input);
+  return new Promise((done) => child.on('close', (code) => done({ code, out, err })));
+}
+
+function recipe(name: string, ...lines: string[]): string {
+  const path = at(`${name}.yaml`);
+  const common = [
+    'base_model: model',
+    'datasets: [train.jsonl]',
+    'test_datasets: [test.jsonl]',
+    `output_dir: ${at(name)}`,
+    'eval_max_new_tokens: 8',
+  ];
+  writeFileSync(path, [...common, 'micro_batch_size: 4', 'learning_rate: 0.01', 'lora_r: 4', 'bf16: false', ...lines].join('\n'));
+  return path;
+}
+
+beforeAll(async () => {
+  await writeTinyModel(at('model'));
+  writeRows(at('train.jsonl'), 20, 1);
+  writeRows(at('test.jsonl'), 6, 2);
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+describe('the way of a user', () => {
+  test('train, eval, generate, merge, generate with the merged model', async () => {
+    const path = recipe('run', 'num_epochs: 2');
+    const trained = await lowrank(['train', path, '--json']);
+    expect(trained).toMatchObject({ code: 0 });
+    expect(JSON.parse(trained.out)).toMatchObject({ steps: 10, total_steps: 10, interrupted: false, adapter_dir: at('run') });
+    expect(trained.err).toMatch(/trainable of/);
+    expect(trained.err).toMatch(/step 10\/10 /);
+
+    const base = JSON.parse((await lowrank(['eval', path, '--json'])).out);
+    const tuned = JSON.parse((await lowrank(['eval', path, '--json', '--adapter', at('run')])).out);
+    expect(base).toMatchObject({ adapter: null, questions: 6 });
+    expect(tuned.loss).toBeLessThan(base.loss);
+
+    const sampling = ['--json', '--max-new-tokens', '12'];
+    const answer = JSON.parse((await lowrank(['generate', ...sampling, '--adapter', at('run'), 'abc'])).out);
+    expect(answer.tokens).toBeLessThanOrEqual(12);
+    const piped = JSON.parse((await lowrank(['generate', ...sampling, '--adapter', at('run')], { input: 'abc\n' })).out);
+    expect(piped.text).toBe(answer.text);
+
+    const merged = JSON.parse((await lowrank(['merge', '--json', '--adapter', at('run'), '--max-shard-size', '40kB'])).out);
+    expect(merged.largest_logit_difference).toBeLessThan(1e-3);
+    expect(readdirSync(at('run', 'merged'))).toEqual(
+      expect.arrayContaining(['config.json', 'model.safetensors.index.json', 'tokenizer.json']),
+    );
+    const whole = JSON.parse((await lowrank(['generate', ...sampling, '--model', at('run', 'merged'), 'abc'])).out);
+    expect(whole.text).toBe(answer.text);
+  });
+
+  test('Ctrl-C finishes the step, saves and exits 130; --resume goes on', async () => {
+    const path = recipe('stopped', 'num_epochs: 400', 'save_steps: 100000', 'evals_per_epoch: 1');
+    let sent = false;
+    const stopped = await lowrank(['train', path], {
+      onError: (text, kill) => {
+        if (!sent && text.includes('step 3/')) {
+          sent = true;
+          kill();
+        }
+      },
+    });
+    expect(stopped.code).toBe(130);
+    expect(stopped.err).toMatch(/--resume/);
+    const [checkpoint] = readdirSync(at('stopped')).filter((name) => name.startsWith('checkpoint-'));
+    const step = Number(checkpoint.split('-')[1]);
+    expect(existsSync(at('stopped', 'adapter_model.safetensors'))).toBe(true);
+    const refused = await lowrank(['train', path, `max_steps=${step + 2}`, '--resume']);
+    expect(refused.err).toMatch(/max_steps/);
+    let again = 0;
+    const resumed = await lowrank(['train', path, '--resume'], {
+      onError: (text, kill) => {
+        if (text.includes(`resuming after step ${step}`) && again++ === 0) kill();
+      },
+    });
+    expect(resumed.code).toBe(130);
+  });
+
+  test('an earlier run is not overwritten unasked', async () => {
+    const path = recipe('kept', 'max_steps: 1');
+    expect((await lowrank(['train', path])).code).toBe(0);
+    const before = readFileSync(at('kept', 'adapter_model.safetensors'));
+    const refused = await lowrank(['train', path]);
+    expect(refused.code).toBe(1);
+    expect(refused.err).toMatch(/--overwrite/);
+    expect(readFileSync(at('kept', 'adapter_model.safetensors')).equals(before)).toBe(true);
+    expect((await lowrank(['train', path, 'seed=1', '--overwrite'])).code).toBe(0);
+    expect(readFileSync(at('kept', 'adapter_model.safetensors')).equals(before)).toBe(false);
+  });
+
+  test('chat: base, adapter, unknown folders', async () => {
+    const path = recipe('chatted', 'max_steps: 1');
+    await lowrank(['train', path]);
+    const input = 'hello\n/base\nhello\n/adapter\n/adapter /nowhere\n/clear\n/help\n/exit\n';
+    const { code, err } = await lowrank(['chat', '--adapter', at('chatted'), '--max-new-tokens', '4'], { input });
+    expect(code).toBe(0);
+    expect(err).toMatch(/answers come from the base model\n/);
+    expect(err).toMatch(/\/nowhere: holds no adapter_config.json/);
+    expect(err).toMatch(/forget the conversation/);
+  });
+
+  test('--preview shows what is supervised and trains nothing', async () => {
+    const { code, err } = await lowrank(['train', recipe('previewed'), '--preview']);
+    expect(code).toBe(0);
+    expect(err).toMatch(/assistant\n‹[a-z]+<\|im_end\|>›/);
+    expect(existsSync(at('previewed'))).toBe(false);
+  });
+
+  test('doctor', async () => {
+    const { code, out } = await lowrank(['doctor', '--json']);
+    expect(code).toBe(0);
+    expect(JSON.parse(out).ok).toBe(true);
+  });
+
+  test('help lists every command and every key of a recipe', async () => {
+    expect((await lowrank(['--help'])).out).toMatch(/train[\s\S]*eval[\s\S]*generate[\s\S]*chat[\s\S]*merge[\s\S]*doctor[\s\S]*quickstart/);
+    expect((await lowrank(['train', '--help'])).out).toMatch(/lora_r +rank \(16\)/);
+  });
+});
+
+describe('what goes wrong ends with one clear error', () => {
+  test.each<[string, () => string[], RegExp]>([
+    ['no such recipe', () => ['train', at('none.yaml')], /none\.yaml: there is no such file/],
+    [
+      'a recipe with an unknown key',
+      () => ['train', recipe('wrong', 'lora_rank: 1')],
+      /wrong\.yaml:10:1: unknown key "lora_rank"\n.*lora_r/s,
+    ],
+    ['an unknown model', () => ['train', recipe('wrong', 'max_steps: 1'), 'base_model=./nowhere'], /nowhere/],
+    ['no such data set', () => ['train', recipe('wrong'), 'datasets=[none.jsonl]'], /none\.jsonl: there is no such file/],
+    ['data of another kind', () => ['train', recipe('wrong'), 'datasets=[model/config.json]'], /config\.json/],
+    ['no such adapter', () => ['eval', recipe('wrong'), '--adapter', at('none')], /holds no adapter_config\.json/],
+    ['an adapter for no model', () => ['generate', '--adapter', at('none'), 'x'], /adapter_config\.json/],
+    ['no model at all', () => ['generate', 'x'], /--model/],
+    ['a number that is none', () => ['generate', '--model', at('model'), '--temperature', 'hot', 'x'], /Expected a number/],
+    ['an unknown command', () => ['tarin'], /Did you mean train/],
+    ['an unknown option', () => ['train', '--resum'], /Did you mean --resume/],
+    ['a merge onto something', () => ['merge', '--adapter', at('model'), '--out', at('model')], /exists already/],
+  ])('%s', async (_, args, message) => {
+    const { code, out, err } = await lowrank(args());
+    expect(err).toMatch(message);
+    expect(code).toBe(1);
+    expect(out).toBe('');
+    // No stack trace: somebody thought of it.
+    expect(err).not.toMatch(/\n {4}at /);
+  });
+
+  test('with --json the error is JSON', async () => {
+    const { code, out } = await lowrank(['train', at('none.yaml'), '--json']);
+    expect(code).toBe(1);
+    expect(JSON.parse(out).error).toMatchObject({ place: at('none.yaml'), problem: 'there is no such file' });
+  });
+});

@@ -1,0 +1,201 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { openAdapter } from '../../src/adapters/folder.js';
+import { openCpuBackend } from '../../src/backends/cpu/index.js';
+import type { Backend } from '../../src/core/backend.js';
+import { readRows } from '../../src/data/rows.js';
+import type { ModelSource } from '../../src/io/model-source.js';
+import { localFolder } from '../../src/io/node/folder.js';
+import { openModel } from '../../src/io/node.js';
+import { type LoadedModel, loadModel } from '../../src/models/load.js';
+import { openTextCodec, type TextModel } from '../../src/models/text-model.js';
+import { heldBatches, prepareData, type RunData } from '../../src/train/data.js';
+import { parseRecipe, type Recipe } from '../../src/train/recipe.js';
+import { type TrainEvent, type TrainInputs, train } from '../../src/train/run.js';
+import { evaluateLoss } from '../../src/train/step.js';
+import { rows, writeTinyModel } from '../helpers/tiny-model.js';
+
+const root = mkdtempSync(join(tmpdir(), 'lowrank-run-'));
+let backend: Backend;
+let source: ModelSource;
+let loaded: LoadedModel;
+let text: TextModel;
+beforeAll(async () => {
+  backend = await openCpuBackend({ threads: 2 });
+  source = await openModel(await writeTinyModel(join(root, 'model')));
+  loaded = await loadModel(source, backend, { precision: 'fp32' });
+  text = { ...openTextCodec(source), model: loaded.model };
+});
+afterAll(async () => {
+  loaded.dispose();
+  await backend.close();
+  await source.checkpoint.close();
+  rmSync(root, { recursive: true, force: true });
+});
+
+function recipeOf(name: string, ...overrides: string[]): Recipe {
+  const lines = [
+    'base_model: model',
+    'datasets: [train.jsonl]',
+    `output_dir: ${join(root, name)}`,
+    'micro_batch_size: 4',
+    'num_epochs: 3',
+    'lora_r: 4',
+  ];
+  return parseRecipe([...lines, 'learning_rate: 0.01', 'warmup_ratio: 0.2', 'save_steps: 4'].join('\n'), name, overrides);
+}
+
+async function dataOf(recipe: Recipe, count = 20): Promise<RunData> {
+  const asText = (seed: number, n: number) =>
+    rows(n, seed)
+      .map((row) => JSON.stringify(row))
+      .join('\n');
+  const read = async (name: string, seed: number, n: number) => [{ dataset: { path: name }, rows: await readRows(asText(seed, n), name) }];
+  return prepareData(recipe, text, await read('train.jsonl', 1, count), await read('test.jsonl', 2, 5));
+}
+
+async function run(name: string, overrides: string[] = [], inputs: Partial<TrainInputs> = {}) {
+  const recipe = recipeOf(name, ...overrides);
+  const events: TrainEvent[] = [];
+  const folder = localFolder(recipe.output_dir);
+  const onEvent = (event: TrainEvent) => {
+    events.push(event);
+    inputs.onEvent?.(event);
+  };
+  const { adapter, result } = await train({ recipe, source, text, data: await dataOf(recipe), folder, ...inputs, onEvent });
+  adapter.dispose();
+  return { recipe, result, events, folder, losses: events.flatMap((event) => (event.type === 'step' ? [event.record.loss] : [])) };
+}
+
+const adapterBytes = (name: string) => readFileSync(join(root, name, 'adapter_model.safetensors'));
+const log = (name: string) =>
+  readFileSync(join(root, name, 'trainer_log.jsonl'), 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+
+describe('a run', () => {
+  test('learns, and leaves adapter, tokenizer, card, recipe, log and checkpoints', async () => {
+    const { result, losses, events } = await run('plain');
+    expect(losses).toHaveLength(15);
+    expect(losses[14]).toBeLessThan(0.9 * losses[0]);
+    expect(result).toMatchObject({ steps: 15, total_steps: 15, interrupted: false, loss: losses[14] });
+    const files = ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'chat_template.jinja', 'tokenizer.json'];
+    const all = [
+      ...files,
+      'checkpoint-4',
+      'checkpoint-8',
+      'checkpoint-12',
+      'checkpoint-15',
+      'tokenizer_config.json',
+      'trainer_log.jsonl',
+      'training_args.yaml',
+    ];
+    // The model's template lies in its tokenizer_config.json.
+    expect(readdirSync(join(root, 'plain')).sort()).toEqual(all.filter((file) => file !== 'chat_template.jinja').sort());
+    expect(
+      log('plain')
+        .filter((line) => 'loss' in line)
+        .map((line) => line.loss),
+    ).toEqual(losses);
+    expect(log('plain')[2]).toMatchObject({ current_steps: 3, total_steps: 15, percentage: 20 });
+    const evaluations = events.flatMap((event) => (event.type === 'evaluation' ? [event] : []));
+    expect(evaluations.map(({ step }) => step)).toEqual([5, 10, 15]);
+    expect(evaluations[2].loss).toBeLessThan(evaluations[0].loss);
+  });
+
+  test('equal seeds and threads give bit-identical adapters, another seed another one', async () => {
+    await run('again');
+    expect(adapterBytes('again').equals(adapterBytes('plain'))).toBe(true);
+    await run('other', ['seed=43']);
+    expect(adapterBytes('other').equals(adapterBytes('plain'))).toBe(false);
+  });
+
+  test('interrupted it saves; resumed it ends bit for bit where the uninterrupted run does', async () => {
+    const controller = new AbortController();
+    const stopAt6 = (event: TrainEvent) => event.type === 'step' && event.record.step === 6 && controller.abort();
+    const first = await run('resumed', [], { signal: controller.signal, onEvent: stopAt6 });
+    expect(first.result).toMatchObject({ steps: 6, interrupted: true });
+    expect(existsSync(join(root, 'resumed', 'checkpoint-6'))).toBe(true);
+    const second = await run('resumed', [], { resume: first.folder.folder('checkpoint-6') });
+    expect(second.result).toMatchObject({ steps: 15, interrupted: false });
+    expect(adapterBytes('resumed').equals(adapterBytes('plain'))).toBe(true);
+    const losses = log('resumed').filter((line) => 'loss' in line);
+    expect(losses.map((line) => line.current_steps)).toEqual(Array.from({ length: 15 }, (_, i) => i + 1));
+  });
+
+  test('a checkpoint of another recipe, of other data or of a finished run is refused', async () => {
+    const resume = localFolder(join(root, 'plain', 'checkpoint-4'));
+    await expect(run('refused', ['lora_r=8'], { resume })).rejects.toThrow(/lora_r = 4, the recipe has 8/);
+    const data = await dataOf(recipeOf('refused'), 21);
+    await expect(run('refused', [], { resume, data })).rejects.toThrow(/other training data/);
+    await expect(run('refused', [], { resume: localFolder(join(root, 'plain', 'checkpoint-15')) })).rejects.toThrow(/nothing left/);
+    await expect(run('refused', [], { resume: localFolder(join(root, 'nowhere')) })).rejects.toThrow(/trainer_state.json/);
+    expect(existsSync(join(root, 'refused'))).toBe(false);
+  });
+
+  test('save_total_limit keeps the newest checkpoints', async () => {
+    await run('limited', ['save_total_limit=2', 'save_steps=3']);
+    expect(
+      readdirSync(join(root, 'limited'))
+        .filter((name) => name.startsWith('checkpoint'))
+        .sort(),
+    ).toEqual(['checkpoint-12', 'checkpoint-15']);
+  });
+
+  test('micro-batches change nothing but rounding where their product is equal', async () => {
+    const whole = await run('whole', ['lora_dropout=0']);
+    const parts = await run('parts', ['lora_dropout=0', 'micro_batch_size=2', 'gradient_accumulation_steps=2']);
+    whole.losses.forEach((loss, i) => {
+      expect(Math.abs(parts.losses[i] / loss - 1)).toBeLessThan(1e-4);
+    });
+  });
+
+  test('gradient checkpointing changes no bit', async () => {
+    await run('checkpointed', ['gradient_checkpointing=true']);
+    expect(adapterBytes('checkpointed').equals(adapterBytes('plain'))).toBe(true);
+  });
+
+  test('dropout matters', async () => {
+    await run('no-dropout', ['lora_dropout=0']);
+    expect(adapterBytes('no-dropout').equals(adapterBytes('plain'))).toBe(false);
+  });
+
+  test('the held-out loss of packed examples is that of single ones, and of the adapter read back', async () => {
+    const { recipe, result } = await run('held');
+    const data = await dataOf(recipe);
+    const { adapter, identity } = await openAdapter(localFolder(join(root, 'held')), text.model);
+    expect(identity).toBe(source.identity);
+    const packed = await evaluateLoss(text.model, heldBatches(recipe, data));
+    const single = await evaluateLoss(text.model, heldBatches({ ...recipe, micro_batch_size: 1 }, data));
+    adapter.dispose();
+    expect(packed.loss).toBe(result.eval_loss);
+    expect(Math.abs(single.loss / packed.loss - 1)).toBeLessThan(1e-5);
+  });
+
+  test('lora_model_dir begins with another adapter', async () => {
+    const plain = await run('before', ['max_steps=1']);
+    const warm = await run('warm', ['max_steps=1'], { start: localFolder(join(root, 'plain')) });
+    expect(warm.losses[0]).toBeLessThan(0.9 * plain.losses[0]);
+  });
+
+  test('a loss that is not finite ends the run with the reason, and the last checkpoint stays', async () => {
+    const broken = run('diverged', [
+      'learning_rate=1e30',
+      'lr_scheduler=constant',
+      'save_steps=1',
+      'max_grad_norm=0',
+      'adam_epsilon=1e-30',
+    ]);
+    await expect(broken).rejects.toThrow(/not finite|the loss is|overflows/);
+    expect(readdirSync(join(root, 'diverged'))).toContain('checkpoint-1');
+  });
+
+  test('memory goes back to what it was', async () => {
+    const before = { ...backend.memory().currentOf, workspace: 0 };
+    await run('memory', ['max_steps=2']);
+    expect({ ...backend.memory().currentOf, workspace: 0 }).toEqual(before);
+  });
+});
