@@ -1,0 +1,78 @@
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import { Tokenizer } from '../../src/data/tokenizer.js';
+import { fromFloat32 } from '../../src/io/checkpoint.js';
+import { openFile, openModel } from '../../src/io/node.js';
+import { readSafetensors } from '../../src/io/safetensors.js';
+import { blockTypes } from '../../src/quant/gguf-blocks.js';
+
+const golden = (name: string) => fileURLToPath(new URL(`../golden/gguf/${name}`, import.meta.url));
+
+/** What tools/golden/gguf_blocks.py writes for each file. */
+interface Expected {
+  config: Record<string, unknown>;
+  special: Record<string, string>;
+  encodings: { text: string; ids: number[]; special: number[]; decoded: string }[];
+}
+
+describe('blocks decode bit for bit as the gguf package decodes them', async () => {
+  const checkpoint = await readSafetensors(await openFile(golden('blocks.safetensors')));
+  const coded = [...blockTypes.values()].filter((type) => type.decode);
+  test.each(coded.map((type) => [type.name, type] as const))('%s', async (name, type) => {
+    const bytes = await checkpoint.tensors.get(`${name}.bytes`)!.read();
+    const expected = await checkpoint.tensors.get(`${name}.values`)!.readAs('f32');
+    const values = new Float32Array((bytes.length / type.bytes) * type.elements);
+    type.decode!(bytes, values);
+    expect(Buffer.compare(new Uint8Array(values.buffer), expected)).toBe(0);
+  });
+});
+
+describe.each(['byte-level', 'sentencepiece'])('%s.gguf', async (name) => {
+  const source = await openModel(golden(`${name}.gguf`));
+  const expected: Expected = JSON.parse(readFileSync(golden(`${name}.json`), 'utf8'));
+  const theirs = await readSafetensors(await openFile(golden(`${name}.safetensors`)));
+
+  test('weights equal those that transformers loads', async () => {
+    expect([...source.checkpoint.tensors.keys()].sort()).toEqual([...theirs.tensors.keys()].sort());
+    for (const [key, tensor] of source.checkpoint.tensors) {
+      const wanted = theirs.tensors.get(key)!;
+      expect(tensor.shape, key).toEqual(wanted.shape);
+      const bytes = await wanted.readAs('f32');
+      expect(Buffer.compare(await tensor.readAs('f32'), bytes), key).toBe(0);
+      const values = new Float32Array(bytes.slice().buffer);
+      for (const half of ['bf16', 'f16'] as const) {
+        expect(Buffer.compare(await tensor.readAs(half), fromFloat32(values, half)), `${key} as ${half}`).toBe(0);
+      }
+    }
+  });
+
+  test('only tensors stored plainly and in order can be used in place', async () => {
+    for (const tensor of source.checkpoint.tensors.values()) {
+      const plain = ['F32', 'F16', 'BF16'].includes(tensor.dtype) && !/[qk]_proj/.test(tensor.name);
+      expect(tensor.inPlace, tensor.name).toBe(plain);
+      if (plain) expect(Buffer.compare(await tensor.read(), await tensor.readAs(tensor.dtype.toLowerCase() as 'f32'))).toBe(0);
+    }
+  });
+
+  test('config.json', () => {
+    const present = Object.entries(expected.config).filter(([, value]) => value !== null);
+    expect(source.config).toMatchObject(Object.fromEntries(present));
+    expect(source.config).toMatchObject({
+      model_type: 'llama',
+      rms_norm_eps: 1e-5,
+      rope_parameters: { rope_type: 'default', rope_theta: 50000 },
+    });
+  });
+
+  test('token ids, decoded text and special tokens', () => {
+    const tokenizer = new Tokenizer(source.tokenizer);
+    expect(tokenizer.specialTokens).toEqual(expected.special);
+    for (const { text, ids, special, decoded } of expected.encodings) {
+      expect(tokenizer.encode(text), JSON.stringify(text)).toEqual(ids);
+      expect(tokenizer.encode(text, { addSpecialTokens: true }), JSON.stringify(text)).toEqual(special);
+      expect(tokenizer.decode(ids)).toBe(decoded);
+    }
+    expect(tokenizer.chatTemplate?.includes('<|im_start|>')).toBe(name === 'byte-level' ? true : undefined);
+  });
+});
