@@ -1,0 +1,141 @@
+import {
+  type Backend,
+  type DeviceBuffer,
+  type MemoryCategory,
+  MemoryCounter,
+  type MemoryUse,
+  type TensorView,
+} from '../../core/backend.js';
+import {
+  type OpAttributes,
+  type OpDeclaration,
+  type OpInputs,
+  type OpName,
+  type OpOutputs,
+  operand,
+  opTable,
+} from '../../core/ops.table.js';
+import { LowrankError } from '../../util/errors.js';
+import { attentionOps } from './attention.js';
+import { elementwise } from './elementwise.js';
+import { lossOps } from './loss.js';
+import { products } from './matmul.js';
+import { norms } from './norm.js';
+import { type Kernels, Operand, ReferenceBuffer } from './operand.js';
+import { optimizerOps } from './optimizer.js';
+import { randomOps } from './random.js';
+import { rowOps } from './rows.js';
+
+const kernels: Kernels<OpName> = {
+  ...elementwise,
+  ...products,
+  ...rowOps,
+  ...norms,
+  ...attentionOps,
+  ...randomOps,
+  ...lossOps,
+  ...optimizerOps,
+};
+
+export interface ReferenceOptions {
+  /** Fused ops to do without, so that their composed fallbacks run. */
+  without?: readonly OpName[];
+}
+
+/**
+ * The specification of every op as plain loops, in JavaScript's own thread: results are f32 and rounded once where they are stored as
+ * bf16; sums inside an op are made in f64, since their order is no part of the op. An op runs in `run`, which also throws its errors.
+ */
+export class ReferenceBackend implements Backend {
+  readonly name = 'reference';
+  readonly description = 'reference: plain TypeScript, slow';
+  private readonly counter = new MemoryCounter();
+  private readonly buffers = new Set<DeviceBuffer>();
+  private readonly without: ReadonlySet<OpName>;
+  private closed = false;
+
+  constructor({ without = [] }: ReferenceOptions = {}) {
+    const required = without.find((op) => !(opTable[op] as OpDeclaration).fused);
+    if (required) throw new LowrankError(`the op "${required}" has no fallback`, { place: 'reference', expected: 'fused ops' });
+    this.without = new Set(without);
+  }
+
+  allocate(bytes: number, category: MemoryCategory): DeviceBuffer {
+    if (this.closed) throw new LowrankError('the backend is closed', { place: 'allocate' });
+    const buffer = new ReferenceBuffer(bytes, category);
+    this.buffers.add(buffer);
+    this.counter.add(bytes, category);
+    return buffer;
+  }
+
+  free(buffer: DeviceBuffer): void {
+    const { bytes, category } = this.checked(buffer, 'free');
+    this.buffers.delete(buffer);
+    this.counter.remove(bytes, category);
+  }
+
+  write(buffer: DeviceBuffer, data: Uint8Array, offset = 0): void {
+    const target = this.checked(buffer, 'write');
+    target.checkRange(offset, data.length, 'write');
+    new Uint8Array(target.memory).set(data, offset);
+  }
+
+  async read(buffer: DeviceBuffer, offset: number, length: number): Promise<Uint8Array> {
+    const source = this.checked(buffer, 'read');
+    source.checkRange(offset, length, 'read');
+    return new Uint8Array(source.memory.slice(offset, offset + length));
+  }
+
+  supports(op: OpName): boolean {
+    return !this.without.has(op);
+  }
+
+  run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void {
+    if (!this.supports(op)) throw new LowrankError('the op is left out', { place: op, mend: 'ask `supports` first' });
+    const declared: OpDeclaration = opTable[op];
+    for (const name of declared.attributes) {
+      if ((attributes as Record<string, number>)[name] === undefined)
+        throw new LowrankError(`attribute "${name}" is missing`, { place: op });
+    }
+    kernels[op](
+      this.operands(op, declared.inputs, inputs) as OpInputs<K, Operand>,
+      this.operands(op, declared.outputs, outputs) as OpOutputs<K, Operand>,
+      attributes,
+    );
+  }
+
+  async sync(): Promise<void> {}
+
+  memory(): MemoryUse {
+    return this.counter.snapshot();
+  }
+
+  resetPeak(): void {
+    this.counter.resetPeak();
+  }
+
+  async close(): Promise<void> {
+    this.closed = true;
+    this.buffers.clear();
+  }
+
+  private operands(
+    op: OpName,
+    declared: readonly string[],
+    views: Readonly<Record<string, TensorView | undefined>>,
+  ): Readonly<Record<string, Operand>> {
+    const operands: Record<string, Operand> = {};
+    for (const { name, optional } of declared.map(operand)) {
+      const view = views[name];
+      if (view) operands[name] = new Operand(`${op}: ${name}`, view, this.checked(view.buffer, `${op}: ${name}`));
+      else if (!optional) throw new LowrankError(`operand "${name}" is missing`, { place: op });
+    }
+    return operands;
+  }
+
+  private checked(buffer: DeviceBuffer, place: string): ReferenceBuffer {
+    if (this.closed) throw new LowrankError('the backend is closed', { place });
+    if (buffer instanceof ReferenceBuffer && this.buffers.has(buffer)) return buffer;
+    throw new LowrankError('the buffer was freed, or belongs to another backend', { place });
+  }
+}

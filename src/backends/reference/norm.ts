@@ -1,0 +1,66 @@
+import { floats, type Kernels } from './operand.js';
+
+export const norms: Kernels<'rmsNorm' | 'rmsNormBackward' | 'softmax' | 'softmaxBackward'> = {
+  rmsNorm: ({ x, weight }, { y, rstd }, { eps, offset }) => {
+    const [T, C] = x.check(floats, [-1, -1]).shape;
+    const w = weight.check(floats, [C]).values();
+    y.check(floats, x.shape);
+    rstd.check(['f32'], [T]);
+    const values = x.values();
+    const factor = new Float32Array(T).map((_, t) => {
+      let squares = 0;
+      for (let c = 0; c < C; c++) squares += values[t * C + c] ** 2;
+      return 1 / Math.sqrt(squares / C + eps);
+    });
+    y.store(values.map((value, i) => value * factor[Math.floor(i / C)] * (w[i % C] + offset)));
+    rstd.store(factor);
+  },
+  rmsNormBackward: ({ x, weight, rstd, dy, residual }, { dx, dweight }, { offset }) => {
+    const [T, C] = x.check(floats, [-1, -1]).shape;
+    for (const operand of [dy, dx, ...(residual ? [residual] : [])]) operand.check(floats, x.shape);
+    const [values, d, w] = [x, dy, weight.check(floats, [C])].map((operand) => operand.values());
+    const factor = rstd.check(['f32'], [T]).values();
+    const result = residual ? residual.values().slice() : new Float32Array(T * C);
+    const sums = Float64Array.from(dweight?.check(['f32'], [C]).values() ?? []);
+    for (let t = 0; t < T; t++) {
+      let projection = 0;
+      for (let c = 0; c < C; c++) projection += d[t * C + c] * (w[c] + offset) * values[t * C + c] * factor[t];
+      for (let c = 0; c < C; c++) {
+        const i = t * C + c;
+        const normed = values[i] * factor[t];
+        result[i] += factor[t] * (d[i] * (w[c] + offset) - (normed * projection) / C);
+        if (dweight) sums[c] += d[i] * normed;
+      }
+    }
+    dx.store(result);
+    dweight?.store(Float32Array.from(sums));
+  },
+  softmax: ({ x }, { y }, { offset, window }) => {
+    const [m, n] = x.check(['f32'], [-1, -1]).shape;
+    y.check(['f32'], x.shape);
+    const values = x.values();
+    const result = new Float32Array(m * n);
+    for (let i = 0; i < m; i++) {
+      const end = Math.min(n, i + offset + 1);
+      const begin = window === 0 ? 0 : Math.max(0, i + offset - window + 1);
+      let max = Number.NEGATIVE_INFINITY;
+      for (let j = begin; j < end; j++) max = Math.max(max, values[i * n + j]);
+      let sum = 0;
+      for (let j = begin; j < end; j++) sum += Math.exp(values[i * n + j] - max);
+      for (let j = begin; j < end; j++) result[i * n + j] = Math.exp(values[i * n + j] - max) / sum;
+    }
+    y.store(result);
+  },
+  softmaxBackward: ({ y, dy }, { dx }) => {
+    const [m, n] = y.check(['f32'], [-1, -1]).shape;
+    for (const operand of [dy, dx]) operand.check(['f32'], y.shape);
+    const [p, d] = [y.values(), dy.values()];
+    const result = new Float32Array(m * n);
+    for (let i = 0; i < m; i++) {
+      let sum = 0;
+      for (let j = i * n; j < (i + 1) * n; j++) sum += p[j] * d[j];
+      for (let j = i * n; j < (i + 1) * n; j++) result[j] = p[j] * (d[j] - sum);
+    }
+    dx.store(result);
+  },
+};
