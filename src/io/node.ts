@@ -3,27 +3,37 @@ import { join } from 'node:path';
 import { LowrankError } from '../util/errors.js';
 import type { Checkpoint } from './checkpoint.js';
 import { openGguf } from './gguf-model.js';
+import { parseHubId } from './hub.js';
 import { type ModelSource, openModelFiles } from './model-source.js';
 import { openFile } from './node/files.js';
+import { type DownloadProgress, downloadModel } from './node/hub.js';
 import { openSafetensors } from './safetensors-shards.js';
 import type { NamedFiles } from './source.js';
 
 export { openFile, writeChunks, writeText } from './node/files.js';
 export { localFolder } from './node/folder.js';
+export { cachedModel } from './node/hub.js';
 
 export interface OpenModelOptions {
   /** Branch, tag or commit on the hub; default `main`. */
   revision?: string;
   /** Called while files are downloaded, with bytes. */
-  onProgress?: (progress: { file: string; done: number; total: number }) => void;
+  onProgress?: DownloadProgress;
 }
 
 /** Opens a model: a folder in Hugging Face's layout, a .gguf file, or the id of a model on the hub, which is downloaded into the cache. */
-export async function openModel(spec: string, _options: OpenModelOptions = {}): Promise<ModelSource> {
+export async function openModel(spec: string, { revision, onProgress }: OpenModelOptions = {}): Promise<ModelSource> {
   const stats = await stat(spec).catch(() => undefined);
   if (stats?.isDirectory()) return openModelFiles(localFiles(spec));
-  if (stats || spec.endsWith('.gguf')) return openGguf(await openFile(spec));
-  throw new LowrankError('there is no such folder', { place: spec, mend: 'check the path' });
+  if (stats) return openGguf(await openFile(spec));
+  const hubId = parseHubId(spec);
+  if (!hubId) {
+    const expected = 'a folder, a .gguf file, or an id of the hub such as owner/name or owner/name/file.gguf';
+    throw new LowrankError('there is no such file or folder', { place: spec, expected, mend: 'check the path' });
+  }
+  const { dir, commit, gguf } = await downloadModel(hubId, revision, onProgress);
+  if (gguf === undefined) return openModelFiles({ ...localFiles(dir), name: spec }, `${hubId.id}@${commit}`);
+  return { ...(await openGguf(await openFile(join(dir, gguf)))), name: spec, identity: `${hubId.id}/${gguf}@${commit}` };
 }
 
 /** The weights of a folder: `<baseName>.safetensors`, or the shards that `<baseName>.safetensors.index.json` lists. */
