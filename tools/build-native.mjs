@@ -19,7 +19,17 @@ const target = join(root, 'build/native/lowrank.node');
 const objects = join(root, 'build/native/objects');
 
 // No -ffast-math, whose reordering would differ from machine to machine, and no -march=native, whose binary runs on one machine only.
-const common = ['-O3', '-std=c++20', '-fPIC', '-fvisibility=hidden', '-fno-math-errno', '-fno-trapping-math', '-fopenmp-simd', '-Wall', '-Wno-maybe-uninitialized'];
+const common = [
+  '-O3',
+  '-std=c++20',
+  '-fPIC',
+  '-fvisibility=hidden',
+  '-fno-math-errno',
+  '-fno-trapping-math',
+  '-fopenmp-simd',
+  '-Wall',
+  '-Wno-maybe-uninitialized',
+];
 const avx2 = ['-mavx2', '-mfma', '-mf16c'];
 const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq', '-mprefer-vector-width=512'];
 /** From the plainest to the richest; the linker's choice among equal inline functions relies on this order. */

@@ -50,13 +50,19 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
   };
 
   let answering: AbortController | undefined;
-  const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: process.stdin.isTTY === true });
-  lines.on('SIGINT', () => (answering ? answering.abort() : lines.close()));
   try {
     if (options.adapter !== undefined) await attach(options.adapter);
     terminal.note(`${session.source.name}${attached ? ` with ${attached}` : ''}; /help lists the commands`);
+    // Created only now: lines that arrive before the loop listens would be lost.
+    const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: process.stdin.isTTY === true });
+    let closed = false;
+    const prompt = () => !closed && lines.prompt();
+    lines.on('close', () => {
+      closed = true;
+    });
+    lines.on('SIGINT', () => (answering ? answering.abort() : lines.close()));
     lines.setPrompt(colors.bold('> '));
-    lines.prompt();
+    prompt();
     for await (const line of lines) {
       const text = line.trim();
       if (text === '/exit') break;
@@ -77,10 +83,10 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
         if (messages.at(-1)?.role === 'user') messages.pop();
       }
       answering = undefined;
-      lines.prompt();
+      prompt();
     }
-  } finally {
     lines.close();
+  } finally {
     adapter?.dispose();
     await session.close();
   }

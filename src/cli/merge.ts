@@ -1,9 +1,10 @@
 import { existsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { type MergedModel, mergeAdapter } from '../adapters/merge.js';
 import { scope } from '../core/scope.js';
 import { localFolder } from '../io/node/folder.js';
-import { writeCheckpoint } from '../io/safetensors.js';
+import { byteLengthOf, type TensorToWrite } from '../io/safetensors.js';
+import { writeCheckpoint } from '../io/safetensors-shards.js';
 import { loadModel } from '../models/load.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
@@ -21,7 +22,7 @@ export interface MergeOptions {
 
 /** `lowrank merge --adapter DIR`: the base with the adapter's update in its weights, in the layout of transformers. */
 export async function mergeCommand(terminal: Terminal, options: MergeOptions): Promise<void> {
-  const out = options.out ?? join(options.adapter, 'merged');
+  const out = resolve(options.out ?? join(options.adapter, 'merged'));
   if (existsSync(out)) throw new LowrankError('exists already', { place: out, mend: 'remove it, or choose another --out' });
   const source = await findModel(terminal, options.model ?? (await baseOfAdapter(options.adapter)));
   // In f32, so that the comparison at the end measures the file's own rounding and nothing else.
@@ -29,10 +30,9 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
   try {
     const adapter = await attachAdapter(terminal, session, options.adapter);
     const merged = mergeAdapter(adapter, source.checkpoint);
-    let size = 0;
-    await localFolder(dirname(out)).create(out.slice(dirname(out).length + 1) || out, async (folder) => {
-      const onTensor = (done: number, total: number) => terminal.bar(done / total, `merging ${done}/${total}`);
-      size = await writeCheckpoint(folder, merged.tensors, { maxShardBytes: options.maxShardSize, onTensor });
+    const size = merged.tensors.reduce((sum, { dtype, shape }) => sum + byteLengthOf(dtype, shape), 0);
+    await localFolder(dirname(out)).create(basename(out), async (folder) => {
+      await writeCheckpoint(folder, withProgress(terminal, merged.tensors), { maxShardBytes: options.maxShardSize });
       await folder.writeText('config.json', `${JSON.stringify(configOf(merged), null, 2)}\n`);
       const { tokenizerJson, tokenizerConfig, chatTemplate } = source.tokenizer;
       await folder.writeText('tokenizer.json', JSON.stringify(tokenizerJson));
@@ -56,6 +56,18 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
   } finally {
     await session.close();
   }
+}
+
+/** The tensors, with a bar that moves as their turns come. */
+function withProgress(terminal: Terminal, tensors: TensorToWrite[]): TensorToWrite[] {
+  let done = 0;
+  return tensors.map((tensor) => ({
+    ...tensor,
+    data: () => {
+      terminal.bar(++done / tensors.length, `merging ${done}/${tensors.length}`);
+      return tensor.data();
+    },
+  }));
 }
 
 /** config.json with the dtype that most tensors have. */
