@@ -12,7 +12,7 @@ import type { NamedFiles } from './source.js';
 
 export { openFile, writeChunks, writeText } from './node/files.js';
 export { localFolder } from './node/folder.js';
-export { cachedModel } from './node/hub.js';
+export { cachedModel, cacheFolder } from './node/hub.js';
 
 export interface OpenModelOptions {
   /** Branch, tag or commit on the hub; default `main`. */

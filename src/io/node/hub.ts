@@ -1,6 +1,6 @@
 import { createHash, type Hash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { copyFile, mkdir, open, readFile, rename, rm, stat, symlink } from 'node:fs/promises';
+import { copyFile, mkdir, open, readdir, readFile, rename, rm, stat, symlink } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import lockfile from 'proper-lockfile';
@@ -21,29 +21,32 @@ export interface Snapshot {
   gguf?: string;
 }
 
-interface HubSettings extends HubAccess {
-  cacheDir: string;
-  offline: boolean;
-}
-
 const isTrue = (value: string | undefined) => ['1', 'ON', 'YES', 'TRUE'].includes(value?.toUpperCase() ?? '');
+const expand = (path: string) => path.replace(/^~(?=$|[/\\])/, homedir());
 
-/** The environment as Python's huggingface_hub reads it (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables). */
-async function hubSettings(): Promise<HubSettings> {
-  const { env } = process;
-  const expand = (path: string) => path.replace(/^~(?=$|[/\\])/, homedir());
-  const home = expand(env.HF_HOME ?? join(env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'huggingface'));
-  const tokenPath = expand(env.HF_TOKEN_PATH ?? join(home, 'token'));
-  const token = env.HF_TOKEN || env.HUGGING_FACE_HUB_TOKEN || (await readFile(tokenPath, 'utf8').catch(() => ''));
-  return {
-    endpoint: env.HF_ENDPOINT || undefined,
-    token: token.trim() || undefined,
-    cacheDir: expand(env.HF_HUB_CACHE ?? env.HUGGINGFACE_HUB_CACHE ?? join(home, 'hub')),
-    offline: isTrue(env.HF_HUB_OFFLINE || env.TRANSFORMERS_OFFLINE),
-  };
+// The environment is read as Python's huggingface_hub reads it:
+// https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+
+function homeFolder(): string {
+  return expand(process.env.HF_HOME ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'huggingface'));
 }
 
-const repositoryDir = (cacheDir: string, id: string) => join(cacheDir, `models--${id.replace('/', '--')}`);
+/** Where models of the hub are kept. */
+export function cacheFolder(): string {
+  return expand(process.env.HF_HUB_CACHE ?? process.env.HUGGINGFACE_HUB_CACHE ?? join(homeFolder(), 'hub'));
+}
+
+function isOffline(): boolean {
+  return isTrue(process.env.HF_HUB_OFFLINE || process.env.TRANSFORMERS_OFFLINE);
+}
+
+async function hubAccess(): Promise<HubAccess> {
+  const tokenPath = expand(process.env.HF_TOKEN_PATH ?? join(homeFolder(), 'token'));
+  const token = process.env.HF_TOKEN || process.env.HUGGING_FACE_HUB_TOKEN || (await readFile(tokenPath, 'utf8').catch(() => ''));
+  return { endpoint: process.env.HF_ENDPOINT || undefined, token: token.trim() || undefined };
+}
+
+const repositoryFolder = (id: string) => `models--${id.replace('/', '--')}`;
 
 /**
  * Where a model lies in the cache: the folder of its snapshot, or its .gguf file; undefined where anything is missing. Asks no server.
@@ -51,18 +54,20 @@ const repositoryDir = (cacheDir: string, id: string) => join(cacheDir, `models--
  */
 export async function cachedModel(id: string, revision = 'main'): Promise<string | undefined> {
   const hubId = parseHubId(id);
-  const snapshot = hubId && (await snapshotOf(hubId, revision, (await hubSettings()).cacheDir));
+  const snapshot = hubId && (await snapshotOf(hubId, revision));
   return snapshot && join(snapshot.dir, snapshot.gguf ?? '');
 }
 
-async function snapshotOf({ id, gguf }: HubId, revision: string, cacheDir: string): Promise<Snapshot | undefined> {
-  const repository = repositoryDir(cacheDir, id);
+async function snapshotOf({ id, gguf }: HubId, revision: string): Promise<Snapshot | undefined> {
+  const repository = join(cacheFolder(), repositoryFolder(id));
   const reference = await readFile(join(repository, 'refs', revision), 'utf8').catch(() => revision);
   const commit = reference.trim();
   if (!/^[0-9a-f]{40}$/.test(commit)) return undefined;
   const dir = join(repository, 'snapshots', commit);
   const has = (name: string) => exists(join(dir, name));
   if (gguf !== undefined) return (await has(gguf)) ? { dir, commit, gguf } : undefined;
+  const ggufs = (await readdir(dir).catch(() => [])).filter((name) => name.endsWith('.gguf'));
+  if (ggufs.length === 1 && !(await has('config.json'))) return { dir, commit, gguf: ggufs[0] };
   if (!(await has('config.json')) || !(await has('tokenizer.json'))) return undefined;
   if (await has('model.safetensors')) return { dir, commit };
   const index = await readFile(join(dir, 'model.safetensors.index.json'), 'utf8').catch(() => undefined);
@@ -80,47 +85,41 @@ export async function downloadModel(hubId: HubId, revision = 'main', onProgress?
   if (!/^[\w][\w./-]*$/.test(revision) || revision.includes('..')) {
     throw new LowrankError(`"${revision}" is no revision`, { place: hubId.id, expected: 'a branch, a tag or a commit' });
   }
-  const settings = await hubSettings();
-  const cached = await snapshotOf(hubId, revision, settings.cacheDir);
-  if (cached && (settings.offline || cached.commit === revision)) return cached;
-  if (settings.offline) {
+  const cached = await snapshotOf(hubId, revision);
+  if (cached && (isOffline() || cached.commit === revision)) return cached;
+  if (isOffline()) {
     const mend = 'unset HF_HUB_OFFLINE to download it, or give the path of a local folder';
     throw new LowrankError('not in the cache, and HF_HUB_OFFLINE forbids to download', {
       place: hubId.id,
-      expected: `files in ${settings.cacheDir}`,
+      expected: `files in ${cacheFolder()}`,
       mend,
     });
   }
+  const access = await hubAccess();
   let model: HubModel;
   try {
-    model = await findHubModel(hubId, revision, settings);
+    model = await findHubModel(hubId, revision, access);
   } catch (error) {
     if (cached && error instanceof HubUnreachable) return cached;
     throw error;
   }
-  const repository = repositoryDir(settings.cacheDir, hubId.id);
-  const dir = join(repository, 'snapshots', model.commit);
-  for (const file of model.files) await fetchFile(model, file, repository, settings, onProgress);
-  if (revision !== model.commit) await writeText(join(repository, 'refs', revision), model.commit);
+  const folder = join(cacheFolder(), repositoryFolder(hubId.id));
+  const dir = join(folder, 'snapshots', model.commit);
+  for (const file of model.files) await fetchFile(model, file, folder, access, onProgress);
+  if (revision !== model.commit) await writeText(join(folder, 'refs', revision), model.commit);
   return { dir, commit: model.commit, gguf: model.gguf };
 }
 
-async function fetchFile(
-  model: HubModel,
-  file: HubFile,
-  repository: string,
-  settings: HubSettings,
-  onProgress?: DownloadProgress,
-): Promise<void> {
-  const pointer = join(repository, 'snapshots', model.commit, file.name);
-  const blob = join(repository, 'blobs', file.hash);
+async function fetchFile(model: HubModel, file: HubFile, folder: string, access: HubAccess, onProgress?: DownloadProgress): Promise<void> {
+  const pointer = join(folder, 'snapshots', model.commit, file.name);
+  const blob = join(folder, 'blobs', file.hash);
   await named(pointer, async () => {
     if (await exists(pointer)) return;
     await mkdir(dirname(pointer), { recursive: true });
     await mkdir(dirname(blob), { recursive: true });
-    const release = await lockBlob(settings.cacheDir, repository, file);
+    const release = await lockBlob(model, file);
     try {
-      if (!(await exists(blob))) await download(model, file, blob, settings, onProgress);
+      if (!(await exists(blob))) await download(model, file, blob, access, onProgress);
       if (!(await exists(pointer))) await link(blob, pointer);
     } finally {
       await release();
@@ -135,8 +134,8 @@ const exists = (path: string) =>
   );
 
 /** Waits while another process downloads the same file; a lock whose holder has died is taken over. */
-async function lockBlob(cacheDir: string, repository: string, file: HubFile): Promise<() => Promise<void>> {
-  const locks = join(cacheDir, '.locks', relative(cacheDir, repository));
+async function lockBlob({ id }: HubModel, file: HubFile): Promise<() => Promise<void>> {
+  const locks = join(cacheFolder(), '.locks', repositoryFolder(id));
   await mkdir(locks, { recursive: true });
   const lockfilePath = join(locks, `${file.hash}.lowrank`);
   // A lock lost to a sleeping machine does no harm: the hash is checked before a file counts.
@@ -222,7 +221,8 @@ async function transferRest(
   if (transfer.done < file.size) throw new Error(`the connection ended after ${transfer.done} of ${file.size} bytes`);
 }
 
-const retryDelay = 500;
+/** Milliseconds to wait after the first failure; after the second twice as long, and so on. */
+const retryDelay = 250;
 
 /** Git hashes a header with the contents. */
 function hashFor(file: HubFile): Hash {
