@@ -72,11 +72,12 @@ function treeOf(files: Record<string, Uint8Array>): unknown[] {
 }
 
 function sendFile(request: IncomingMessage, response: ServerResponse, file: string, bytes: Uint8Array, fault: HubFault): void {
-  const start = fault.noRanges ? 0 : Number(/bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1] ?? 0);
-  const body = bytes.slice(start);
+  const [, from, to] = (!fault.noRanges && /bytes=(\d+)-(\d*)/.exec(request.headers.range ?? '')) || [];
+  const start = Number(from ?? 0);
+  const body = bytes.slice(start, to ? Number(to) + 1 : undefined);
   if (fault.corrupt === file) body[body.length - 1] ^= 1;
-  const partial = start > 0 ? { 'content-range': `bytes ${start}-${bytes.length - 1}/${bytes.length}` } : {};
-  response.writeHead(start > 0 ? 206 : 200, { 'content-length': body.length, ...partial });
+  const range = from === undefined ? {} : { 'content-range': `bytes ${start}-${start + body.length - 1}/${bytes.length}` };
+  response.writeHead(from === undefined ? 200 : 206, { 'content-length': body.length, ...range });
   if (fault.cut?.file === file && fault.cut.times > 0) {
     fault.cut.times--;
     response.write(body.subarray(0, fault.cut.after), () => setTimeout(() => response.destroy(), 20));
