@@ -1,0 +1,9 @@
+import type { Case } from '../case.js';
+import { attentionCases } from './attention.js';
+import { elementwiseCases } from './elementwise.js';
+import { lossCases } from './loss.js';
+import { normCases } from './norm.js';
+import { productCases } from './products.js';
+import { rowCases } from './rows.js';
+
+export const cases: readonly Case[] = [...elementwiseCases, ...productCases, ...rowCases, ...normCases, ...lossCases, ...attentionCases];

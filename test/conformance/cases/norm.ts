@@ -1,0 +1,82 @@
+import { type Case, call, type Given, given, mixes, result, ulp, uniform } from '../case.js';
+
+const shapes: readonly [T: number, C: number][] = [
+  [1, 1],
+  [0, 5],
+  [3, 7],
+  [5, 33],
+  [2, 1031],
+  [701, 97],
+];
+
+/** 1/√(mean of squares), what the forward pass would have given. */
+function positive(shape: readonly number[]): Given {
+  const { values } = uniform('f32', shape);
+  return { dtype: 'f32', shape, values: values?.map((value) => 1.7 + value / 2) };
+}
+
+/** A sum of squares has no cancellation; rstd takes half of its relative error. */
+const normed = { relative: 32 * ulp };
+
+function* rms(): Generator<Case> {
+  for (const [x, weight, y] of mixes(3)) {
+    for (const shape of shapes) {
+      const [T, C] = shape;
+      const eps = T === 3 ? 1e-2 : 1e-6;
+      const operands = { x: uniform(x, shape), weight: uniform(weight, [C]) };
+      const outputs = { y: result(y, shape), rstd: result('f32', [T]) };
+      yield call('rmsNorm', operands, outputs, { eps, offset: T === 5 ? 1 : 0 }, { y: normed, rstd: normed });
+    }
+  }
+}
+
+function* rmsBackward(): Generator<Case> {
+  for (const [x, weight, dy] of mixes(3)) {
+    for (const shape of shapes) {
+      const [T, C] = shape;
+      for (const full of [true, false]) {
+        const operands = {
+          x: uniform(x, shape),
+          weight: uniform(weight, [C]),
+          rstd: positive([T]),
+          dy: uniform(dy, shape),
+          residual: full ? uniform(dy, shape) : undefined,
+        };
+        const outputs = { dx: result(x, shape), dweight: full ? uniform('f32', [C]) : undefined };
+        // Terms of at most rstd² · 2 · 2; the mean's and the columns' sums of C and T of them.
+        const tolerances = { dx: { absolute: 64 * ulp }, dweight: { absolute: (16 + 8 * T) * ulp } };
+        yield call('rmsNormBackward', operands, outputs, { offset: T === 5 ? 1 : 0 }, tolerances);
+      }
+    }
+  }
+  const zero = given('f32', [2, 4], Array(8).fill(0));
+  const outputs = { y: result('f32', [2, 4]), rstd: result('f32', [2]) };
+  yield call('rmsNorm', { x: zero, weight: uniform('f32', [4]) }, outputs, { eps: 1e-5, offset: 0 }, { rstd: normed });
+}
+
+function* softmaxes(): Generator<Case> {
+  for (const [m, n, offset, window] of [
+    [1, 1, 0, 0],
+    [0, 5, 0, 0],
+    [7, 7, 0, 0],
+    [5, 33, 28, 0],
+    [5, 33, 28, 4],
+    [33, 5, 0, 0],
+    [4, 9, -2, 0],
+    [3, 1031, 1031, 0],
+    [301, 301, 0, 17],
+  ]) {
+    const shape = [m, n];
+    // Small probabilities have the rounding of their exponent, up to 160, too.
+    const tolerances = { y: { relative: 32 * ulp, absolute: 2 ** -40 } };
+    yield call('softmax', { x: uniform('f32', shape, 8) }, { y: result('f32', shape) }, { offset, window }, tolerances);
+    yield call('softmax', { x: uniform('f32', shape, 80) }, { y: result('f32', shape) }, { offset, window }, tolerances, { y: 'x' });
+    const backward = { y: positive(shape), dy: uniform('f32', shape) };
+    // The sum of y · dy: n terms of at most 2.2.
+    const sums = { dx: { absolute: (16 + 10 * n) * ulp } };
+    yield call('softmaxBackward', backward, { dx: result('f32', shape) }, {}, sums);
+    yield call('softmaxBackward', backward, { dx: result('f32', shape) }, {}, sums, { dx: 'dy' });
+  }
+}
+
+export const normCases: readonly Case[] = [...rms(), ...rmsBackward(), ...softmaxes()];

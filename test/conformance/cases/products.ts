@@ -1,0 +1,85 @@
+import { type Case, call, type Float, mixes, result, ulp, uniform } from '../case.js';
+
+/** Values in [−1, 1): the partial sums grow like √k/3, so k roundings of them add up to about k·ulp/4; sixteen times that is certain. */
+const sumOf = (k: number, factor = 1) => ({ relative: ulp, absolute: 4 * Math.max(1, k) * ulp * Math.max(1, Math.abs(factor)) });
+
+/** The three forms of a product [M,K] · [K,N]. */
+const forms = [
+  { transposeA: 0, transposeB: 1 },
+  { transposeA: 0, transposeB: 0 },
+  { transposeA: 1, transposeB: 0 },
+] as const;
+
+function matmul(form: (typeof forms)[number], M: number, N: number, K: number, [a, b, out]: Float[], alpha: number, accumulate: 0 | 1) {
+  const operands = {
+    a: uniform(a, form.transposeA ? [K, M] : [M, K]),
+    b: uniform(b, form.transposeB ? [N, K] : [K, N]),
+  };
+  const output = accumulate ? uniform(out, [M, N]) : result(out, [M, N]);
+  return call('matmul', operands, { out: output }, { ...form, alpha, accumulate }, { out: sumOf(K, alpha) });
+}
+
+/** Tiles are 4 × 8, 6 × 16 or 12 × 32 of rows and columns, and bf16 goes in pairs of K. */
+const shapes: readonly [M: number, N: number, K: number][] = [
+  [1, 1, 1],
+  [1, 33, 7],
+  [1, 100, 97],
+  [2, 17, 64],
+  [3, 5, 2],
+  [4, 8, 4],
+  [5, 47, 31],
+  [7, 16, 33],
+  [8, 31, 130],
+  [9, 32, 15],
+  [11, 13, 17],
+  [12, 32, 16],
+  [13, 33, 63],
+  [24, 96, 32],
+  [37, 65, 96],
+  [97, 101, 103],
+];
+
+export function* matmuls(): Generator<Case> {
+  for (const form of forms) {
+    for (const mix of mixes(3)) {
+      for (const [i, [M, N, K]] of shapes.entries()) yield matmul(form, M, N, K, mix, i % 2 ? 1 : -0.75, i % 3 ? 0 : 1);
+    }
+    for (const mix of [['f32', 'f32', 'f32'] as Float[], ['bf16', 'bf16', 'bf16'] as Float[]]) {
+      yield* [0, 1].map((accumulate) => matmul(form, 6, 10, 0, mix, 1, accumulate as 0 | 1));
+      yield* [matmul(form, 0, 10, 5, mix, 1, 0), matmul(form, 6, 0, 5, mix, 1, 0)];
+      // Long sums; more rows than are packed at a time.
+      yield* [matmul(form, 14, 35, 2049, mix, 1, 0), matmul(form, 2053, 3, 5, mix, 0.5, 1), matmul(form, 3, 1501, 66, mix, 1, 0)];
+    }
+  }
+}
+
+function* biases(): Generator<Case> {
+  for (const [x, bias, out] of mixes(3)) {
+    for (const shape of [
+      [1, 1],
+      [0, 5],
+      [7, 33],
+      [3, 1031],
+    ]) {
+      const operands = { x: uniform(x, shape), bias: uniform(bias, [shape[1]]) };
+      yield call('addBias', operands, { out: result(out, shape) }, {});
+      if (x === out) yield call('addBias', operands, { out: result(out, shape) }, {}, {}, { out: 'x' });
+    }
+  }
+}
+
+function* columnSums(): Generator<Case> {
+  for (const x of ['f32', 'bf16'] as const) {
+    for (const [T, N] of [
+      [1, 1],
+      [0, 5],
+      [7, 33],
+      [3, 1031],
+      [701, 97],
+    ]) {
+      yield call('columnSum', { x: uniform(x, [T, N]) }, { out: uniform('f32', [N]) }, {}, { out: sumOf(T) });
+    }
+  }
+}
+
+export const productCases: readonly Case[] = [...matmuls(), ...biases(), ...columnSums()];

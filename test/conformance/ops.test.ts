@@ -1,0 +1,53 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ReferenceBackend } from '../../src/backends/reference/index.js';
+import type { Backend } from '../../src/core/backend.js';
+import { type OpName, opTable } from '../../src/core/ops.table.js';
+import type { Case } from './case.js';
+import { cases } from './cases/index.js';
+import { devices } from './devices.js';
+import { difference, mismatch, type Results, run, unrounded } from './run.js';
+
+const ops = Object.keys(opTable) as OpName[];
+const casesOf = (op: OpName) => cases.filter((entry) => entry.op === op);
+
+const reference = new ReferenceBackend();
+const wanted = new Map<Case, Results>();
+async function want(entry: Case): Promise<Results> {
+  const known = wanted.get(entry) ?? (await run(reference, unrounded(entry)));
+  wanted.set(entry, known);
+  return known;
+}
+
+test.each(ops)('%s has cases', (op) => {
+  expect(casesOf(op)).not.toEqual([]);
+});
+
+describe.each(devices)('$name', ({ open, skip }) => {
+  if (skip) {
+    test.skip(skip);
+    return;
+  }
+  let backend: Backend;
+  beforeAll(async () => {
+    backend = await open();
+  });
+  afterAll(() => backend.close());
+
+  test.each(ops)('%s equals the reference, the same bits each time', async (op) => {
+    const fresh = await open();
+    const problems: (string | undefined)[] = [];
+    for (const entry of casesOf(op)) {
+      const first = await run(backend, entry);
+      problems.push(mismatch(entry, first, await want(entry)));
+      problems.push(difference(entry, first, await run(backend, entry)));
+      problems.push(difference(entry, first, await run(fresh, entry)));
+    }
+    await fresh.close();
+    expect(problems.filter((problem) => problem !== undefined).join('\n')).toBe('');
+  });
+
+  test('gives all memory back', () => {
+    const { current, currentOf } = backend.memory();
+    expect(current).toBe(currentOf.workspace);
+  });
+});
