@@ -49,7 +49,11 @@ function toFloat32(bytes: Uint8Array, dtype: string, place: string): Float32Arra
     case 'F64':
       return Float32Array.from(new Float64Array(bytes.slice().buffer));
     default:
-      throw new LowrankError(`dtype ${dtype} holds no floating-point weights`, { place, expected: 'F32, F16, BF16 or F64' });
+      throw new LowrankError(`dtype ${dtype} holds no floating-point weights`, {
+        place,
+        expected: 'F32, F16, BF16 or F64',
+        mend: 'choose a checkpoint with plain weights',
+      });
   }
 }
 

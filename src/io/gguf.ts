@@ -12,6 +12,7 @@ const defaultAlignment = 32;
 /** Limits that no real file comes near; they keep a false count from costing memory. */
 const maxMetadataBytes = 256 << 20;
 const maxArrayLength = 1 << 24;
+const maxEntries = 1 << 20;
 const maxDimensions = 4;
 
 export type GgufScalar = number | boolean | string;
@@ -40,8 +41,8 @@ export async function readGguf(file: FileSource): Promise<GgufFile> {
   const cursor = new Cursor(file);
   await cursor.need(24, 'the header');
   checkVersion(cursor.u32(), cursor.u32(), file.name);
-  const tensorCount = cursor.count(24, 'tensors');
-  const pairCount = cursor.count(13, 'key-value pairs');
+  const tensorCount = cursor.count(24, maxEntries, 'tensors');
+  const pairCount = cursor.count(13, maxEntries, 'key-value pairs');
   const metadata = new Map<string, GgufValue>();
   for (let i = 0; i < pairCount; i++) {
     const key = await cursor.string(`key ${i}`);
@@ -103,8 +104,7 @@ async function readValue(cursor: Cursor, what: string): Promise<GgufValue> {
   await cursor.need(12, what);
   const elementType = cursor.u32();
   if (elementType === arrayType) throw cursor.error('is an array of arrays', what, 'an array of numbers or strings');
-  const length = cursor.count(scalars.get(elementType)?.[0] ?? 8, `elements of ${what}`);
-  if (length > maxArrayLength) throw cursor.error(`has ${length} elements`, what, `at most ${maxArrayLength}`);
+  const length = cursor.count(scalars.get(elementType)?.[0] ?? 8, maxArrayLength, `elements of ${what}`);
   const values: GgufScalar[] = [];
   for (let i = 0; i < length; i++) values.push(await readScalar(cursor, elementType, what));
   return values;
@@ -223,10 +223,10 @@ class Cursor {
   }
 
   /** A u64 that says how many things follow, each of which takes at least so many bytes. */
-  count(bytesEach: number, what: string): number {
+  count(bytesEach: number, limit: number, what: string): number {
     const count = this.u64();
-    const most = Math.floor((this.file.size - this.position) / bytesEach);
-    if (count > most) throw this.error(`claims ${count} ${what}`, undefined, `at most ${most} in the rest of the file`);
+    const most = Math.min(limit, Math.floor((this.file.size - this.position) / bytesEach));
+    if (count > most) throw this.error(`claims ${count} ${what}`, undefined, `at most ${most}`);
     return count;
   }
 

@@ -1,5 +1,5 @@
 import { LowrankError } from '../util/errors.js';
-import { isObject, type JsonObject, type JsonValue, parseJsonObject } from '../util/json.js';
+import { isObject, type JsonObject, type JsonValue, parseJson } from '../util/json.js';
 import { type Checkpoint, convertBytes, type StoredTensor } from './checkpoint.js';
 import { decodeUtf8, type FileSource } from './source.js';
 
@@ -63,7 +63,8 @@ async function parseFile(file: FileSource): Promise<Checkpoint> {
 
 function parseHeader(bytes: Uint8Array, place: string): Record<string, JsonObject> {
   const text = decodeUtf8(bytes, `${place}: header`);
-  const header = parseJsonObject(text, `${place}: header`);
+  const header = parseJson(text, `${place}: header`);
+  if (!isObject(header)) throw new LowrankError('the header is not a JSON object', { place, mend });
   for (const [name, entry] of Object.entries(header)) {
     if (!isObject(entry))
       throw new LowrankError(`${JSON.stringify(name)} is not an object`, { place, expected: '{dtype, shape, data_offsets}', mend });

@@ -2,10 +2,13 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { Tokenizer } from '../../src/data/tokenizer.js';
+import { blobSource } from '../../src/io/browser.js';
 import { fromFloat32 } from '../../src/io/checkpoint.js';
+import { openGguf } from '../../src/io/gguf-model.js';
 import { openFile, openModel } from '../../src/io/node.js';
 import { readSafetensors } from '../../src/io/safetensors.js';
 import { blockTypes } from '../../src/quant/gguf-blocks.js';
+import { tinyLlama } from './gguf-builder.js';
 
 const golden = (name: string) => fileURLToPath(new URL(`../golden/gguf/${name}`, import.meta.url));
 
@@ -74,5 +77,52 @@ describe.each(['byte-level', 'sentencepiece'])('%s.gguf', async (name) => {
       expect(tokenizer.decode(ids)).toBe(decoded);
     }
     expect(tokenizer.chatTemplate?.includes('<|im_start|>')).toBe(name === 'byte-level' ? true : undefined);
+  });
+});
+
+describe('rotary scaling', () => {
+  const theta = 500000;
+  /** The divisors that llama.cpp's converter writes for Llama 3.1 and later. */
+  const divisors = (factor: number, headDim: number) =>
+    Array.from({ length: headDim / 2 }, (_, i) => {
+      const wavelength = 2 * Math.PI * theta ** ((2 * i) / headDim);
+      if (wavelength < 8192 / 4) return 1;
+      if (wavelength > 8192) return factor;
+      const smooth = (8192 / wavelength - 1) / 3;
+      return 1 / ((1 - smooth) / factor + smooth);
+    });
+  const open = (changes: Parameters<typeof tinyLlama>[0], tensor?: number[]) => {
+    const bytes = tinyLlama(
+      { 'llama.attention.key_length': 16, 'llama.rope.freq_base': theta, ...changes },
+      [],
+      tensor && ['rope_freqs.weight'],
+    );
+    // The tensor is the last one.
+    if (tensor) bytes.set(new Uint8Array(new Float32Array(tensor).buffer), bytes.length - 32);
+    return openGguf(blobSource(new Blob([bytes as BlobPart])));
+  };
+
+  test('Llama 3’s out of its divisors', async () => {
+    const { config, checkpoint } = await open({}, divisors(32, 16));
+    expect(config.rope_parameters).toEqual({
+      rope_type: 'llama3',
+      rope_theta: theta,
+      factor: 32,
+      low_freq_factor: 1,
+      high_freq_factor: 4,
+      original_max_position_embeddings: 8192,
+    });
+    expect([...checkpoint.tensors.keys()].filter((name) => name.includes('rope'))).toEqual([]);
+    expect((await open({}, Array(8).fill(1))).config.rope_parameters).toEqual({ rope_type: 'default', rope_theta: theta });
+    await expect(open({}, [1, 1, 1, 1, 1, 2, 3, 4])).rejects.toThrow('not a scaling of Llama 3');
+  });
+
+  test('linear and yarn out of the metadata', async () => {
+    const scaling = (type: string, more = {}) => open({ 'llama.rope.scaling.type': type, 'llama.rope.scaling.factor': 2.5, ...more });
+    expect((await scaling('none')).config.rope_parameters).toEqual({ rope_type: 'default', rope_theta: theta });
+    expect((await scaling('linear')).config.rope_parameters).toEqual({ rope_type: 'linear', rope_theta: theta, factor: 2.5 });
+    const original = { 'llama.rope.scaling.original_context_length': 8 };
+    const yarn = { rope_type: 'yarn', rope_theta: theta, factor: 2.5, original_max_position_embeddings: 8 };
+    expect((await scaling('yarn', original)).config.rope_parameters).toEqual(yarn);
   });
 });
