@@ -17,29 +17,41 @@ export interface HubFault {
   noRanges?: boolean;
 }
 
-/** A server with the endpoints of huggingface.co that loading a model takes; large files are redirected to another host, as there. */
+/**
+ * A server with the endpoints of huggingface.co that loading a model takes; large files are redirected to another host, as there,
+ * and so is the second page of a list.
+ */
 export async function startHub(repositories: Record<string, Record<string, Uint8Array>>, fault: HubFault = {}) {
-  const requests: { path: string; range?: string; authorized: boolean }[] = [];
+  const requests: { path: string; query: string; range?: string; authorized: boolean }[] = [];
   const server = createServer((request, response) => {
     const url = new URL(request.url!, 'http://hub');
-    requests.push({ path: url.pathname, range: request.headers.range, authorized: request.headers.authorization !== undefined });
+    requests.push({
+      path: url.pathname,
+      query: url.search,
+      range: request.headers.range,
+      authorized: request.headers.authorization !== undefined,
+    });
     const refuse = (status: number, code?: string) =>
       response.writeHead(status, { 'content-type': 'application/json', ...(code && { 'x-error-code': code }) }).end('{"error":"refused"}');
     if (fault.refuse) return refuse(fault.refuse.status, fault.refuse.code);
-    if (fault.token && !url.pathname.includes('/cdn/') && request.headers.authorization !== `Bearer ${fault.token}`)
+    const elsewhere = `http://localhost:${request.socket.localPort}`;
+    if (fault.token && !request.headers.host?.startsWith('localhost') && request.headers.authorization !== `Bearer ${fault.token}`)
       return refuse(401, 'RepoNotFound');
     const [, api, owner, name, kind, revision, file] =
       /^(\/api\/models)?\/(\w+)\/([\w.-]+)\/(revision|tree|resolve|cdn)\/([\w.-]+)(?:\/(.+))?$/.exec(url.pathname) ?? [];
     const files = repositories[`${owner}/${name}`];
     if (!files) return refuse(404, 'RepoNotFound');
     if (revision !== 'main' && revision !== commit) return refuse(404, 'RevisionNotFound');
-    if (api)
-      return sendJson(response, kind === 'tree' ? treeOf(files) : { _id: '1', id: `${owner}/${name}`, sha: commit, lastModified: 0 });
+    if (api && kind === 'tree') {
+      const tree = treeOf(files);
+      const second = url.searchParams.has('cursor');
+      if (!second) response.setHeader('link', `<${elsewhere}${url.pathname}?cursor=2>; rel="next"`);
+      return sendJson(response, second ? tree.slice(3) : tree.slice(0, 3));
+    }
+    if (api) return sendJson(response, { _id: '1', id: `${owner}/${name}`, sha: commit, lastModified: 0 });
     if (!files[file]) return refuse(404, 'EntryNotFound');
     if (kind === 'resolve' && isLarge(file)) {
-      return response
-        .writeHead(302, { location: `http://localhost:${request.socket.localPort}${url.pathname.replace('/resolve/', '/cdn/')}` })
-        .end();
+      return response.writeHead(302, { location: `${elsewhere}${url.pathname.replace('/resolve/', '/cdn/')}` }).end();
     }
     return sendFile(request, response, file, files[file], fault);
   });

@@ -104,7 +104,10 @@ test('what is in the cache is not downloaded again, and a known commit asks for 
   await (await openModel('owner/model')).checkpoint.close();
   requests.length = 0;
   await (await openModel('owner/model')).checkpoint.close();
-  expect(requests.map(({ path }) => path)).toEqual([`/api/models/owner/model/revision/main`, `/api/models/owner/model/tree/${commit}`]);
+  expect(requests.map(({ path }) => path)).toEqual([
+    `/api/models/owner/model/revision/main`,
+    ...Array(2).fill(`/api/models/owner/model/tree/${commit}`),
+  ]);
   requests.length = 0;
   await (await openModel('owner/model', { revision: commit })).checkpoint.close();
   expect(requests).toEqual([]);
@@ -223,8 +226,10 @@ test('the token comes from HF_TOKEN or the token file, and goes only to the hub'
   expect((await errorOf(openModel('owner/gguf'))).mend).toMatch(/make a new token/);
   process.env.HF_TOKEN = 'secret';
   await (await openModel('owner/gguf')).checkpoint.close();
-  const authorized = (part: string) => new Set(requests.filter(({ path }) => path.includes(part)).map((request) => request.authorized));
+  const authorized = (part: string) =>
+    new Set(requests.filter(({ path, query }) => (path + query).includes(part)).map((request) => request.authorized));
   expect(authorized('/cdn/')).toEqual(new Set([false]));
+  expect(authorized('cursor=')).toEqual(new Set([false]));
   expect(authorized('owner/gguf/resolve')).toEqual(new Set([true]));
 });
 

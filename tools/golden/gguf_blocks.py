@@ -27,7 +27,8 @@ def add(a, b):\n    return a + b  # the sum of 2 numbers\n\nGrüße aus Köln, n
 for (let i = 0; i < 10; i++) { total += prices[i]; }\n\n\n- one\n- two\n  - three\n""" * 3
 TEXTS = ["", " ", "Hello world", "  two  spaces", "It's we'll DON'T", "1234567 8 90", "x   42", "tabs\t\tand\nlines\r\n\r\n", "Grüße 日本語 😀 Привет",
          "def add(a, b):\n    return a + b", "<|im_start|>user\nhi<|im_end|>", "a<think>b</think> c", "<s>x</s>", "\u00a0\u200b\ufeff", "<0x41> ▁ Ġ",
-         "trailing   ", "ÀÉÎ combining e\u0301", "......,,,,", "ſ K ½ ²", "\x00\x01"]
+         "trailing   ", "ÀÉÎ combining e\u0301", "......,,,,", "ſ K ½ ²", "\x00\x01", TEXT[: len(TEXT) // 3],
+         "overthinking brownish jumpers streetwise priceless forethought quickness mainstream meetings"]
 WIDTH, HEADS, GROUPS, MLP, LAYERS = 64, 4, 2, 96, 2
 
 
@@ -82,7 +83,7 @@ def byte_level_vocabulary(writer):
 def sentencepiece_vocabulary(writer):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=200, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=320, show_progress=False)
     tokenizer.train_from_iterator([TEXT], trainer)
     pieces = json.loads(tokenizer.to_str())["model"]["vocab"]
     characters = [p for p in pieces if len(p) == 1]
