@@ -30,7 +30,7 @@ export async function openModelFiles(files: NamedFiles, identity?: string): Prom
   if (!tokenizerJson) {
     throw missing(files, 'tokenizer.json', 'save the tokenizer with a current version of transformers, which writes this file');
   }
-  // Files written before transformers 4.40 name some special tokens only in the second file.
+  // Older repositories name some special tokens only in special_tokens_map.json.
   const tokenizerConfig = { ...(await readJson(files, 'special_tokens_map.json')), ...(await readJson(files, 'tokenizer_config.json')) };
   const chatTemplate = await readText(files, 'chat_template.jinja');
   const checkpoint = await openSafetensors(files);
