@@ -1,0 +1,218 @@
+import { afterAll, describe, expect, test } from 'vitest';
+import { openCpuBackend } from '../../src/backends/cpu/index.js';
+import { ReferenceBackend } from '../../src/backends/reference/index.js';
+import type { Backend } from '../../src/core/backend.js';
+import type { OpName } from '../../src/core/ops.table.js';
+import { scope } from '../../src/core/scope.js';
+import { Gradients, Tape } from '../../src/core/tape.js';
+import { fromArray, type Tensor } from '../../src/core/tensor.js';
+import { activationKinds, add, attention, embedding, gated, linear, linearCrossEntropy, rmsNorm, rope } from '../../src/ops/index.js';
+import { Random } from '../../src/util/philox.js';
+import { type Float, given, uniform, whole } from './case.js';
+import { devices } from './devices.js';
+
+type Parameters = Readonly<Record<string, Tensor>>;
+type Numbers = Readonly<Record<string, Float32Array>>;
+
+/** A function of the parameters, which have these shapes; its gradients come from the tape unless `backward` is there. */
+interface Differentiable {
+  readonly name: string;
+  readonly shapes: Readonly<Record<string, readonly number[]>>;
+  value(parameters: Parameters, backend: Backend): Tensor;
+  /** Gives the gradients of Σ value, where the function has its own way. */
+  backward?(parameters: Parameters, backend: Backend, gradients: Gradients): void;
+}
+
+const upload = (backend: Backend, { values, shape, dtype }: ReturnType<typeof given>) => fromArray(backend, values!, shape, dtype);
+
+const segments = Int32Array.of(0, 3, 0, 3, 3, 4, 3, 4, 4, 9, 4, 9);
+const table = (backend: Backend, rows: Int32Array) => ({ table: fromArray(backend, rows, [rows.length / 4, 4]), rows });
+
+function attentionForm(name: string, heads: number, groups: number, headDim: number, window: number, rows = segments): Differentiable {
+  const [queries, keys] = [rows.at(-3)!, rows.at(-1)!];
+  return {
+    name: `attention, ${name}`,
+    shapes: { q: [queries, heads * headDim], k: [keys, groups * headDim], v: [keys, groups * headDim] },
+    value: ({ q, k, v }, backend) => attention(q, k, v, table(backend, rows), { headDim, scale: headDim ** -0.5, window }),
+  };
+}
+
+const dropout = { p: 0.4, seed: 5, stream: 6, step: 7 };
+const lora = { x: [5, 6], weight: [4, 6], A: [3, 6], B: [4, 3] };
+const angles = [uniform('f32', [4, 2]), uniform('f32', [4, 2])];
+const [rows, targets] = [given('i32', [5], [0, 2, 3, 5, 6]), given('i32', [5], [1, 0, 6, 3, 3])];
+
+function crossEntropy({ x, weight }: Parameters, backend: Backend, gradients?: Gradients) {
+  // A vocabulary that is said to be large makes chunks of two positions.
+  const options = { rows: upload(backend, rows), targets: upload(backend, targets), vocabulary: 2 ** 23, gradients };
+  return linearCrossEntropy(x, (chunk) => linear(chunk, weight, { dtype: 'f32' }), options);
+}
+
+const functions: readonly Differentiable[] = [
+  {
+    name: 'embedding with repeated ids',
+    shapes: { weight: [5, 3] },
+    value: ({ weight }, backend) => embedding(fromArray(backend, Int32Array.of(4, 0, 4, 1, 4)), weight),
+  },
+  { name: 'linear', shapes: { x: [5, 6], weight: [4, 6], bias: [4] }, value: ({ x, weight, bias }) => linear(x, weight, { bias }) },
+  { name: 'linear with LoRA', shapes: lora, value: ({ x, weight, A, B }) => linear(x, weight, { lora: { A, B, scale: 2 } }) },
+  {
+    name: 'linear with bias, LoRA and dropout',
+    shapes: { ...lora, bias: [4] },
+    value: ({ x, weight, bias, A, B }) => linear(x, weight, { bias, lora: { A, B, scale: 0.5, dropout } }),
+  },
+  { name: 'rmsNorm', shapes: { x: [4, 5], weight: [5] }, value: ({ x, weight }) => rmsNorm(x, weight, 1e-2) },
+  { name: 'rmsNorm with an offset', shapes: { x: [3, 7], weight: [7] }, value: ({ x, weight }) => rmsNorm(x, weight, 1e-2, 1) },
+  {
+    name: 'rope that leaves a part of the head',
+    shapes: { x: [3, 10] },
+    value: ({ x }, backend) => {
+      const [cos, sin] = angles.map((values) => upload(backend, values));
+      return rope(x, { cos, sin }, fromArray(backend, Int32Array.of(3, 0, 1)), 5);
+    },
+  },
+  ...activationKinds.map(
+    (kind): Differentiable => ({
+      name: `gated by ${kind}`,
+      shapes: { gate: [3, 5], up: [3, 5] },
+      value: ({ gate, up }) => gated(gate, up, kind),
+    }),
+  ),
+  { name: 'add', shapes: { a: [3, 4], b: [3, 4] }, value: ({ a, b }) => add(a, b) },
+  { name: 'add of one tensor twice', shapes: { a: [3, 4] }, value: ({ a }) => add(a, add(a, a)) },
+  attentionForm('packed, grouped queries', 4, 2, 3, 0),
+  attentionForm('window', 2, 1, 4, 2),
+  attentionForm('one key each', 2, 2, 3, 1),
+  attentionForm('cached keys', 2, 1, 3, 0, Int32Array.of(0, 2, 0, 5, 2, 3, 5, 8)),
+  {
+    name: 'linearCrossEntropy in chunks',
+    shapes: { x: [7, 5], weight: [9, 5] },
+    value: (parameters, backend) => crossEntropy(parameters, backend).losses,
+    backward: (parameters, backend, gradients) => gradients.accumulate(parameters.x, crossEntropy(parameters, backend, gradients).dx!),
+  },
+];
+
+/** Parameters on a grid of 2⁻¹⁰, so that steps of powers of two are exact. */
+function point({ shapes }: Differentiable): Numbers {
+  const values = Object.entries(shapes).map(([name, shape]) => {
+    return [name, Float32Array.from(whole(shape, -1024, 1024).values!, (n) => n / 1024)];
+  });
+  return Object.fromEntries(values);
+}
+
+function parametersOf(backend: Backend, { shapes }: Differentiable, at: Numbers, dtype: Float): Parameters {
+  const tensors = Object.entries(shapes).map(([name, shape]) => {
+    const tensor = fromArray(backend, at[name], shape, dtype);
+    tensor.requiresGrad = true;
+    return [name, tensor];
+  });
+  return Object.fromEntries(tensors);
+}
+
+async function download(tensor: Tensor): Promise<Float32Array> {
+  const values = await tensor.toFloat32();
+  tensor.dispose();
+  return values;
+}
+
+function evaluate(backend: Backend, f: Differentiable, at: Numbers, dtype: Float = 'f32'): Promise<Float32Array> {
+  return download(scope(() => f.value(parametersOf(backend, f, at, dtype), backend)));
+}
+
+/** Weights of the sum over the value's elements that is differentiated. */
+function weightsOf(f: Differentiable, size: number): Float32Array {
+  const random = new Random(3, 4);
+  return Float32Array.from({ length: size }, () => (f.backward ? 1 : 2 * random.next() - 1));
+}
+
+async function gradientsOf(backend: Backend, f: Differentiable, at: Numbers, dtype: Float = 'f32'): Promise<Numbers> {
+  const names = Object.keys(f.shapes);
+  const gradients = new Gradients();
+  const parameters = scope(() => {
+    const leaves = parametersOf(backend, f, at, dtype);
+    if (f.backward) {
+      f.backward(leaves, backend, gradients);
+      return leaves;
+    }
+    const tape = new Tape();
+    const y = tape.record(() => f.value(leaves, backend));
+    tape.backward(y, fromArray(backend, weightsOf(f, y.size), y.shape, dtype), gradients);
+    return leaves;
+  });
+  const values = await Promise.all(names.map((name) => gradients.get(parameters[name])!.toFloat32()));
+  gradients.clear();
+  return Object.fromEntries(names.map((name, i) => [name, values[i]]));
+}
+
+/** d/dx of Σ weights · value by four points: the error is of the order of step⁴ and of f32's rounding divided by the step. */
+async function slope(backend: Backend, f: Differentiable, at: Numbers, name: string, i: number): Promise<number> {
+  const step = 2 ** -6;
+  const loss = async (steps: number) => {
+    const moved = at[name].slice();
+    moved[i] += steps * step;
+    const y = await evaluate(backend, f, { ...at, [name]: moved });
+    const weights = weightsOf(f, y.length);
+    return y.reduce((sum, value, j) => sum + weights[j] * value, 0);
+  };
+  const [far, near] = [(await loss(2)) - (await loss(-2)), (await loss(1)) - (await loss(-1))];
+  return (8 * near - far) / (12 * step);
+}
+
+/** The largest difference, of the largest number. */
+function distance(a: Float32Array, b: Float32Array): number {
+  expect(a.length).toBe(b.length);
+  const largest = (values: Float32Array) => values.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
+  expect(a.every(Number.isFinite)).toBe(true);
+  return largest(a.map((value, i) => value - b[i])) / Math.max(1e-3, largest(b));
+}
+
+const fused = ['attention', 'attentionBackward', 'gated', 'gatedBackward'] as const;
+/** The same backend as if it had no fused ops. */
+function composed(backend: Backend): Backend {
+  const supports = (op: OpName) => !(fused as readonly string[]).includes(op);
+  return new Proxy(backend, {
+    get: (target, key) => {
+      const member = key === 'supports' ? supports : target[key as keyof Backend];
+      return typeof member === 'function' ? member.bind(target) : member;
+    },
+  });
+}
+
+const cpu = devices.find(({ name, skip }) => name.startsWith('cpu') && !skip);
+const open: readonly { name: string; backend: Backend }[] = [
+  { name: 'reference', backend: new ReferenceBackend() },
+  { name: 'reference without fused ops', backend: new ReferenceBackend({ without: fused }) },
+  ...(cpu ? [{ name: 'cpu', backend: await openCpuBackend({ threads: 2 }) }] : []),
+  ...(cpu ? [{ name: 'cpu without fused ops', backend: composed(await openCpuBackend({ threads: 2 })) }] : []),
+];
+afterAll(async () => {
+  for (const { backend } of open) await backend.close();
+});
+const reference = open[0].backend;
+
+describe.each(open)('$name', ({ backend }) => {
+  test.each(functions)('the gradients of $name are its slopes', async (f) => {
+    const at = point(f);
+    const gradients = await gradientsOf(backend, f, at);
+    for (const [name, gradient] of Object.entries(gradients)) {
+      const slopes = new Float32Array(gradient.length);
+      for (let i = 0; i < slopes.length; i++) slopes[i] = await slope(backend, f, at, name, i);
+      expect(distance(gradient, slopes), name).toBeLessThan(2e-4);
+    }
+    expect(backend.memory().currentOf.activations).toBe(0);
+  });
+
+  // In bf16 each stored number may be off by 2⁻⁸ of itself, and sums of some of them by a little more.
+  test.each([
+    ['f32', 1e-5],
+    ['bf16', 2 ** -6],
+  ] as [Float, number][])('every function equals the fused reference in %s', async (dtype, tolerance) => {
+    for (const f of functions) {
+      const at = point(f);
+      const [got, want] = [await evaluate(backend, f, at, dtype), await evaluate(reference, f, at, dtype)];
+      expect(distance(got, want), f.name).toBeLessThan(tolerance);
+      const [slopes, wanted] = [await gradientsOf(backend, f, at, dtype), await gradientsOf(reference, f, at, dtype)];
+      for (const name of Object.keys(wanted)) expect(distance(slopes[name], wanted[name]), `${f.name}: d${name}`).toBeLessThan(tolerance);
+    }
+  });
+});

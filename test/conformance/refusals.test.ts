@@ -1,0 +1,116 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { Backend } from '../../src/core/backend.js';
+import { LowrankError } from '../../src/util/errors.js';
+import { type Case, call, given, result, uniform } from './case.js';
+import { devices } from './devices.js';
+import { run } from './run.js';
+
+const f32 = (...shape: number[]) => uniform('f32', shape);
+const bf16 = (...shape: number[]) => uniform('bf16', shape);
+const ints = (...values: number[]) => given('i32', [values.length], values);
+const out = (...shape: number[]) => result('f32', shape);
+
+const product = { transposeA: 0, transposeB: 1, alpha: 1, accumulate: 0 };
+const heads = { headDim: 4, scale: 1, window: 0 };
+const adamw = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1, gradientScale: 1 };
+
+function attention(...segments: number[]): Case {
+  const operands = { q: f32(6, 8), k: f32(6, 4), v: f32(6, 4), segments: given('i32', [segments.length / 4, 4], segments) };
+  return call('attention', operands, { out: out(6, 8), lse: out(6, 2) }, heads);
+}
+
+const qkv = { q: f32(6, 12), k: f32(6, 8), v: f32(6, 8), segments: given('i32', [1, 4], [0, 6, 0, 6]) };
+const rotary = { x: f32(2, 8), cos: f32(5, 2), sin: f32(5, 2), positions: ints(0, 4) };
+
+/** Calls that the op table forbids. */
+const refusals: readonly [reason: string, call: Case][] = [
+  ['operands of two sizes', call('add', { a: f32(2, 3), b: f32(2, 4) }, { out: out(2, 3) }, {})],
+  ['a result of another size', call('mul', { a: f32(6), b: f32(6) }, { out: out(5) }, {})],
+  ['integers', call('add', { a: ints(1, 2), b: f32(2) }, { out: out(2) }, {})],
+  ['f16 where it is not a float', call('accumulate', { x: uniform('f16', [2]) }, { out: f32(2) }, { factor: 1 })],
+  ['integers to cast', call('cast', { x: ints(1, 2) }, { out: out(2) }, {})],
+  ['fewer elements', call('cast', { x: f32(6) }, { out: result('bf16', [5]) }, {})],
+  ['an unknown activation', call('activation', { x: f32(2) }, { y: out(2) }, { kind: 3 })],
+  ['factors that do not fit', call('matmul', { a: f32(2, 3), b: f32(5, 4) }, { out: out(2, 5) }, product)],
+  ['a product of another shape', call('matmul', { a: f32(2, 3), b: f32(5, 3) }, { out: out(5, 2) }, product)],
+  ['a factor that is no matrix', call('matmul', { a: f32(6), b: f32(5, 6) }, { out: out(1, 5) }, product)],
+  ['a bias of another width', call('addBias', { x: f32(2, 3), bias: f32(2) }, { out: out(2, 3) }, {})],
+  ['sums in bf16', call('columnSum', { x: f32(2, 3) }, { out: bf16(3) }, {})],
+  ['a row past the end', call('gatherRows', { x: f32(3, 2), rows: ints(0, 3) }, { out: out(2, 2) }, {})],
+  ['a negative row', call('gatherRows', { x: f32(3, 2), rows: ints(-1) }, { out: out(1, 2) }, {})],
+  ['rows in f32', call('gatherRows', { x: f32(3, 2), rows: f32(2) }, { out: out(2, 2) }, {})],
+  ['a row past the end', call('writeRows', { x: f32(1, 2), rows: ints(3) }, { out: f32(3, 2) }, {})],
+  ['a negative row', call('addRows', { x: f32(1, 2), rows: ints(-7) }, { out: f32(3, 2) }, {})],
+  ['a part past the end', call('slice', { x: f32(3, 4) }, { out: out(2, 2) }, { row: 2, column: 0 })],
+  ['a negative column', call('slice', { x: f32(3, 4) }, { out: out(2, 2) }, { row: 0, column: -1 })],
+  ['a part past the end', call('place', { x: f32(2, 2) }, { out: f32(3, 4) }, { row: 0, column: 3, accumulate: 0 })],
+  ['a weight of another width', call('rmsNorm', { x: f32(2, 3), weight: f32(2) }, { y: out(2, 3), rstd: out(2) }, { eps: 0, offset: 0 })],
+  ['a position past the tables', call('rope', { ...rotary, positions: ints(0, 5) }, { out: out(2, 8) }, { headDim: 4, sign: 1 })],
+  ['heads that do not fit', call('rope', rotary, { out: out(2, 8) }, { headDim: 3, sign: 1 })],
+  ['tables wider than a head', call('rope', rotary, { out: out(2, 8) }, { headDim: 2, sign: 1 })],
+  ['bf16 probabilities', call('softmax', { x: bf16(2, 2) }, { y: out(2, 2) }, { offset: 0, window: 0 })],
+  ['segments with a gap', attention(0, 2, 0, 2, 3, 6, 3, 6)],
+  ['segments that overlap', attention(0, 4, 0, 4, 3, 6, 3, 6)],
+  ['segments that end early', attention(0, 5, 0, 5)],
+  ['keys past the end', attention(0, 6, 1, 7)],
+  ['fewer keys than queries', attention(0, 6, 0, 5)],
+  ['query heads that the key heads do not divide', call('attention', qkv, { out: out(6, 12), lse: out(6, 3) }, heads)],
+  ['a label past the vocabulary', call('crossEntropy', { logits: f32(2, 3), labels: ints(0, 3) }, { losses: out(2) }, { scale: 1 })],
+  ['a sure zero', call('dropout', { x: f32(4) }, { out: out(4) }, { p: 1, seed: 0, stream: 0, step: 0 })],
+  ['an index in f32', call('argmax', { x: f32(2, 3) }, { index: out(2) }, {})],
+  ['states in bf16', call('adamw', { gradient: f32(2) }, { parameter: f32(2), m: bf16(2), v: f32(2) }, adamw)],
+];
+
+describe.each(devices)('$name', ({ open, skip }) => {
+  if (skip) {
+    test.skip(skip);
+    return;
+  }
+  let backend: Backend;
+  beforeAll(async () => {
+    backend = await open();
+  });
+  afterAll(() => backend.close());
+
+  test.each(refusals.map(([reason, entry]): [string, string, Case] => [entry.op, reason, entry]))('%s refuses %s', async (_, __, entry) => {
+    const attempt = run(backend, entry).then(() => backend.sync());
+    await expect(attempt).rejects.toThrow(LowrankError);
+    await expect(attempt).rejects.toThrow(new RegExp(`^${entry.op}: `));
+    // The error is over: the backend goes on.
+    await run(backend, call('fill', {}, { out: out(3) }, { value: 1 }));
+  });
+
+  test('refuses memory that it does not have', async () => {
+    const buffer = backend.allocate(64, 'workspace');
+    const fill = (offset: number, shape: number[], into = buffer) => {
+      backend.run('fill', {}, { out: { buffer: into, offset, dtype: 'f32', shape } }, { value: 0 });
+    };
+    expect(() => fill(0, [17])).toThrow(LowrankError);
+    expect(() => fill(4, [16])).toThrow(LowrankError);
+    expect(() => fill(-4, [1])).toThrow(LowrankError);
+    expect(() => fill(2, [1])).toThrow(/align/);
+    expect(() => backend.write(buffer, new Uint8Array(64), 1)).toThrow(LowrankError);
+    await expect((async () => backend.read(buffer, 60, 5))()).rejects.toThrow(LowrankError);
+    const other = await open();
+    expect(() => fill(0, [1], other.allocate(64, 'workspace'))).toThrow(LowrankError);
+    await other.close();
+    expect(() => other.allocate(64, 'workspace')).toThrow(LowrankError);
+    backend.free(buffer);
+    expect(() => fill(0, [1])).toThrow(/freed/);
+    expect(() => backend.free(buffer)).toThrow(/freed/);
+    await backend.sync();
+  });
+
+  test('counts memory by category', () => {
+    const { currentOf } = backend.memory();
+    const buffers = [backend.allocate(100, 'weights'), backend.allocate(50, 'logits')];
+    expect(backend.memory().currentOf.weights - currentOf.weights).toBe(100);
+    expect(backend.memory().currentOf.logits - currentOf.logits).toBe(50);
+    backend.free(buffers[1]);
+    expect(backend.memory().currentOf.logits).toBe(currentOf.logits);
+    expect(backend.memory().peakOf.logits).toBeGreaterThanOrEqual(50);
+    backend.resetPeak();
+    expect(backend.memory().peakOf.logits).toBe(currentOf.logits);
+    backend.free(buffers[0]);
+  });
+});
