@@ -1,0 +1,100 @@
+import { existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { localFolder } from '#lowrank/io/node/folder.js';
+import { openFile } from '#lowrank/io/node.js';
+import { encodeSafetensors, readSafetensors, type TensorToWrite } from '#lowrank/io/safetensors.js';
+import { f32ToBf16 } from '#lowrank/util/half.js';
+import type { JsonObject } from '#lowrank/util/json.js';
+import { Random } from '#lowrank/util/philox.js';
+
+/** config.json of the models that are measured. */
+export const shapes: Record<string, JsonObject> = {
+  smol135: llama(576, 1536, 30, 9, 3, 49152, { rope_theta: 100_000, tie_word_embeddings: true }),
+  tiny1b: llama(2048, 5632, 22, 32, 4, 32000, { rope_theta: 10_000, tie_word_embeddings: false }),
+};
+
+function llama(
+  hidden: number,
+  intermediate: number,
+  layers: number,
+  heads: number,
+  groups: number,
+  vocabulary: number,
+  more: JsonObject,
+): JsonObject {
+  return {
+    model_type: 'llama',
+    architectures: ['LlamaForCausalLM'],
+    hidden_size: hidden,
+    intermediate_size: intermediate,
+    num_hidden_layers: layers,
+    num_attention_heads: heads,
+    num_key_value_heads: groups,
+    vocab_size: vocabulary,
+    max_position_embeddings: 8192,
+    rms_norm_eps: 1e-5,
+    ...more,
+  };
+}
+
+/** A folder with random weights of that shape, written once. */
+export async function syntheticModel(shape: string, dtype: 'BF16' | 'F32'): Promise<string> {
+  const folder = resolve(import.meta.dirname, '../models', `${shape}-${dtype}`);
+  if (existsSync(join(folder, 'config.json'))) return folder;
+  const config = shapes[shape];
+  await localFolder(folder).write('model.safetensors', encodeSafetensors(tensorsOf(config, dtype)));
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, 'config.tmp'), JSON.stringify(config));
+  renameSync(join(folder, 'config.tmp'), join(folder, 'config.json'));
+  return folder;
+}
+
+/** Opens a synthetic model, which has no tokenizer. */
+export async function openSynthetic(folder: string, shape: string) {
+  const checkpoint = await readSafetensors(await openFile(join(folder, 'model.safetensors')));
+  return { name: shape, config: shapes[shape], tokenizer: { tokenizerJson: {}, tokenizerConfig: {} }, checkpoint, identity: shape };
+}
+
+function tensorsOf(config: JsonObject, dtype: 'BF16' | 'F32'): TensorToWrite[] {
+  const [C, F, L, H, G, V] = [
+    'hidden_size',
+    'intermediate_size',
+    'num_hidden_layers',
+    'num_attention_heads',
+    'num_key_value_heads',
+    'vocab_size',
+  ].map((key) => Number(config[key]));
+  const width = (C / H) * G;
+  const layer: [string, number[]][] = [
+    ['input_layernorm', [C]],
+    ['post_attention_layernorm', [C]],
+    ['self_attn.q_proj', [C, C]],
+    ['self_attn.k_proj', [width, C]],
+    ['self_attn.v_proj', [width, C]],
+    ['self_attn.o_proj', [C, C]],
+    ['mlp.gate_proj', [F, C]],
+    ['mlp.up_proj', [F, C]],
+    ['mlp.down_proj', [C, F]],
+  ];
+  const all: [string, number[]][] = [
+    ['model.embed_tokens', [V, C]],
+    ['model.norm', [C]],
+    ...Array.from({ length: L }, (_, i) => layer.map(([name, shape]): [string, number[]] => [`model.layers.${i}.${name}`, shape])).flat(),
+  ];
+  if (!config.tie_word_embeddings) all.push(['lm_head', [V, C]]);
+  const random = new Random(1, 1);
+  // One long run of numbers, from which each tensor takes its own beginning.
+  const noise = Float32Array.from({ length: 1 << 20 }, () => 0.02 * random.normal());
+  return all.map(([name, shape], i) => ({
+    name: `${name}.weight`,
+    dtype,
+    shape,
+    data: async () => {
+      const size = shape.reduce((product, n) => product * n, 1);
+      const values = new Float32Array(size).fill(1);
+      if (shape.length > 1) for (let at = 0; at < size; at++) values[at] = noise[(at * 7 + i * 104_729) & 0xfffff];
+      const array = dtype === 'F32' ? values : f32ToBf16(values);
+      return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+    },
+  }));
+}
