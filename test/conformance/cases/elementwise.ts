@@ -1,3 +1,4 @@
+import { philox } from '../../../src/util/philox.js';
 import { type Case, call, given, mixes, result, ulp, uniform } from '../case.js';
 
 /** Empty, one element, less and more than a cache block of 1024 elements. */
@@ -107,6 +108,11 @@ function* dropout(): Generator<Case> {
     yield call('dropout', { x: uniform('f32', [5, 399]) }, { out: result('f32', [5, 399]) }, attributes, tolerances, { out: 'x' });
     yield call('dropout', { x: uniform('bf16', [5, 399]) }, { out: result('bf16', [5, 399]) }, attributes, tolerances, { out: 'x' });
   }
+  // The third number's own u as p: it is kept.
+  const words = new Uint32Array(4);
+  philox(words, 1, 2, 0, 3);
+  const attributes = { p: (words[2] >>> 8) * 2 ** -24, seed: 1, stream: 2, step: 3 };
+  yield call('dropout', { x: given('f32', [4], [1, 1, 1, 1]) }, { out: result('f32', [4]) }, attributes, tolerances);
 }
 
 function* adamw(): Generator<Case> {
