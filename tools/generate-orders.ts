@@ -19,63 +19,59 @@ interface Product {
   one: string;
   many: string;
   options: readonly string[];
-  /** The largest number that a customer would ask for. */
+  /** The largest number that a customer would ask for; at least `heldOutShare`, so that every option has a number in each part. */
   most: number;
 }
 
 const product = (one: string, many: string, most: number, ...options: string[]): Product => ({ one, many, most, options });
 const drink = ['small', 'large', 'iced', 'decaf'];
+const sizes = ['small', 'medium', 'large'];
 const bunch = ['red', 'white', 'yellow', 'pink'];
+const ink = ['black', 'blue', 'green'];
+const lengths = ['short', 'long'];
 const shops: readonly (readonly Product[])[] = [
   [
     product('oat latte', 'oat lattes', 8, ...drink),
     product('flat white', 'flat whites', 8, ...drink),
     product('cappuccino', 'cappuccinos', 8, ...drink),
-    product('mocha', 'mochas', 6, ...drink),
-    product('chai latte', 'chai lattes', 6, ...drink),
+    product('mocha', 'mochas', 8, ...drink),
     product('blueberry muffin', 'blueberry muffins', 12),
     product('almond croissant', 'almond croissants', 12),
   ],
   [
-    product('sourdough loaf', 'sourdough loaves', 6, 'small', 'large', 'sliced'),
-    product('rye loaf', 'rye loaves', 6, 'small', 'large', 'sliced'),
-    product('baguette', 'baguettes', 10),
+    product('sourdough loaf', 'sourdough loaves', 6, ...sizes),
+    product('rye loaf', 'rye loaves', 6, ...sizes),
     product('cinnamon roll', 'cinnamon rolls', 12),
     product('sesame bagel', 'sesame bagels', 12),
-    product('cheesecake', 'cheesecakes', 3, 'small', 'large'),
-    product('cherry pie', 'cherry pies', 4, 'small', 'large'),
+    product('cheesecake', 'cheesecakes', 6, ...sizes),
+    product('cherry pie', 'cherry pies', 6, ...sizes),
   ],
   [
-    product('margherita pizza', 'margherita pizzas', 8, 'small', 'medium', 'large'),
-    product('mushroom pizza', 'mushroom pizzas', 8, 'small', 'medium', 'large'),
-    product('pepperoni pizza', 'pepperoni pizzas', 8, 'small', 'medium', 'large'),
-    product('garlic bread', 'garlic breads', 6, 'plain', 'cheesy'),
-    product('green salad', 'green salads', 6, 'small', 'large'),
-    product('lemonade', 'lemonades', 10, 'small', 'large'),
+    product('margherita pizza', 'margherita pizzas', 8, ...sizes),
+    product('mushroom pizza', 'mushroom pizzas', 8, ...sizes),
+    product('pepperoni pizza', 'pepperoni pizzas', 8, ...sizes),
+    product('green salad', 'green salads', 6, ...sizes),
+    product('ginger ale', 'ginger ales', 12),
   ],
   [
     product('tulip', 'tulips', 20, ...bunch),
     product('rose', 'roses', 20, ...bunch),
     product('carnation', 'carnations', 20, ...bunch),
-    product('sunflower', 'sunflowers', 12, 'small', 'tall'),
-    product('fern', 'ferns', 4, 'small', 'large'),
-    product('orchid', 'orchids', 4, 'white', 'pink', 'yellow'),
+    product('orchid', 'orchids', 5, ...bunch),
+    product('sunflower', 'sunflowers', 12),
   ],
   [
-    product('notebook', 'notebooks', 12, 'lined', 'plain', 'squared'),
-    product('fountain pen', 'fountain pens', 5, 'black', 'blue', 'green'),
-    product('marker', 'markers', 12, 'black', 'blue', 'green', 'red'),
-    product('envelope', 'envelopes', 20, 'brown', 'white', 'padded'),
-    product('eraser', 'erasers', 10),
-    product('desk lamp', 'desk lamps', 3, 'black', 'white', 'green'),
+    product('fountain pen', 'fountain pens', 6, ...ink),
+    product('marker', 'markers', 12, ...ink),
+    product('notebook', 'notebooks', 12, ...ink),
+    product('eraser', 'erasers', 12),
   ],
   [
-    product('paint brush', 'paint brushes', 8, 'narrow', 'wide'),
-    product('light bulb', 'light bulbs', 12, 'warm', 'bright'),
-    product('padlock', 'padlocks', 5, 'small', 'heavy'),
-    product('extension cord', 'extension cords', 4, 'short', 'long'),
-    product('bucket', 'buckets', 6, 'small', 'large'),
-    product('tape measure', 'tape measures', 4, 'short', 'long'),
+    product('extension cord', 'extension cords', 6, ...lengths),
+    product('tape measure', 'tape measures', 6, ...lengths),
+    product('ladder', 'ladders', 5, ...lengths),
+    product('light bulb', 'light bulbs', 12),
+    product('padlock', 'padlocks', 6),
   ],
 ];
 
@@ -163,10 +159,26 @@ function isHeldOut({ item, option, quantity }: Item): boolean {
   return (letters + 3 * quantity) % heldOutShare === 0;
 }
 
-function drawItem(random: Random, shop: readonly Product[], test: boolean): { chosen: Item; from: Product } {
+/** Products with each of their options and with none, in a shuffled order that starts again when it is used up: each occurs about as often. */
+class Deck {
+  readonly #shop: readonly Product[];
+  #cards: { from: Product; option: string | null }[] = [];
+
+  constructor(shop: readonly Product[]) {
+    this.#shop = shop;
+  }
+
+  draw(random: Random): { from: Product; option: string | null } {
+    if (this.#cards.length === 0) {
+      this.#cards = random.shuffle(this.#shop.flatMap((from) => [...from.options, null].map((option) => ({ from, option }))));
+    }
+    return this.#cards.pop() as { from: Product; option: string | null };
+  }
+}
+
+function drawItem(random: Random, deck: Deck, test: boolean): { chosen: Item; from: Product } {
+  const { from, option } = deck.draw(random);
   for (;;) {
-    const from = pick(random, shop);
-    const option = from.options.length > 0 && random.next() < 0.65 ? pick(random, from.options) : null;
     // Small numbers are what people order most.
     const quantity = 1 + Math.floor(from.most * random.next() ** 1.6);
     const chosen = { item: from.one, option, quantity };
@@ -183,7 +195,7 @@ function phrase(random: Random, { option, quantity }: Item, { one, many }: Produ
   if (style < 0.14 && option !== null && quantity > 1) return `${number(random, quantity)} ${noun}, ${option} ones`;
   if (quantity === 1) return random.next() < 0.7 ? `${/^[aeiou]/.test(described) ? 'an' : 'a'} ${described}` : `one ${described}`;
   if (quantity === 12 && random.next() < 0.6) return `a dozen ${described}`;
-  if (quantity === 6 && random.next() < 0.4) return `half a dozen ${described}`;
+  if (quantity === 6 && random.next() < 0.6) return `half a dozen ${described}`;
   if (quantity === 2 && random.next() < 0.3) return `a couple of ${described}`;
   return `${number(random, quantity)} ${described}`;
 }
@@ -203,13 +215,13 @@ function drawDay(random: Random): { day: string; said: string } {
 const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** One row in a given way of speaking. */
-function generate(random: Random, frame: number, test: boolean): Generated {
+function generate(random: Random, decks: readonly Deck[], frame: number, test: boolean): Generated {
   const { text, delivery } = frames[frame];
-  const shop = pick(random, shops);
-  const first = drawItem(random, shop, test);
+  const deck = pick(random, decks);
+  const first = drawItem(random, deck, test);
   const items = [first];
   if (random.next() < 0.45) {
-    const second = drawItem(random, shop, test);
+    const second = drawItem(random, deck, test);
     if (second.from !== first.from) items.push(second);
   }
   const phrases = items.map(({ chosen, from }) => phrase(random, chosen, from));
@@ -241,10 +253,11 @@ export function generateOrders(): { train: Generated[]; test: Generated[] } {
   const random = new Random(seed, 1);
   const seen = new Set<string>();
   const part = (count: number, test: boolean) => {
+    const decks = shops.map((shop) => new Deck(shop));
     const order = random.shuffle(Array.from({ length: count }, (_, i) => i % frames.length));
     return order.map((frame) => {
       for (;;) {
-        const generated = generate(random, frame, test);
+        const generated = generate(random, decks, frame, test);
         const message = generated.row.messages[1].content;
         if (seen.has(message)) continue;
         seen.add(message);

@@ -24,7 +24,11 @@ struct Tensor {
   }
   // A tensor of rank ≥ 1 as a matrix: the first dimension against the rest.
   int64_t rows() const { return rank == 0 ? 1 : shape[0]; }
-  int64_t columns() const { return rows() == 0 ? 0 : size() / rows(); }
+  int64_t columns() const {
+    int64_t n = 1;
+    for (int i = 1; i < rank; i++) n *= shape[i];
+    return n;
+  }
 };
 
 // One op to run. Operands and attributes stand in the order of the op table (ops.generated.h names the places).

@@ -1,4 +1,4 @@
-import { fromF16 } from '../util/half.js';
+import { f16Table } from '../util/half.js';
 
 /**
  * The block types of GGUF files (layouts: ggml/src/ggml-common.h of ggml-org/llama.cpp). A row is a whole number of blocks. Inside a block
@@ -58,17 +58,9 @@ export const otherBlockTypes: ReadonlyMap<number, string> = new Map(
   }).map(([name, id]) => [id, name]),
 );
 
-/** Every f16 as a number: a look-up is several times faster than taking the bits apart. */
-let halves: Float32Array | undefined;
-
-function halfTable(): Float32Array {
-  halves ??= Float32Array.from({ length: 65536 }, (_, bits) => fromF16(bits));
-  return halves;
-}
-
 /** {d, 16 bytes}: x = d (q − 8); the low nibbles are elements 0…15, the high ones 16…31. */
 function decodeQ4_0(source: Uint8Array, target: Float32Array): void {
-  const half = halfTable();
+  const half = f16Table();
   for (let at = 0, out = 0; at < source.length; at += 18, out += 32) {
     const d = half[source[at] | (source[at + 1] << 8)];
     for (let i = 0; i < 16; i++) {
@@ -81,7 +73,7 @@ function decodeQ4_0(source: Uint8Array, target: Float32Array): void {
 
 /** {d, m, 16 bytes}: x = d q + m; nibbles as in Q4_0. */
 function decodeQ4_1(source: Uint8Array, target: Float32Array): void {
-  const half = halfTable();
+  const half = f16Table();
   for (let at = 0, out = 0; at < source.length; at += 20, out += 32) {
     const d = half[source[at] | (source[at + 1] << 8)];
     const m = half[source[at + 2] | (source[at + 3] << 8)];
@@ -95,7 +87,7 @@ function decodeQ4_1(source: Uint8Array, target: Float32Array): void {
 
 /** {d, u32 of fifth bits, 16 bytes}: x = d (q − 16); bit i of the u32 belongs to element i. */
 function decodeQ5_0(source: Uint8Array, target: Float32Array): void {
-  const half = halfTable();
+  const half = f16Table();
   for (let at = 0, out = 0; at < source.length; at += 22, out += 32) {
     const d = half[source[at] | (source[at + 1] << 8)];
     for (let i = 0; i < 16; i++) {
@@ -110,7 +102,7 @@ function decodeQ5_0(source: Uint8Array, target: Float32Array): void {
 
 /** {d, m, u32 of fifth bits, 16 bytes}: x = d q + m. */
 function decodeQ5_1(source: Uint8Array, target: Float32Array): void {
-  const half = halfTable();
+  const half = f16Table();
   for (let at = 0, out = 0; at < source.length; at += 24, out += 32) {
     const d = half[source[at] | (source[at + 1] << 8)];
     const m = half[source[at + 2] | (source[at + 3] << 8)];
@@ -126,7 +118,7 @@ function decodeQ5_1(source: Uint8Array, target: Float32Array): void {
 
 /** {d, 32 × i8}: x = d q. */
 function decodeQ8_0(source: Uint8Array, target: Float32Array): void {
-  const half = halfTable();
+  const half = f16Table();
   for (let at = 0, out = 0; at < source.length; at += 34, out += 32) {
     const d = half[source[at] | (source[at + 1] << 8)];
     for (let i = 0; i < 32; i++) target[out + i] = d * ((source[at + 2 + i] << 24) >> 24);
@@ -138,7 +130,7 @@ function decodeQ8_0(source: Uint8Array, target: Float32Array): void {
  * 128 elements has 32 bytes, whose bit pairs belong to elements 0…31, 32…63, 64…95, 96…127.
  */
 function decodeQ2_K(source: Uint8Array, target: Float32Array): void {
-  const half = halfTable();
+  const half = f16Table();
   for (let at = 0, out = 0; at < source.length; at += 84, out += 256) {
     const d = half[source[at + 80] | (source[at + 81] << 8)];
     const m = half[source[at + 82] | (source[at + 83] << 8)];
@@ -157,7 +149,7 @@ function decodeQ2_K(source: Uint8Array, target: Float32Array): void {
  * byte i belongs to element 32 b + i. The 6-bit scales: low nibbles of 8 bytes, then the high ones; then bit pairs, four of each byte.
  */
 function decodeQ3_K(source: Uint8Array, target: Float32Array): void {
-  const half = halfTable();
+  const half = f16Table();
   for (let at = 0, out = 0; at < source.length; at += 110, out += 256) {
     const d = half[source[at + 108] | (source[at + 109] << 8)];
     for (let group = 0; group < 16; group++) {
@@ -189,7 +181,7 @@ function minimumOf(source: Uint8Array, at: number, group: number): number {
 
 /** {d, m, 12 bytes of scales and minima, 128 bytes}: x = d s q − m t per 32 elements; low nibbles are even groups, high ones odd. */
 function decodeQ4_K(source: Uint8Array, target: Float32Array): void {
-  const half = halfTable();
+  const half = f16Table();
   for (let at = 0, out = 0; at < source.length; at += 144, out += 256) {
     const d = half[source[at] | (source[at + 1] << 8)];
     const m = half[source[at + 2] | (source[at + 3] << 8)];
@@ -205,7 +197,7 @@ function decodeQ4_K(source: Uint8Array, target: Float32Array): void {
 
 /** {d, m, 12 bytes of scales and minima, 32 bytes of fifth bits, 128 bytes}: as Q4_K; bit g of byte i belongs to element i of group g. */
 function decodeQ5_K(source: Uint8Array, target: Float32Array): void {
-  const half = halfTable();
+  const half = f16Table();
   for (let at = 0, out = 0; at < source.length; at += 176, out += 256) {
     const d = half[source[at] | (source[at + 1] << 8)];
     const m = half[source[at + 2] | (source[at + 3] << 8)];
@@ -227,7 +219,7 @@ function decodeQ5_K(source: Uint8Array, target: Float32Array): void {
  * has 64 bytes, low nibbles first, and 32 bytes of bit pairs laid out as in Q2_K.
  */
 function decodeQ6_K(source: Uint8Array, target: Float32Array): void {
-  const half = halfTable();
+  const half = f16Table();
   for (let at = 0, out = 0; at < source.length; at += 210, out += 256) {
     const d = half[source[at + 208] | (source[at + 209] << 8)];
     for (let group = 0; group < 16; group++) {

@@ -47,6 +47,14 @@ export function fromF16(half: number): number {
   return sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
 }
 
+let halves: Float32Array | undefined;
+
+/** Every f16 as a number, by its bits: a look-up is several times faster than taking the bits apart. */
+export function f16Table(): Float32Array {
+  halves ??= Float32Array.from({ length: 65536 }, (_, half) => fromF16(half));
+  return halves;
+}
+
 export function bf16ToF32(source: Uint16Array): Float32Array {
   const result = new Float32Array(source.length);
   const target = new Uint32Array(result.buffer);
@@ -61,8 +69,9 @@ export function f32ToBf16(source: Float32Array): Uint16Array {
 }
 
 export function f16ToF32(source: Uint16Array): Float32Array {
+  const numbers = f16Table();
   const result = new Float32Array(source.length);
-  for (let i = 0; i < source.length; i++) result[i] = fromF16(source[i]);
+  for (let i = 0; i < source.length; i++) result[i] = numbers[source[i]];
   return result;
 }
 

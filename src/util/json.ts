@@ -1,4 +1,4 @@
-import { LowrankError, messageOf } from './errors.js';
+import { LowrankError } from './errors.js';
 
 export type JsonValue = null | boolean | number | string | JsonValue[] | { [key: string]: JsonValue };
 export type JsonObject = { [key: string]: JsonValue };
@@ -23,10 +23,12 @@ export function parseJson(text: string, place: string): JsonValue {
     });
   } catch (error) {
     if (error instanceof LowrankError) throw error;
-    const position = /position (\d+)/.exec(messageOf(error));
-    const offset = position ? Number(position[1]) : source.length;
-    const problem = messageOf(error).replace(/ in JSON at position \d+.*$/s, '');
-    throw new LowrankError(`not valid JSON: ${problem}`, { place: at(place, source, offset), mend: 'correct the JSON at this place' });
+    const { offset, expected } = firstError(source);
+    const found = offset < source.length ? JSON.stringify(String.fromCodePoint(source.codePointAt(offset)!)) : 'the end of the text';
+    throw new LowrankError(`not valid JSON: ${found} where ${expected} was expected`, {
+      place: at(place, source, offset),
+      mend: 'correct the JSON at this place',
+    });
   }
 }
 
@@ -34,7 +36,7 @@ export function parseJson(text: string, place: string): JsonValue {
 export function parseJsonObject(text: string, place: string): JsonObject {
   const value = parseJson(text, place);
   if (isObject(value)) return value;
-  throw new LowrankError('not a JSON object', { place, expected: 'an object in braces' });
+  throw new LowrankError('not a JSON object', { place, expected: 'an object in braces', mend: 'check that this is the right file' });
 }
 
 export function isObject(value: JsonValue | undefined): value is JsonObject {
@@ -56,6 +58,63 @@ function depthExceeded(text: string): number {
     } else if (c === 0x5d || c === 0x7d) depth--;
   }
   return -1;
+}
+
+const space = /[\t\n\r ]+/y;
+const literal = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y;
+const characters = /[ !#-[\]-\uffff]+|\\(?:["\\/bfnrt]|u[\da-fA-F]{4})/y;
+
+/** Where a text that JSON.parse refuses stops being JSON, and what could have stood there: the engine's own message does not always say. */
+function firstError(text: string): { offset: number; expected: string } {
+  let offset = 0;
+  const skip = (pattern: RegExp): boolean => {
+    pattern.lastIndex = offset;
+    const found = pattern.test(text);
+    if (found) offset = pattern.lastIndex;
+    return found;
+  };
+  const take = (character: string): boolean => {
+    const found = text[offset] === character;
+    if (found) offset++;
+    return found;
+  };
+  const unended = 'the rest of a string (line breaks, tabs and backslashes are written with a backslash)';
+  const restOfString = (): boolean => {
+    while (skip(characters));
+    return take('"');
+  };
+  const closers: (']' | '}')[] = [];
+  let next: 'value' | 'first value' | 'key' | 'first key' | 'rest' = 'value';
+  for (;;) {
+    skip(space);
+    const closer = closers.at(-1);
+    const closable = next === 'rest' || next.startsWith('first');
+    if (closer && closable && take(closer)) {
+      closers.pop();
+      next = 'rest';
+    } else if (next === 'rest') {
+      if (!closer) return { offset, expected: 'the end of the text' };
+      if (!take(',')) return { offset, expected: `"," or "${closer}"` };
+      next = closer === ']' ? 'value' : 'key';
+    } else if (next === 'key' || next === 'first key') {
+      if (!take('"')) return { offset, expected: `a key in double quotes${next === 'key' ? '' : ' or "}"'}` };
+      if (!restOfString()) return { offset, expected: unended };
+      skip(space);
+      if (!take(':')) return { offset, expected: '":"' };
+      next = 'value';
+    } else if (take('[')) {
+      closers.push(']');
+      next = 'first value';
+    } else if (take('{')) {
+      closers.push('}');
+      next = 'first key';
+    } else {
+      if (take('"')) {
+        if (!restOfString()) return { offset, expected: unended };
+      } else if (!skip(literal)) return { offset, expected: next === 'value' ? 'a value' : 'a value or "]"' };
+      next = 'rest';
+    }
+  }
 }
 
 function at(place: string, text: string, offset: number): string {

@@ -26,14 +26,22 @@ test('the key __proto__ is refused at every level', () => {
 });
 
 test.each([
-  ['{"a": 1\n "b": 2}', '2:2'],
-  ['{\n  "a": 1,\n  b: 2}', '3:3'],
-  ['[1, 2', '1:6'],
-  ['"a\nb"', '1:3'],
-  ['', '1:1'],
-  ['[01]', '1:3'],
-])('an error in %j is placed at %s', (text, place) => {
-  expect(() => parseJson(text, 'x.json')).toThrow(new RegExp(`^x\\.json:${place}: not valid JSON: `));
+  ['{"a": 1\n "b": 2}', '2:2', '"\\"" where "," or "}"'],
+  ['{\n  "a": 1,\n  b: 2}', '3:3', '"b" where a key in double quotes'],
+  ['{b: 2}', '1:2', '"b" where a key in double quotes or "}"'],
+  ['{"a" 1}', '1:6', '"1" where ":"'],
+  ['{"a": }', '1:7', '"}" where a value'],
+  ['{"a": [1, {"b": tru}]}', '1:17', '"t" where a value'],
+  ['[1, 2', '1:6', 'the end of the text where "," or "]"'],
+  ['[1, ]', '1:5', '"]" where a value'],
+  ['[1, 2]]', '1:7', '"]" where the end of the text'],
+  ['"a\nb"', '1:3', '"\\n" where the rest of a string'],
+  ['["a\\x"]', '1:4', '"\\\\" where the rest of a string'],
+  ['', '1:1', 'the end of the text where a value'],
+  ['[01]', '1:3', '"1" where "," or "]"'],
+  ['[😀]', '1:2', '"😀" where a value or "]"'],
+])('an error in %j is placed at %s', (text, place, message) => {
+  expect(() => parseJson(text, 'x.json')).toThrow(`x.json:${place}: not valid JSON: ${message}`);
 });
 
 test('a byte order mark is no part of the text', () => {
@@ -42,5 +50,6 @@ test('a byte order mark is no part of the text', () => {
 
 test('a whole file must be an object where one is asked for', () => {
   expect(parseJsonObject('{"a": [1]}', 'x.json')).toEqual({ a: [1] });
-  for (const text of ['[]', 'null', '"{}"', '3']) expect(() => parseJsonObject(text, 'x.json')).toThrow(/^x\.json: not a JSON object/);
+  for (const text of ['[]', 'null', '"{}"', '3'])
+    expect(() => parseJsonObject(text, 'x.json')).toThrow(/^x\.json: not a JSON object.*right file/s);
 });
