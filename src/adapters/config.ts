@@ -51,11 +51,19 @@ const changesBase = /^(pissa|olora|corda|loftq|eva|lora_ga|orthogonal)/;
  */
 export function parseLoraConfig(json: unknown, place: string): LoraConfig {
   if (typeof json !== 'object' || json === null || Array.isArray(json)) {
-    throw new LowrankError('not an adapter configuration', { place, expected: 'a JSON object with PEFT’s LoraConfig' });
+    throw new LowrankError('not an adapter configuration', {
+      place,
+      expected: 'a JSON object with PEFT’s LoraConfig',
+      mend: 'copy the adapter again',
+    });
   }
   const fields = json as Record<string, unknown>;
   if (fields.peft_type !== undefined && fields.peft_type !== 'LORA') {
-    throw new LowrankError(`peft_type ${JSON.stringify(fields.peft_type)} is not supported`, { place, expected: '"LORA"' });
+    throw new LowrankError(`peft_type ${JSON.stringify(fields.peft_type)} is not supported`, {
+      place,
+      expected: '"LORA"',
+      mend: 'merge it into its base with PEFT first',
+    });
   }
   for (const [key, value] of Object.entries(fields)) {
     if (key in LoraConfig.shape || descriptive.has(key) || saysNothing(value)) continue;

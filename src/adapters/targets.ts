@@ -19,6 +19,7 @@ export function findTargets(model: CausalLM, config: LoraConfig): LoraTarget[] {
     if (!matches(path, wanted, config, model)) continue;
     if (!(module instanceof Linear)) {
       throw new LowrankError(`target module "${path}" is not a linear layer`, {
+        place: 'target_modules',
         mend: 'leave it out of the target modules; to train the whole module, name it in modules_to_save',
       });
     }
@@ -36,7 +37,8 @@ export function findSaved(model: CausalLM, config: LoraConfig): string[] {
   for (const name of names) {
     if ([...model.modules.keys()].some((path) => path.endsWith(name))) continue;
     const near = nearest(name, endings(model));
-    throw new LowrankError(`modules_to_save: no module ends with "${name}"`, {
+    throw new LowrankError(`no module ends with "${name}"`, {
+      place: 'modules_to_save',
       mend: near ? `write "${near}"` : `name one of: ${endings(model).join(', ')}`,
     });
   }
@@ -99,7 +101,8 @@ function regex(source: string, place: string): RegExp {
 function noTargets(model: CausalLM, wanted: string | readonly string[]): LowrankError {
   const list = endings(model);
   const near = typeof wanted === 'string' ? undefined : wanted.map((name) => nearest(name, list)).find(Boolean);
-  return new LowrankError(`target_modules ${JSON.stringify(wanted)} names no module of this model`, {
+  return new LowrankError(`${JSON.stringify(wanted)} names no module of this model`, {
+    place: 'target_modules',
     expected: `endings such as ${list.join(', ')}, as in "${[...model.modules.keys()].find((path) => path.includes('.0.')) ?? list[0]}"`,
     mend: near ? `write "${near}"` : 'use "all-linear", or some of these names',
   });

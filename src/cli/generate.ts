@@ -29,7 +29,10 @@ export interface GenerateOptions extends AnswerOptions {
 /** The model that the options name, or that their adapter was trained on. */
 export async function openAnswering(terminal: Terminal, { model, adapter, device }: AnswerOptions): Promise<Session> {
   if (model === undefined && adapter === undefined) {
-    throw new LowrankError('there is no model', { mend: 'name one with --model, or an adapter with --adapter' });
+    throw new LowrankError('there is no model', {
+      place: 'command line',
+      mend: 'name one with --model, or an adapter with --adapter',
+    });
   }
   const source = await findModel(terminal, model ?? (await baseOfAdapter(adapter!)));
   return openSession(terminal, source, codecOf(source), { device });
@@ -76,10 +79,18 @@ export async function generateCommand(terminal: Terminal, words: string[], optio
 }
 
 async function readStandardInput(): Promise<string> {
-  if (process.stdin.isTTY) throw new LowrankError('there is no prompt', { mend: 'write it after the options, or pipe it in' });
+  if (process.stdin.isTTY)
+    throw new LowrankError('there is no prompt', {
+      place: 'command line',
+      mend: 'write it after the options, or pipe it in',
+    });
   const parts: Buffer[] = [];
   for await (const part of process.stdin) parts.push(part as Buffer);
   const text = Buffer.concat(parts).toString('utf8').trim();
-  if (text === '') throw new LowrankError('the prompt is empty', { mend: 'write it after the options, or pipe it in' });
+  if (text === '')
+    throw new LowrankError('the prompt is empty', {
+      place: 'command line',
+      mend: 'write it after the options, or pipe it in',
+    });
   return text;
 }

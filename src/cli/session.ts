@@ -108,6 +108,7 @@ export function readDatasets(recipePath: string, datasets: readonly RecipeDatase
         throw new LowrankError('not a data set that can be read', {
           place: `${recipePath}: ${dataset.path}`,
           expected: 'a .jsonl or .json file',
+          mend: 'convert it, or correct the path',
         });
       }
       return { dataset, rows: await readRowsFile(path) };

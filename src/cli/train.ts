@@ -7,7 +7,7 @@ import type { TextCodec } from '../models/text-model.js';
 import { listCheckpoints } from '../train/checkpoint.js';
 import { countSteps, prepareData, type RunData } from '../train/data.js';
 import type { Recipe } from '../train/recipe.js';
-import { clearRun, type TrainEvent, type TrainResult, train } from '../train/run.js';
+import { type TrainEvent, type TrainResult, train } from '../train/run.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, duration, peakMemory, type Terminal, thousands } from './console.js';
 import { interruptedExitCode, interruptible } from './interrupt.js';
@@ -66,7 +66,6 @@ async function trainSession(
   terminal.note(`device     ${session.backend.description}`);
   try {
     const start = recipe.lora_model_dir === undefined ? undefined : localFolder(recipe.lora_model_dir);
-    if (!run.resume) await clearRun(run.folder);
     const { adapter, result } = await train({
       ...rest,
       recipe,

@@ -24,7 +24,8 @@ export async function openBackend(name?: string, onFallback: (message: string) =
     const open = openers.get(name);
     if (!open) {
       const near = nearest(name, openers.keys());
-      throw new LowrankError(`unknown backend "${name}"`, {
+      throw new LowrankError(`there is no backend "${name}"`, {
+        place: 'device',
         expected: backendNames().join(', '),
         mend: near ? `use "${near}"` : 'name one of these, or leave it out',
       });

@@ -54,8 +54,10 @@ export function stepsPerEpoch(examples: readonly Example[], options: BatchOption
 export function splitExamples(examples: readonly Example[], valSetSize: number, seed: number): { train: Example[]; validation: Example[] } {
   const count = valSetSize < 1 ? Math.round(examples.length * valSetSize) : valSetSize;
   if (!(valSetSize >= 0) || !Number.isInteger(count) || count >= examples.length) {
-    throw new LowrankError(`val_set_size ${valSetSize} of ${examples.length} examples leaves none to train`, {
+    throw new LowrankError(`${valSetSize} of ${examples.length} examples leaves none to train`, {
+      place: 'val_set_size',
       expected: 'a share below 1, or a whole number below the number of examples',
+      mend: 'lower it',
     });
   }
   const order = new Random(seed, splitStream).shuffle(examples.map((_, i) => i));

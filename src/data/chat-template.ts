@@ -55,7 +55,9 @@ export class ChatTemplate {
     try {
       this.program = parseJinja(markGenerations(source));
     } catch (error) {
-      throw new LowrankError(`not a readable Jinja template: ${explainJinja(error)}`, {
+      // The parser reads past its last token where a block or an expression is not closed.
+      const reason = error instanceof TypeError ? 'a block or an expression is not closed' : explainJinja(error);
+      throw new LowrankError(`not a readable Jinja template: ${reason}`, {
         place: 'chat template',
         cause: error,
         mend: 'correct it, or give another as chat_template_jinja',

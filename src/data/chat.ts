@@ -86,7 +86,10 @@ function turnEnds(tokenizer: Tokenizer, eotTokens: readonly string[] = []): (id:
   const named = eotTokens.map((token) => {
     const id = tokenizer.tokenToId(token);
     if (id !== undefined) return id;
-    throw new LowrankError(`eot_tokens: ${JSON.stringify(token)} is not one token of the vocabulary`, { mend: 'name a token that is' });
+    throw new LowrankError(`${JSON.stringify(token)} is not one token of the vocabulary`, {
+      place: 'eot_tokens',
+      mend: 'name a token that is',
+    });
   });
   return (id) => tokenizer.isSpecial(id) || named.includes(id);
 }

@@ -109,7 +109,11 @@ function readConversation(row: Row, options: DatasetOptions): Sample {
 
 function readMessage(turn: JsonValue, place: string, roleKey: string, contentKey: string, aliases: ReadonlyMap<string, string>): Message {
   if (!isObject(turn))
-    throw new LowrankError(`a message is ${kindOf(turn)}`, { place, expected: `an object with ${roleKey} and ${contentKey}` });
+    throw new LowrankError(`a message is ${kindOf(turn)}`, {
+      place,
+      expected: `an object with ${roleKey} and ${contentKey}`,
+      mend: 'correct the row',
+    });
   const { [roleKey]: role, [contentKey]: content, ...others } = turn;
   const missing = (key: string) => {
     const near = nearest(key, Object.keys(others));
@@ -118,7 +122,11 @@ function readMessage(turn: JsonValue, place: string, roleKey: string, contentKey
   };
   if (role === undefined) throw missing(roleKey);
   if (typeof role !== 'string' || role === '') {
-    throw new LowrankError(`a message's ${quoted(roleKey)} is ${kindOf(role)}`, { place, expected: 'a text such as user or assistant' });
+    throw new LowrankError(`a message's ${quoted(roleKey)} is ${kindOf(role)}`, {
+      place,
+      expected: 'a text such as user or assistant',
+      mend: 'correct the row',
+    });
   }
   if ((content === undefined || content === null) && turn.tool_calls === undefined) throw missing(contentKey);
   return { ...others, role: aliases.get(role) ?? role, content: content === undefined ? null : flatText(content, place) };
@@ -134,19 +142,20 @@ function flatText(content: JsonValue, place: string): JsonValue {
   throw new LowrankError(`a message's content is ${kindOf(content)}`, {
     place,
     expected: 'a text, or a list of {"type": "text", "text": …}',
+    mend: 'correct the row',
   });
 }
 
 function text({ value, place }: Row, key: string): string {
   const entry = field(value, key, place);
   if (typeof entry === 'string') return entry;
-  throw new LowrankError(`${quoted(key)} is ${kindOf(entry)}`, { place, expected: 'a text' });
+  throw new LowrankError(`${quoted(key)} is ${kindOf(entry)}`, { place, expected: 'a text', mend: 'correct the row' });
 }
 
 function list({ value, place }: Row, key: string): JsonValue[] {
   const entry = field(value, key, place);
   if (Array.isArray(entry)) return entry;
-  throw new LowrankError(`${quoted(key)} is ${kindOf(entry)}`, { place, expected: 'a list' });
+  throw new LowrankError(`${quoted(key)} is ${kindOf(entry)}`, { place, expected: 'a list', mend: 'correct the row' });
 }
 
 function field(value: JsonObject, key: string, place: string): JsonValue {

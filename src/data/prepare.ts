@@ -23,6 +23,8 @@ export interface PrepareOptions {
   /** What happens to longer ones; default: drop. */
   excess_length_strategy?: 'drop' | 'truncate' | 'raise';
   dataset?: DatasetOptions;
+  /** What errors about all rows name: the file. */
+  name?: string;
 }
 
 export interface DataStatistics {
@@ -55,9 +57,9 @@ export async function prepareExamples(
   template: ChatTemplate | undefined,
   options: PrepareOptions,
 ): Promise<PreparedData> {
-  const { sequence_len: limit, excess_length_strategy: strategy = 'drop', dataset = {} } = options;
+  const { sequence_len: limit, excess_length_strategy: strategy = 'drop', dataset = {}, name = 'the data set' } = options;
   if (!Number.isInteger(limit) || limit < 2)
-    throw new LowrankError(`sequence_len is ${limit}`, { expected: 'a whole number of at least 2' });
+    throw new LowrankError(`is ${limit}`, { place: 'sequence_len', expected: 'a whole number of at least 2', mend: 'raise it' });
   const statistics: DataStatistics = {
     rows: 0,
     examples: 0,
@@ -99,7 +101,7 @@ export async function prepareExamples(
     statistics.supervised += supervised;
   }
   statistics.examples = examples.length;
-  refuseNothingToLearn(statistics, masked, limit);
+  refuseNothingToLearn(statistics, masked, limit, name);
   return { examples, statistics };
 }
 
@@ -121,7 +123,11 @@ function label(sample: Sample, tokenizer: Tokenizer, template: ChatTemplate | un
 /** A prompt that is not learnt and a completion that is, with the tokenizer's bos before them and the end-of-text token after. */
 function labelText({ prompt, completion, place }: Sample & { kind: 'text' }, tokenizer: Tokenizer, options: DatasetOptions): Labelled {
   const { eosTokenId: eos, prefixIds } = tokenizer;
-  if (eos === undefined) throw new LowrankError('the tokenizer has no eos_token, so the model would not learn to stop', { place });
+  if (eos === undefined)
+    throw new LowrankError('the tokenizer has no eos_token, so the model would not learn to stop', {
+      place,
+      mend: 'use a base model whose tokenizer_config.json names one, or data with messages',
+    });
   const text = prompt + completion;
   const ids = tokenizer.encode(text);
   const inputIds = [...prefixIds, ...ids, eos];
@@ -143,12 +149,13 @@ function labelTokens({ inputIds, labels, place }: Sample & { kind: 'tokens' }, t
     throw new LowrankError(`input_ids has ${inputIds.length} entries and labels ${labels.length}`, {
       place,
       expected: 'equal lengths, at least 1',
+      mend: 'correct the row',
     });
   }
   const isId = (id: JsonValue): id is number => typeof id === 'number' && Number.isInteger(id) && id >= 0 && id < tokenizer.vocabSize;
   inputIds.forEach((id, t) => {
     const expected = `a whole number from 0 to ${tokenizer.vocabSize - 1}`;
-    if (!isId(id)) throw new LowrankError(`input_ids[${t}] is ${JSON.stringify(id)}`, { place, expected });
+    if (!isId(id)) throw new LowrankError(`input_ids[${t}] is ${JSON.stringify(id)}`, { place, expected, mend: 'correct the row' });
     if (labels[t] !== -100 && labels[t] !== id) {
       const mend = 'write the label of a token at the token’s own position; the loss shifts them';
       throw new LowrankError(`labels[${t}] is ${JSON.stringify(labels[t])} and input_ids[${t}] is ${id}`, {
@@ -167,17 +174,18 @@ function labelTokens({ inputIds, labels, place }: Sample & { kind: 'tokens' }, t
   return { inputIds: inputIds as number[], labels: labels as number[] };
 }
 
-function refuseNothingToLearn({ rows, examples }: DataStatistics, masked: readonly string[], limit: number): void {
-  if (rows === 0) throw new LowrankError('the data set is empty', { mend: 'check its path and contents' });
+function refuseNothingToLearn({ rows, examples }: DataStatistics, masked: readonly string[], limit: number, place: string): void {
+  if (rows === 0) throw new LowrankError('holds no rows', { place, mend: 'check its path and contents' });
   if (masked.length > 0) {
     const named = masked.slice(0, 5).join(', ');
     throw new LowrankError(`${masked.length} of ${rows} rows have no supervised token: ${named}${masked.length > 5 ? ', …' : ''}`, {
+      place,
       expected: 'at least one turn of a trained role in each row',
       mend: 'remove these rows, or correct roles_to_train, roles or message_property_mappings',
     });
   }
   if (examples === 0) {
-    throw new LowrankError(`all ${rows} rows are longer than sequence_len ${limit}`, { mend: 'raise sequence_len' });
+    throw new LowrankError(`all ${rows} rows are longer than sequence_len ${limit}`, { place, mend: 'raise sequence_len' });
   }
 }
 

@@ -36,7 +36,11 @@ function questionOf(sample: Sample, tokenizer: Tokenizer, template: ChatTemplate
     const { messages, tools } = sample;
     const last = messages.findLastIndex(({ role, content }) => role === 'assistant' && typeof content === 'string');
     if (last < 0) return undefined;
-    if (!template) throw new LowrankError('the base model has no chat template, and the data set holds conversations', { place });
+    if (!template)
+      throw new LowrankError('the base model has no chat template, and the data set holds conversations', {
+        place,
+        mend: 'give one as chat_template_jinja, or take a model that was trained for chats',
+      });
     const { text } = template.render(messages.slice(0, last), { tools, place, addGenerationPrompt: true });
     const promptIds = tokenizer.encode(text);
     refuseDoubleBos(tokenizer, promptIds, place);

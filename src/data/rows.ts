@@ -66,7 +66,11 @@ function parseLine(line: string, name: string, number: number): JsonValue {
 
 function asRow(value: JsonValue, place: string): JsonObject {
   if (isObject(value)) return value;
-  throw new LowrankError('the row is not an object', { place, expected: 'an object such as {"messages": […]}' });
+  throw new LowrankError('the row is not an object', {
+    place,
+    expected: 'an object such as {"messages": […]}',
+    mend: 'correct the row, or check that this is the right file',
+  });
 }
 
 /** The line on which each element of a valid JSON array begins. */

@@ -145,7 +145,10 @@ export class Tokenizer {
     const tokens = this.engine.post_processor?.post_process([probe], null, true).tokens ?? [probe];
     const ids = tokens.map((token) => (token === probe ? -1 : this.engine.token_to_id(token)));
     if (ids.includes(undefined)) {
-      throw new LowrankError(`the post-processor adds a token that is not in the vocabulary: ${tokens}`, { place: 'tokenizer.json' });
+      throw new LowrankError(`the post-processor adds a token that is not in the vocabulary: ${tokens}`, {
+        place: 'tokenizer.json',
+        mend: reload,
+      });
     }
     const at = ids.indexOf(-1);
     return [ids.slice(0, at) as number[], ids.slice(at + 1) as number[]];
@@ -199,7 +202,8 @@ export class StreamDecoder {
 const reload = 'take tokenizer.json from the base model again';
 
 function unencodable(token: string, reason: string): LowrankError {
-  return new LowrankError(`the tokenizer cannot encode ${JSON.stringify(token)}: ${reason}`, {
+  return new LowrankError(`cannot encode ${JSON.stringify(token)}: ${reason}`, {
+    place: 'the tokenizer',
     mend: 'remove the character from the data, or use a base model whose tokenizer is a BPE',
   });
 }

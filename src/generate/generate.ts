@@ -73,17 +73,22 @@ export async function generate(model: CausalLM, prompts: readonly (readonly numb
 
 function checkPrompts(model: CausalLM, prompts: readonly (readonly number[])[], longest: number): void {
   for (const [i, prompt] of prompts.entries()) {
-    if (prompt.length === 0) throw new LowrankError(`prompt ${i} has no tokens`, { mend: 'give it some text' });
+    if (prompt.length === 0) throw new LowrankError('there are no tokens', { place: `prompt ${i}`, mend: 'give it some text' });
     const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= model.vocabulary);
     if (wrong !== undefined) {
-      throw new LowrankError(`prompt ${i} holds the token id ${wrong}`, {
+      throw new LowrankError(`holds the token id ${wrong}`, {
+        place: `prompt ${i}`,
         expected: `ids below ${model.vocabulary}`,
         mend: 'use the tokenizer of this model',
       });
     }
   }
   if (longest >= model.maxPositions) {
-    throw new LowrankError(`a prompt has ${longest} tokens`, { expected: `fewer than ${model.maxPositions}`, mend: 'shorten the prompt' });
+    throw new LowrankError(`the longest has ${longest} tokens`, {
+      place: 'prompts',
+      expected: `fewer than ${model.maxPositions}`,
+      mend: 'shorten the prompt',
+    });
   }
 }
 

@@ -26,7 +26,7 @@ export function checkSampling(options: SamplingOptions): void {
     ['repetition_penalty', repetition_penalty, repetition_penalty > 0, 'a positive number'],
   ];
   for (const [name, value, valid, expected] of rules) {
-    if (!valid || !Number.isFinite(value)) throw new LowrankError(`${name} is ${value}`, { expected });
+    if (!valid || !Number.isFinite(value)) throw new LowrankError(`is ${value}`, { place: name, expected, mend: 'correct it' });
   }
 }
 

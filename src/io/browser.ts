@@ -67,7 +67,12 @@ function totalOf(response: Response): number | undefined {
 }
 
 function checkRange(place: string, offset: number, length: number, size: number): void {
-  if (offset + length > size) throw new LowrankError(`ends after ${size} bytes`, { place, expected: `${offset + length} bytes` });
+  if (offset + length > size)
+    throw new LowrankError(`ends after ${size} bytes`, {
+      place,
+      expected: `${offset + length} bytes`,
+      mend: 'take the whole file',
+    });
 }
 
 /** A model from files that a user has chosen: one .gguf file, or those of a folder in Hugging Face's layout. */

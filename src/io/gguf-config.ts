@@ -67,7 +67,12 @@ async function ropeParameters(gguf: GgufFile, metadata: GgufMetadata, headDim: n
   if (divisors) {
     const bytes = (await gguf.file.read(divisors.offset, divisors.byteLength)).slice();
     const place = `${gguf.file.name}: tensor "rope_freqs.weight"`;
-    if (divisors.type.name !== 'F32') throw new LowrankError(`has the type ${divisors.type.name}`, { place, expected: 'F32' });
+    if (divisors.type.name !== 'F32')
+      throw new LowrankError(`has the type ${divisors.type.name}`, {
+        place,
+        expected: 'F32',
+        mend: 'convert the model again',
+      });
     return { rope_theta, ...llama3Scaling(new Float32Array(bytes.buffer), rope_theta, headDim, place) };
   }
   if (type === 'none' || factor === undefined) return { rope_type: 'default', rope_theta };

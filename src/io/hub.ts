@@ -75,7 +75,11 @@ function chooseFiles(id: string, all: HubFile[], gguf: string | undefined): { fi
   const choices = ggufs.map((file) => `${id}/${file.name}`).join(', ');
   if (gguf !== undefined) {
     if (named(gguf).length > 0) return { files: named(gguf), gguf };
-    throw new LowrankError(`there is no ${gguf} in the repository`, { place: id, expected: choices || 'a repository with .gguf files' });
+    throw new LowrankError(`there is no ${gguf} in the repository`, {
+      place: id,
+      expected: choices || 'a repository with .gguf files',
+      mend: 'name one of its files',
+    });
   }
   const shards = all.filter((file) => /^model-\d{5}-of-\d{5}\.safetensors$/.test(file.name));
   const index = named('model.safetensors.index.json');

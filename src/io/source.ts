@@ -30,7 +30,12 @@ export async function readText(files: NamedFiles, name: string): Promise<string 
   if (!file) return undefined;
   const place = `${files.name}/${name}`;
   try {
-    if (file.size > maxTextBytes) throw new LowrankError(`${file.size} bytes long`, { place, expected: `at most ${maxTextBytes}` });
+    if (file.size > maxTextBytes)
+      throw new LowrankError(`${file.size} bytes long`, {
+        place,
+        expected: `at most ${maxTextBytes}`,
+        mend: 'check that this is the right file',
+      });
     return decodeUtf8(await file.read(0, file.size), place);
   } finally {
     await file.close();

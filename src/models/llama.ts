@@ -92,7 +92,7 @@ export class LlamaForCausalLM implements CausalLM {
   private readonly rotary: RotaryEmbedding;
 
   constructor(config: Readonly<Record<string, unknown>>, build: Builder, backend: Backend, dtype: DType) {
-    const c = parseConfig(LlamaConfig, { ...config, rope_parameters: ropeOf(config) });
+    const c = parseConfig(LlamaConfig, { ...config, rope_parameters: ropeOf(config) }, build.name);
     const headDim = c.head_dim ?? c.hidden_size / c.num_attention_heads;
     this.backend = backend;
     this.dtype = dtype;

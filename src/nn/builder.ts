@@ -19,6 +19,11 @@ export class Builder {
     this.weights = weights;
   }
 
+  /** The checkpoint's name for messages. */
+  get name(): string {
+    return this.weights.name;
+  }
+
   has(name: string): boolean {
     return this.weights.tensors.has(name);
   }
@@ -27,15 +32,15 @@ export class Builder {
   take(name: string, shape: readonly number[]): Tensor {
     const tensor = this.weights.tensors.get(name);
     if (!tensor) {
-      throw new LowrankError(`tensor "${name}" is missing`, {
-        place: this.weights.name,
+      throw new LowrankError('is missing', {
+        place: `${this.name}: tensor "${name}"`,
         expected: `[${shape.join(', ')}] as config.json says`,
         mend: 'use a checkpoint that holds the whole model, and the config.json that belongs to it',
       });
     }
     if (tensor.shape.length !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
-      throw new LowrankError(`tensor "${name}" has shape [${tensor.shape.join(', ')}]`, {
-        place: this.weights.name,
+      throw new LowrankError(`has shape [${tensor.shape.join(', ')}]`, {
+        place: `${this.name}: tensor "${name}"`,
         expected: `[${shape.join(', ')}] as config.json says`,
         mend: 'use the config.json that belongs to these weights',
       });

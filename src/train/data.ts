@@ -35,7 +35,7 @@ export async function prepareData(
   const data: RunData = { train: [], held: [], statistics: [] };
   for (const [entries, examples] of [[datasets, data.train] as const, [testDatasets, data.held] as const]) {
     for (const { dataset, rows } of entries) {
-      const options = { sequence_len, excess_length_strategy, dataset: datasetOptions(recipe, dataset) };
+      const options = { sequence_len, excess_length_strategy, dataset: datasetOptions(recipe, dataset), name: dataset.path };
       const prepared = await prepareExamples(rows, tokenizer, template, options);
       examples.push(...prepared.examples);
       data.statistics.push({ path: dataset.path, test: entries === testDatasets, statistics: prepared.statistics });

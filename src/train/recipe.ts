@@ -111,7 +111,12 @@ const maxCharacters = 1 << 20;
  * an object. Every error names line and column, or the override.
  */
 export function parseRecipe(text: string, name: string, overrides: readonly string[] = []): Recipe {
-  if (text.length > maxCharacters) throw new LowrankError(`${text.length} characters long`, { place: name, expected: 'a recipe' });
+  if (text.length > maxCharacters)
+    throw new LowrankError(`${text.length} characters long`, {
+      place: name,
+      expected: 'a recipe',
+      mend: 'check that this is the right file',
+    });
   const lines = new LineCounter();
   const doc = parseDocument(text, { lineCounter: lines, maxAliasCount: 20, prettyErrors: false, strict: true, uniqueKeys: true } as never);
   const [problem] = [...doc.errors, ...doc.warnings];
@@ -146,10 +151,19 @@ function plainValues(doc: Document, name: string): unknown {
 function applyOverride(doc: Document, override: string): string[] {
   const place = `command line: ${override.slice(0, 80)}`;
   const at = override.indexOf('=');
-  if (at < 1) throw new LowrankError('not an override', { place, expected: 'key=value, such as learning_rate=1e-4' });
+  if (at < 1)
+    throw new LowrankError('not an override', {
+      place,
+      expected: 'key=value, such as learning_rate=1e-4',
+      mend: 'correct it, or put an option’s two dashes before it',
+    });
   const path = override.slice(0, at).split('.');
   const value = parseDocument(override.slice(at + 1));
-  if (value.errors.length > 0) throw new LowrankError(`the value is not valid YAML: ${value.errors[0].message}`, { place });
+  if (value.errors.length > 0)
+    throw new LowrankError(`the value is not valid YAML: ${value.errors[0].message}`, {
+      place,
+      mend: 'put it in quotes, for the shell and for YAML',
+    });
   try {
     doc.setIn(path, value.contents);
   } catch {

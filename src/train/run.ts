@@ -62,7 +62,8 @@ export interface TrainResult {
 }
 
 /**
- * Trains an adapter as the recipe says and leaves it attached. Checkpoints appear in the folder as it goes; at the end, and when it is
+ * Trains an adapter as the recipe says and leaves it attached. A run that is not resumed replaces an earlier one in its folder, from its
+ * first step on. Checkpoints appear in the folder as it goes; at the end, and when it is
  * interrupted, the adapter with tokenizer, model card and recipe.
  */
 export async function train(inputs: TrainInputs): Promise<{ adapter: LoraAdapter; result: TrainResult }> {
@@ -133,6 +134,7 @@ class Run {
     const { total_steps, steps_per_epoch } = this.options;
     if (this.firstStep >= total_steps) {
       throw new LowrankError(`the checkpoint is at step ${this.firstStep} of ${total_steps}: there is nothing left to train`, {
+        place: this.inputs.resume?.path,
         mend: 'raise num_epochs in a new run that begins with this adapter (lora_model_dir)',
       });
     }
@@ -165,8 +167,10 @@ class Run {
   }
 
   private async afterStep(record: StepRecord): Promise<void> {
-    const { recipe, data, onEvent, signal } = this.inputs;
+    const { recipe, data, folder, onEvent, signal } = this.inputs;
     const { step, total_steps } = record;
+    // Only now: until a step has gone well an earlier run stays as it was.
+    if (step === 1) await clearRun(folder);
     this.losses.push(record.loss);
     this.tokens += record.tokens;
     this.stepSeconds += record.seconds;
@@ -246,6 +250,6 @@ export function clock(seconds: number): string {
 }
 
 /** Removes what an earlier run left in its folder. */
-export async function clearRun(folder: Folder): Promise<void> {
+async function clearRun(folder: Folder): Promise<void> {
   for (const name of [...(await listCheckpoints(folder)), 'trainer_log.jsonl']) await folder.remove(name);
 }

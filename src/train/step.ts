@@ -44,7 +44,11 @@ export async function trainStep(
 ): Promise<StepResult> {
   const { backend } = model;
   const supervised = microBatches.reduce((sum, { labels }) => sum + supervisedRows(labels).length, 0);
-  if (supervised === 0) throw new LowrankError('no token of this step is supervised', { mend: 'check the data set’s roles and lengths' });
+  if (supervised === 0)
+    throw new LowrankError('no token is supervised', {
+      place: `step ${optimizer.steps + 1}`,
+      mend: 'check the data set’s roles and lengths',
+    });
   const gradients = new Gradients();
   const sums = [zeros(backend, [1], 'f32', 'workspace'), zeros(backend, [1], 'f32', 'workspace')];
   const [lossSum, squares] = sums;
@@ -58,7 +62,9 @@ export async function trainStep(
     for (const gradient of gradients.values()) backend.run('sumSquares', { x: gradient }, { out: squares }, {});
     const [[loss], [square]] = await Promise.all(sums.map((sum) => sum.toFloat32()));
     const norm = Math.sqrt(square);
-    if (!Number.isFinite(loss) || !Number.isFinite(norm)) throw await notFinite(backend, parameters, gradients, loss);
+    if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
+      throw await notFinite(backend, parameters, gradients, loss, `step ${optimizer.steps + 1}`);
+    }
     const { max_grad_norm: limit } = options;
     // PyTorch's clip_grad_norm_ adds the same 1e-6.
     const gradientScale = limit > 0 ? Math.min(1, limit / (norm + 1e-6)) : 1;
@@ -124,7 +130,7 @@ export async function evaluateLoss(
       await model.backend.sync();
       onBatch?.(++done);
     }
-    if (tokens === 0) throw new LowrankError('no token of the evaluation data is supervised', { mend: 'check the test data set' });
+    if (tokens === 0) throw new LowrankError('no token is supervised', { place: 'the evaluation data', mend: 'check the test data set' });
     const [sum] = await lossSum.toFloat32();
     return { loss: sum / tokens, perplexity: Math.exp(sum / tokens), tokens };
   } finally {
@@ -146,9 +152,10 @@ async function notFinite(
   parameters: ReadonlyMap<string, Tensor>,
   gradients: Gradients,
   loss: number,
+  place: string,
 ): Promise<LowrankError> {
   const mend = 'lower learning_rate, set max_grad_norm, or check the base model and the data';
-  if (!Number.isFinite(loss)) return new LowrankError(`the loss is ${loss}`, { mend });
+  if (!Number.isFinite(loss)) return new LowrankError(`the loss is ${loss}`, { place, mend });
   for (const [name, parameter] of parameters) {
     const gradient = gradients.get(parameter);
     if (!gradient) continue;
@@ -156,7 +163,7 @@ async function notFinite(
     backend.run('sumSquares', { x: gradient }, { out: square }, {});
     const [value] = await square.toFloat32();
     square.dispose();
-    if (!Number.isFinite(value)) return new LowrankError(`the gradient of ${name} is not finite`, { place: `tensor "${name}"`, mend });
+    if (!Number.isFinite(value)) return new LowrankError(`the gradient of ${name} is not finite`, { place, mend });
   }
-  return new LowrankError('the gradient norm overflows', { mend });
+  return new LowrankError('the gradient norm overflows', { place, mend });
 }

@@ -15,5 +15,5 @@ test('the first backend that opens serves, and one hears why another does not', 
 test('a backend that is asked for by name is that one or an error', async () => {
   expect((await openBackend('plain')).name).toBe('reference');
   await expect(openBackend('broken')).rejects.toThrow('no driver');
-  await expect(openBackend('plane')).rejects.toThrow(/unknown backend "plane"[\s\S]*broken, plain[\s\S]*use "plain"/);
+  await expect(openBackend('plane')).rejects.toThrow(/there is no backend "plane"[\s\S]*broken, plain[\s\S]*use "plain"/);
 });

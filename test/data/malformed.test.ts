@@ -32,9 +32,9 @@ describe('data', () => {
     ['a line that ends early', `${good}\r\n{"messages": [`, /^d\.jsonl:2:15: not valid JSON/],
     ['a line after a BOM', '\ufeff{"messages": ]}', /^d\.jsonl:1:\d+: not valid JSON/],
     ['a row that is a list', `${good}\n[1]`, /^d\.jsonl:2: the row is not an object/],
-    ['an empty file', '', /the data set is empty/],
-    ['a file of blank lines', '\n \r\n\ufeff', /the data set is empty/],
-    ['an empty array', '[]', /the data set is empty/],
+    ['an empty file', '', /holds no rows/],
+    ['a file of blank lines', '\n \r\n\ufeff', /holds no rows/],
+    ['an empty array', '[]', /holds no rows/],
     ['hostile nesting', `{"messages": ${'['.repeat(1e5)}`, /^d\.jsonl:1:\d+: nested deeper/],
     ['hostile nesting, closed', `{"messages": ${'['.repeat(5000)}${']'.repeat(5000)}}`, /^d\.jsonl:1:\d+: nested deeper/],
     ['a prototype key', '{"__proto__": {"messages": []}}', /__proto__/],
@@ -70,7 +70,8 @@ describe('data', () => {
   ])('%s', async (_, text, message, dataset = {}) => {
     const error = await errorOf(() => prepare(text, 'd.jsonl', dataset));
     expect(error.message).toMatch(message);
-    expect(error.mend ?? error.expected).toBeTruthy();
+    expect(error.place).toBeTruthy();
+    expect(error.mend).toBeTruthy();
   });
 
   test('an object in a .json file', async () => {
@@ -91,7 +92,7 @@ describe('data', () => {
   test('sequence_len that is no length', async () => {
     for (const sequence_len of [0, 1, -5, 2.5, Number.NaN]) {
       const error = await errorOf(() => prepareExamples([], chatml, chatmlTemplate, { sequence_len }));
-      expect(error.message).toMatch(/sequence_len is/);
+      expect(error.message).toMatch(/sequence_len: is/);
     }
   });
 

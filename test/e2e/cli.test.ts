@@ -1,36 +1,12 @@
-import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { lowrank } from '../helpers/cli.js';
 import { writeRows, writeTinyModel } from '../helpers/tiny-model.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'lowrank-cli-'));
 const at = (...names: string[]) => join(folder, ...names);
-
-interface Outcome {
-  code: number | null;
-  out: string;
-  err: string;
-}
-
-/** Runs the command line as a user would; `onError` sees what arrives on standard error. */
-function lowrank(
-  args: string[],
-  { input = '', onError }: { input?: string; onError?: (text: string, kill: () => void) => void } = {},
-): Promise<Outcome> {
-  const child = spawn(process.execPath, ['dist/cli/main.js', ...args], { env: { ...process.env, NO_COLOR: '1', LOWRANK_THREADS: '2' } });
-  let [out, err] = ['', ''];
-  child.stdout.on('data', (part) => {
-    out += part;
-  });
-  child.stderr.on('data', (part) => {
-    err += part;
-    onError?.(err, () => child.kill('SIGINT'));
-  });
-  child.stdin.end(input);
-  return new Promise((done) => child.on('close', (code) => done({ code, out, err })));
-}
 
 function recipe(name: string, ...lines: string[]): string {
   const path = at(`${name}.yaml`);

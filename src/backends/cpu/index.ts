@@ -169,7 +169,11 @@ function threadsFromEnvironment(): number {
   if (!text) return availableParallelism();
   const threads = Number(text);
   if (!Number.isInteger(threads) || threads < 1 || threads > 1024)
-    throw new LowrankError(`LOWRANK_THREADS is "${text}"`, { expected: 'a whole number from 1 to 1024' });
+    throw new LowrankError(`is "${text}"`, {
+      place: 'LOWRANK_THREADS',
+      expected: 'a whole number from 1 to 1024',
+      mend: 'correct the environment variable, or unset it',
+    });
   return threads;
 }
 

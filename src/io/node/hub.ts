@@ -83,7 +83,11 @@ async function snapshotOf({ id, gguf }: HubId, revision: string): Promise<Snapsh
  */
 export async function downloadModel(hubId: HubId, revision = 'main', onProgress?: DownloadProgress): Promise<Snapshot> {
   if (!/^[\w][\w./-]*$/.test(revision) || revision.includes('..')) {
-    throw new LowrankError(`"${revision}" is no revision`, { place: hubId.id, expected: 'a branch, a tag or a commit' });
+    throw new LowrankError(`"${revision}" is no revision`, {
+      place: hubId.id,
+      expected: 'a branch, a tag or a commit',
+      mend: 'correct it',
+    });
   }
   const cached = await snapshotOf(hubId, revision);
   if (cached && (isOffline() || cached.commit === revision)) return cached;
