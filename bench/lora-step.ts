@@ -46,7 +46,7 @@ function randomBatch(vocabulary: number): LabelledTokens {
 const backend = await openCpuBackend({ threads: Number(values.threads) });
 const source = await openSynthetic(await syntheticModel(values.shape, precision === 'bf16' ? 'BF16' : 'F32'), values.shape);
 const { model } = await loadModel(source, backend, { precision });
-const adapter = LoraAdapter.create(model, parseLoraConfig({ r: 16, lora_alpha: 32, target_modules: 'all-linear' }, 'bench'), 1);
+const adapter = await LoraAdapter.create(model, parseLoraConfig({ r: 16, lora_alpha: 32, target_modules: 'all-linear' }, 'bench'), 1);
 const options = {
   learning_rate: 1e-4,
   lr_scheduler: 'constant' as const,

@@ -1,7 +1,8 @@
 import { unscoped } from '../core/scope.js';
-import { empty, fromArray, type Tensor } from '../core/tensor.js';
+import { empty, type Tensor } from '../core/tensor.js';
 import { Linear, type LoraLayer } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
+import { breather } from '../util/breathe.js';
 import { Random, streams } from '../util/philox.js';
 import type { LoraConfig } from './config.js';
 import { findSaved, findTargets, type LoraTarget } from './targets.js';
@@ -26,34 +27,46 @@ export class LoraAdapter {
     this.config = config;
   }
 
-  /**
-   * A new adapter, attached. A is uniform in ±1/√in and B zero (init_lora_weights true), A normal with deviation 1/r ("gaussian"), or both
-   * uniform (false), as PEFT's LoraLayer.reset_lora_parameters; each matrix draws from a stream of its own.
-   */
-  static create(model: CausalLM, config: LoraConfig, seed: number): LoraAdapter {
+  /** An adapter, attached, whose matrices hold nothing sensible yet; a file's tensors fill them. */
+  static allocate(model: CausalLM, config: LoraConfig): LoraAdapter {
     const adapter = new LoraAdapter(model, config);
+    const saved = new Set(findSaved(model, config));
     unscoped(() => {
       findTargets(model, config).forEach((target, index) => {
         const [outputs, inputs] = target.module.weight.shape;
-        const init = (lane: number) => new Random(seed, streams.init + 2 * index + lane);
-        const A = matrix(model, [target.r, inputs], initialA(config, init(0), target.r, inputs));
-        const B = matrix(
-          model,
-          [outputs, target.r],
-          config.init_lora_weights === false ? uniform(init(1), 1 / Math.sqrt(target.r)) : () => 0,
-        );
+        const [A, B] = [matrix(model, target.r, inputs), matrix(model, outputs, target.r)];
         adapter.layers.set(target.path, { ...target, A, B, dropout: config.lora_dropout, stream: streams.dropout + index });
       });
-      adapter.copyReplacements();
+      adapter.copyReplacements(saved);
     });
     adapter.attach();
     return adapter;
   }
 
+  /**
+   * A new adapter, attached. A is uniform in ±1/√in and B zero (init_lora_weights true), A normal with deviation 1/r ("gaussian"), or both
+   * uniform (false), as PEFT's LoraLayer.reset_lora_parameters; each matrix draws from a stream of its own.
+   */
+  static async create(model: CausalLM, config: LoraConfig, seed: number): Promise<LoraAdapter> {
+    const adapter = LoraAdapter.allocate(model, config);
+    const breathe = breather();
+    for (const [index, { A, B, r }] of [...adapter.layers.values()].entries()) {
+      await breathe();
+      const draw = (tensor: Tensor, lane: number, value: (random: Random) => number) => {
+        const random = new Random(seed, streams.init + 2 * index + lane);
+        tensor.write(new Uint8Array(Float32Array.from({ length: tensor.size }, () => value(random)).buffer));
+      };
+      const uniform = (limit: number) => (random: Random) => (2 * random.next() - 1) * limit;
+      draw(A, 0, config.init_lora_weights === 'gaussian' ? (random) => random.normal() / r : uniform(1 / Math.sqrt(A.shape[1])));
+      if (config.init_lora_weights === false) draw(B, 1, uniform(1 / Math.sqrt(r)));
+      else B.write(new Uint8Array(B.bytes));
+    }
+    return adapter;
+  }
+
   /** Copies what modules_to_save and bias name into trainable f32 tensors. */
-  private copyReplacements(): void {
+  private copyReplacements(saved: ReadonlySet<string>): void {
     const { model, config } = this;
-    const saved = new Set(findSaved(model, config));
     for (const [path, module] of model.modules) {
       if (saved.has(path)) this.replace(path, 'weight', module.weight);
       const bias = module instanceof Linear ? module.bias : undefined;
@@ -127,17 +140,8 @@ export class LoraAdapter {
   }
 }
 
-function matrix(model: CausalLM, shape: [number, number], value: () => number): Tensor {
-  const values = Float32Array.from({ length: shape[0] * shape[1] }, value);
-  const tensor = fromArray(model.backend, values, shape, 'f32', 'adapters');
+function matrix(model: CausalLM, rows: number, columns: number): Tensor {
+  const tensor = empty(model.backend, [rows, columns], 'f32', 'adapters');
   tensor.requiresGrad = true;
   return tensor;
-}
-
-function initialA(config: LoraConfig, random: Random, r: number, inputs: number): () => number {
-  return config.init_lora_weights === 'gaussian' ? () => random.normal() / r : uniform(random, 1 / Math.sqrt(inputs));
-}
-
-function uniform(random: Random, bound: number): () => number {
-  return () => (2 * random.next() - 1) * bound;
 }

@@ -60,7 +60,7 @@ function targetsForFile({ target_modules: targets }: LoraConfig, paths: string[]
  */
 export async function loadAdapter(model: CausalLM, configJson: unknown, checkpoint: Checkpoint, place: string): Promise<LoraAdapter> {
   const config = parseLoraConfig(configJson, `${place}/adapter_config.json`);
-  const adapter = LoraAdapter.create(model, config, 0);
+  const adapter = LoraAdapter.allocate(model, config);
   try {
     await fillParameters(adapter.parameters(), checkpoint, `${place}/adapter_model.safetensors`);
     return adapter;

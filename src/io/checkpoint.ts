@@ -1,3 +1,4 @@
+import { breather } from '../util/breathe.js';
 import { LowrankError } from '../util/errors.js';
 import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from '../util/half.js';
 import type { FileSource } from './source.js';
@@ -30,34 +31,57 @@ export interface Checkpoint {
   close(): Promise<void>;
 }
 
-/** Bytes of f32, bf16 or f16 elements in another of these types. */
-export function convertBytes(bytes: Uint8Array, from: string, to: ReadType, place: string): Uint8Array {
-  if (from.toLowerCase() === to) return bytes;
-  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
-  return fromFloat32(toFloat32(aligned, from, place), to);
+/** How elements are stored: so many of them in so many bytes. */
+export interface BlockCodec {
+  readonly bytes: number;
+  readonly elements: number;
+  /** Whole blocks into as many elements as they hold. */
+  decode(source: Uint8Array, target: Float32Array): void;
 }
 
-function toFloat32(bytes: Uint8Array, dtype: string, place: string): Float32Array {
-  const half = () => new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
-  switch (dtype) {
-    case 'F32':
-      return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
-    case 'BF16':
-      return bf16ToF32(half());
-    case 'F16':
-      return f16ToF32(half());
-    case 'F64':
-      return Float32Array.from(new Float64Array(bytes.slice().buffer));
-    default:
-      throw new LowrankError(`dtype ${dtype} holds no floating-point weights`, {
-        place,
-        expected: 'F32, F16, BF16 or F64',
-        mend: 'choose a checkpoint with plain weights',
-      });
+/** A typed array of whole elements over bytes that may begin anywhere. */
+function view<T>(
+  Kind: { new (buffer: ArrayBufferLike, offset: number, length: number): T; BYTES_PER_ELEMENT: number },
+  bytes: Uint8Array,
+): T {
+  const aligned = bytes.byteOffset % Kind.BYTES_PER_ELEMENT === 0 ? bytes : bytes.slice();
+  return new Kind(aligned.buffer, aligned.byteOffset, aligned.byteLength / Kind.BYTES_PER_ELEMENT);
+}
+
+const plain: Readonly<Record<string, BlockCodec>> = {
+  F32: { bytes: 4, elements: 1, decode: (source, target) => target.set(view(Float32Array, source)) },
+  F64: { bytes: 8, elements: 1, decode: (source, target) => target.set(view(Float64Array, source)) },
+  F16: { bytes: 2, elements: 1, decode: (source, target) => target.set(f16ToF32(view(Uint16Array, source))) },
+  BF16: { bytes: 2, elements: 1, decode: (source, target) => target.set(bf16ToF32(view(Uint16Array, source))) },
+};
+
+/** Elements that are decoded in one go: about a millisecond. */
+const pieceElements = 1 << 16;
+
+/** Stored elements as f32, bf16 or f16, rounded to nearest even. Piece by piece: other work gets its turns, and no f32 copy of a large tensor exists. */
+export async function decodeBytes(bytes: Uint8Array, { bytes: size, elements, decode }: BlockCodec, to: ReadType): Promise<Uint8Array> {
+  const count = (bytes.length / size) * elements;
+  const result = to === 'f32' ? new Float32Array(count) : new Uint16Array(count);
+  const piece = Math.max(1, Math.floor(pieceElements / elements));
+  const scratch = new Float32Array(Math.min(piece * elements, count));
+  const breathe = breather();
+  for (let block = 0, out = 0; out < count; block += piece, out += scratch.length) {
+    await breathe();
+    const source = bytes.subarray(block * size, (block + piece) * size);
+    const values = scratch.subarray(0, (source.length / size) * elements);
+    decode(source, values);
+    result.set(to === 'f32' ? values : to === 'bf16' ? f32ToBf16(values) : f32ToF16(values), out);
   }
+  return new Uint8Array(result.buffer);
 }
 
-export function fromFloat32(values: Float32Array, dtype: ReadType): Uint8Array {
-  const array = dtype === 'f32' ? values : dtype === 'bf16' ? f32ToBf16(values) : f32ToF16(values);
-  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+/** The same for the dtypes of safetensors. */
+export async function convertBytes(bytes: Uint8Array, from: string, to: ReadType, place: string): Promise<Uint8Array> {
+  if (from.toLowerCase() === to) return bytes;
+  if (Object.hasOwn(plain, from)) return decodeBytes(bytes, plain[from], to);
+  throw new LowrankError(`dtype ${from} holds no floating-point weights`, {
+    place,
+    expected: 'F32, F16, BF16 or F64',
+    mend: 'choose a checkpoint with plain weights',
+  });
 }

@@ -1,6 +1,6 @@
 import { LowrankError } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
-import { type Checkpoint, convertBytes, fromFloat32, type StoredTensor } from './checkpoint.js';
+import { type Checkpoint, convertBytes, decodeBytes, type StoredTensor } from './checkpoint.js';
 import { type GgufFile, type GgufTensor, readGguf } from './gguf.js';
 import { ggufConfig } from './gguf-config.js';
 import { GgufMetadata } from './gguf-metadata.js';
@@ -90,29 +90,11 @@ function storedTensor(file: FileSource, tensor: GgufTensor, name: string, heads:
   const read = () => file.read(offset, byteLength);
   const readAs: StoredTensor['readAs'] = async (to) => {
     const bytes = heads === undefined ? await read() : unpermuteRows(await read(), shape[0], heads);
-    if (!type.decode) return convertBytes(bytes, type.name, to, place);
-    const elements = (byteLength / type.bytes) * type.elements;
-    if (to === 'f32') {
-      const values = new Float32Array(elements);
-      type.decode(bytes, values);
-      return fromFloat32(values, to);
-    }
-    // Piece by piece, so that a large embedding never exists in f32.
-    const result = new Uint8Array(elements * 2);
-    const scratch = new Float32Array(Math.min(pieceBlocks * type.elements, elements));
-    for (let at = 0, out = 0; at < bytes.length; at += pieceBlocks * type.bytes) {
-      const piece = bytes.subarray(at, at + pieceBlocks * type.bytes);
-      const values = scratch.subarray(0, (piece.length / type.bytes) * type.elements);
-      type.decode(piece, values);
-      result.set(fromFloat32(values, to), out);
-      out += values.length * 2;
-    }
-    return result;
+    const { decode } = type;
+    return decode ? decodeBytes(bytes, { ...type, decode }, to) : convertBytes(bytes, type.name, to, place);
   };
   return { name, dtype: type.name, shape, file, offset, byteLength, inPlace: !type.decode && heads === undefined, read, readAs };
 }
-
-const pieceBlocks = 1024;
 
 /**
  * llama.cpp rotates neighbouring elements where Hugging Face rotates the halves of a head, so its converter interleaves the halves of each

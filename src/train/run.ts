@@ -90,7 +90,7 @@ async function beginAdapter(
 ): Promise<{ adapter: LoraAdapter; step: number }> {
   if (resume) return openCheckpoint(resume, text.model, identity);
   if (start) return { adapter: (await openAdapter(start, text.model)).adapter, step: 0 };
-  return { adapter: LoraAdapter.create(text.model, loraConfigOf(recipe), recipe.seed), step: 0 };
+  return { adapter: await LoraAdapter.create(text.model, loraConfigOf(recipe), recipe.seed), step: 0 };
 }
 
 class Run {

@@ -18,7 +18,7 @@ test.each(golden)(
   '$name: the modules, ranks, scales and trainable tensors are PEFT’s',
   ({ config, layers, parameters, trainable, all }) => {
     const model = tinyLlama(new ReferenceBackend(), { ...shape, attention_bias: true, mlp_bias: true, tie_word_embeddings: false });
-    const adapter = LoraAdapter.create(model, parseLoraConfig({ r: 8, lora_alpha: 16, ...config }, 'adapter_config.json'), 1);
+    const adapter = LoraAdapter.allocate(model, parseLoraConfig({ r: 8, lora_alpha: 16, ...config }, 'adapter_config.json'));
     expect(Object.fromEntries([...adapter.layers].map(([path, { r, scale }]) => [path, [r, scale]]))).toEqual(layers);
     expect(Object.fromEntries([...adapter.parameters()].map(([name, tensor]) => [name, tensor.shape]))).toEqual(parameters);
     expect(adapter.count()).toEqual({ trainable, all, percent: (100 * trainable) / all });
@@ -28,5 +28,5 @@ test.each(golden)(
 test('a name that fits no module is refused with the nearest one', () => {
   const model = tinyLlama(new ReferenceBackend(), shape);
   const config = parseLoraConfig({ target_modules: ['q_prj'] }, 'adapter_config.json');
-  expect(() => LoraAdapter.create(model, config, 1)).toThrow(/write "q_proj"/);
+  expect(() => LoraAdapter.allocate(model, config)).toThrow(/write "q_proj"/);
 });

@@ -64,7 +64,7 @@ afterAll(() => folder.remove());
 
 /** An adapter of ours in which everything that is trained has moved. */
 async function randomAdapter(model: LoraAdapter['model'], config: Record<string, unknown>, seed: number): Promise<LoraAdapter> {
-  const adapter = LoraAdapter.create(model, parseLoraConfig(config, 'test'), seed);
+  const adapter = await LoraAdapter.create(model, parseLoraConfig(config, 'test'), seed);
   const random = new Random(seed, 1);
   for (const tensor of adapter.parameters().values()) {
     const values = (await tensor.toFloat32()).map((x) => x + 0.05 * random.normal());
@@ -153,7 +153,7 @@ describe('merged models in transformers', () => {
 
 test('what PEFT’s adapter_config.json has and ours lacks says nothing', async () => {
   const { model, close } = await openBase(bases.untied);
-  const adapter = LoraAdapter.create(model, parseLoraConfig(configs['the defaults'], 'test'), 1);
+  const adapter = await LoraAdapter.create(model, parseLoraConfig(configs['the defaults'], 'test'), 1);
   const path = join(folder.path, 'keys');
   await saveAdapter(localFolder(path), adapter, { name: bases.untied, identity: 'test' });
   await close();

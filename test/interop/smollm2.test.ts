@@ -56,7 +56,7 @@ beforeAll(async () => {
   const { examples } = await prepareExamples(await readRows(rows.join('\n'), 'rows.jsonl'), tokenizer, template, { sequence_len: 256 });
   batch = concatenate(examples);
   const { backend, model } = await open('fp32');
-  const adapter = LoraAdapter.create(model, parseLoraConfig({ r: 16, lora_alpha: 32, target_modules: 'all-linear' }, 'test'), 1);
+  const adapter = await LoraAdapter.create(model, parseLoraConfig({ r: 16, lora_alpha: 32, target_modules: 'all-linear' }, 'test'), 1);
   const random = new Random(2, 1);
   for (const [name, tensor] of adapter.parameters()) {
     if (name.includes('lora_B'))
