@@ -16,7 +16,7 @@ import '#lowrank/index.js';
 import { localFolder } from '#lowrank/io/node/folder.js';
 import { prepareData } from '#lowrank/train/data.js';
 import { train } from '#lowrank/train/run.js';
-import { writeResults } from './machine.js';
+import { machine, writeResults } from './machine.js';
 
 const root = resolve(import.meta.dirname, '../..');
 const recipePath = join(root, 'examples/orders/recipe.yaml');
@@ -102,4 +102,4 @@ const results = {
 };
 rmSync(folder, { recursive: true, force: true });
 console.log(JSON.stringify(results, null, 2));
-writeResults('event-loop', results);
+writeResults('event-loop', { machine: machine(), ...results });

@@ -1,6 +1,7 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, release, totalmem } from 'node:os';
 import { join, resolve } from 'node:path';
+import { openCpuBackend } from '#lowrank/backends/cpu/index.js';
 
 /** What a figure was measured on. */
 export function machine(): Record<string, string | number> {
@@ -14,9 +15,31 @@ export function machine(): Record<string, string | number> {
   };
 }
 
+/** What the machine's registers reach with all threads, in GFLOP/s: the best of several short runs. */
+export async function measurePeaks(): Promise<{ bf16: number; f32: number }> {
+  const backend = await openCpuBackend();
+  const best = async (kind: 'bf16' | 'f32') => {
+    let most = 0;
+    for (let i = 0; i < 5; i++) most = Math.max(most, await backend.measurePeak(kind));
+    return most;
+  };
+  const peaks = { bf16: await best('bf16'), f32: await best('f32') };
+  await backend.close();
+  return peaks;
+}
+
+/** The largest resident set of this process so far, in GB: Linux's own mark, else what `getrusage` says. */
+export function peakRssGb(): number {
+  try {
+    return (Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) * 1024) / 1e9;
+  } catch {
+    return (process.resourceUsage().maxRSS * 1024) / 1e9;
+  }
+}
+
 /** Writes bench/results/<suite>.json. */
 export function writeResults(suite: string, results: object): void {
   const folder = resolve(import.meta.dirname, '../../bench/results');
   mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, `${suite}.json`), `${JSON.stringify({ machine: machine(), ...results }, null, 2)}\n`);
+  writeFileSync(join(folder, `${suite}.json`), `${JSON.stringify(results, null, 2)}\n`);
 }

@@ -7,6 +7,20 @@ import { f32ToBf16 } from '#lowrank/util/half.js';
 import type { JsonObject } from '#lowrank/util/json.js';
 import { Random } from '#lowrank/util/philox.js';
 
+/** What a measured LoRA loop trains on. */
+export interface Run {
+  shape: keyof typeof shapes & string;
+  dtype: 'bf16' | 'fp32';
+  batch: number;
+  length: number;
+  /** The share of each sequence, at its end, that has labels; default 1. */
+  supervised?: number;
+  checkpointing?: boolean;
+  dropout?: number;
+  /** A file of batches of token ids, instead of random ones. */
+  data?: string;
+}
+
 /** config.json of the models that are measured. */
 export const shapes: Record<string, JsonObject> = {
   smol135: llama(576, 1536, 30, 9, 3, 49152, { rope_theta: 100_000, tie_word_embeddings: true }),
@@ -35,6 +49,26 @@ function llama(
     rms_norm_eps: 1e-5,
     ...more,
   };
+}
+
+/**
+ * The work of one LoRA step of rank 16 on all linear layers, in GFLOP: forward and input gradient of every frozen matrix (the head's at
+ * supervised positions), forward and both gradients of the adapters, causal attention with a backward of 2.5 times its forward. What
+ * checkpointing computes again is not counted.
+ */
+export function workOf({ shape, batch, length, supervised = 1 }: Run): number {
+  const {
+    hidden_size: C,
+    intermediate_size: F,
+    num_hidden_layers: L,
+    num_attention_heads: H,
+    num_key_value_heads: G,
+    vocab_size: V,
+  } = shapes[shape] as Record<string, number>;
+  const matrices = [[C, C], [C, (C / H) * G], [C, (C / H) * G], [C, C], [C, F], [C, F], [F, C]]; // biome-ignore format: q k v o gate up down
+  const layer = matrices.reduce((sum, [inputs, outputs]) => sum + 4 * inputs * outputs + 6 * 16 * (inputs + outputs), 0);
+  const attention = 3.5 * 4 * C * (length / 2);
+  return (batch * length * (L * (layer + attention) + 4 * C * V * supervised)) / 1e9;
 }
 
 /** A folder with random weights of that shape, written once. */

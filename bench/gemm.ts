@@ -1,0 +1,69 @@
+/** The suite `gemm`: single matrix products of ours beside PyTorch's (oneDNN, MKL), taking turns. */
+import { availableParallelism } from 'node:os';
+import { Contender, median } from './contender.js';
+import { type Bench, judged, ours, peer, type Row, round } from './suite.js';
+
+/** out [m,n] of k products each. NT: forward, b stored [n,k]; NN: input gradient; TN: weight gradient, a stored [k,m]. */
+export interface Product {
+  form: 'NT' | 'NN' | 'TN';
+  m: number;
+  k: number;
+  n: number;
+  dtype: 'bf16' | 'fp32';
+}
+
+/** [tokens, inputs, outputs] of linear layers. */
+const layers = [
+  [2048, 576, 1536],
+  [2048, 1536, 576],
+  [512, 2048, 5632],
+  [2048, 2048, 5632],
+];
+const rounds = 7;
+
+export async function gemmSuite(bench: Bench): Promise<Row[]> {
+  const contenders = [
+    new Contender('ours', process.execPath, [ours('gemm')]),
+    new Contender('PyTorch', bench.python, [peer('gemm'), String(availableParallelism())]),
+  ];
+  const rows: Row[] = [];
+  try {
+    for (const dtype of ['bf16', 'fp32'] as const) {
+      for (const [tokens, inputs, outputs] of layers) {
+        const products: Product[] = [
+          { form: 'NT', m: tokens, k: inputs, n: outputs, dtype },
+          { form: 'NN', m: tokens, k: outputs, n: inputs, dtype },
+          { form: 'TN', m: outputs, k: tokens, n: inputs, dtype },
+        ];
+        for (const product of products) {
+          const name = `${dtype} ${product.form} ${tokens}×${inputs}→${outputs}`;
+          if (name.includes(bench.only ?? '')) rows.push(await measure(name, product, contenders, bench));
+        }
+      }
+    }
+  } finally {
+    await Promise.all(contenders.map((contender) => contender.close()));
+  }
+  return rows;
+}
+
+async function measure(name: string, product: Product, contenders: readonly Contender[], bench: Bench): Promise<Row> {
+  const work = (2 * product.m * product.k * product.n) / 1e9;
+  const peak = product.dtype === 'bf16' ? bench.peaks.bf16 : bench.peaks.f32;
+  // About a tenth of a second each time.
+  const repeat = Math.ceil((0.1 * 0.7 * peak) / work);
+  const seconds = contenders.map((): number[] => []);
+  for (let i = 0; i < rounds; i++) {
+    for (const [c, contender] of contenders.entries())
+      seconds[c].push((await contender.ask<{ seconds: number }>({ ...product, repeat })).seconds);
+  }
+  const [mine, theirs] = seconds.map((list) => work / median(list));
+  bench.note(`  ${name}  ${mine.toFixed(0)} against ${theirs.toFixed(0)} GFLOP/s`);
+  return judged({
+    case: name,
+    ours: { gflops: round(mine), share: round(mine / peak) },
+    peer: { gflops: round(theirs), share: round(theirs / peak) },
+    speed: round(mine / theirs),
+    goal: { speed: product.dtype === 'bf16' ? 1 : 1.8 },
+  });
+}

@@ -1,0 +1,44 @@
+import { resolve } from 'node:path';
+
+/** One measured line: ours beside a peer's, and what it should reach. */
+export interface Row {
+  case: string;
+  /** Figures of ours, by name; `share` is the fraction of the machine's peak that the whole reaches. */
+  ours: Record<string, number>;
+  peer?: Record<string, number | string>;
+  /** Ours ÷ the peer's: speed should be large, memory small. */
+  speed?: number;
+  memory?: number;
+  goal: { speed?: number; share?: number; memory?: number; memory_over_line?: number; time_over_explained?: number };
+  ok: boolean;
+}
+
+export interface Bench {
+  /** The venv's Python. */
+  python: string;
+  /** The machine's peaks, GFLOP/s. */
+  peaks: { bf16: number; f32: number };
+  /** Only cases whose names contain this. */
+  only?: string;
+  note(text: string): void;
+}
+
+export const root = resolve(import.meta.dirname, '../..');
+export const ours = (name: string) => resolve(root, `build/bench/ours/${name}.js`);
+export const peer = (name: string) => resolve(root, `bench/peers/${name}.py`);
+
+/** `ok` where every goal is met. */
+export function judged(row: Omit<Row, 'ok'>): Row {
+  const { goal, speed, memory, ours } = row;
+  const reaches = (value: number | undefined, least: number | undefined) => least === undefined || (value ?? 0) >= least;
+  const below = (value: number | undefined, most: number | undefined) => most === undefined || (value ?? Infinity) <= most;
+  const ok =
+    reaches(speed, goal.speed) &&
+    reaches(ours.share, goal.share) &&
+    below(memory, goal.memory) &&
+    below(ours.memory_over_line, goal.memory_over_line) &&
+    below(ours.time_over_explained, goal.time_over_explained);
+  return { ...row, ok };
+}
+
+export const round = (value: number, digits = 3) => Number(value.toPrecision(digits));
