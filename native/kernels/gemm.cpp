@@ -38,12 +38,43 @@ void store_row(const Product& p, int64_t row, int64_t column, int64_t columns, c
   store(*p.out, at, columns, out);
 }
 
+#if defined(__AVX512F__)
+// The same from registers: the first `rows` rows of a tile whose first sum belongs to element `at`.
+template <int Rows, int Vectors>
+inline void store_tile(const Product& p, int64_t at, int64_t rows, int64_t columns, const Lanes (&sums)[Rows][Vectors]) {
+  const __m512 alpha = _mm512_set1_ps(p.alpha);
+  const bool narrow = p.out->dtype == DType::bf16;
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++) {
+    if (r >= rows) return;
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) {
+      const __mmask16 mask = first(columns - v * kLanes);
+      const int64_t element = at + r * p.n + v * kLanes;
+      __m512 x = _mm512_mul_ps((__m512)sums[r][v], alpha);
+      if (p.accumulate) x = _mm512_add_ps(load_lanes(*p.out, element, mask), x);
+      if (narrow) _mm256_mask_storeu_epi16(half_at(*p.out, element), mask, round_lanes(x));
+      else _mm512_mask_storeu_ps(f32_at(*p.out, element), mask, x);
+    }
+  }
+}
+#endif
+
 template <int Rows, int Vectors>
 void multiply_panel(const Product& p, const uint32_t* a, const uint32_t* b, int64_t row0, int64_t rows, int64_t column, int64_t columns) {
-  constexpr int width = Vectors * kLanes;
   const int64_t steps = steps_of(p.form, p.k);
-  alignas(64) float sums[Rows * width];
   for (int64_t row = 0; row < rows; row += Rows, a += Rows * steps) {
+#if defined(__AVX512F__)
+    if (p.out->dtype != DType::f16) {
+      Lanes sums[Rows][Vectors] = {};
+      if (kHasPairs && p.form == Form::pairs) multiply<kHasPairs, Rows, Vectors>(a, b, steps, sums);
+      else multiply<false, Rows, Vectors>(a, b, steps, sums);
+      store_tile<Rows, Vectors>(p, (row0 + row) * p.n + column, rows - row, columns, sums);
+      continue;
+    }
+#endif
+    constexpr int width = Vectors * kLanes;
+    alignas(64) float sums[Rows * width];
     tile<false, Rows, Vectors>(p.form, a, b, steps, sums, width);
     for (int64_t r = 0; r < Rows && row + r < rows; r++) store_row(p, row0 + row + r, column, columns, sums + r * width);
   }
