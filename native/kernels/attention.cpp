@@ -119,14 +119,14 @@ struct Packed {
   }
 
   void pack(const Tensor& t, const Segment& s, int64_t key, int64_t group) const {
-    const int64_t stride = g.groups * g.width, begin = (s.key + key) * stride + group * g.width, n = std::min(kSpan, s.keys - key);
+    const int64_t stride = g.groups * g.width, n = std::min(kSpan, s.keys - key);
     uint32_t* out = at(s.span + key / kSpan, group);
     if (lanes)
       for (int64_t i = 0; i < n; i += kColumns)
-        pack_panel({&t, begin + i * stride, stride, 1}, std::min<int64_t>(kColumns, n - i), kColumns, g.width, g.form, out + i * g.steps());
+        pack_panel({&t, true, stride, s.key + key + i, group * g.width}, std::min<int64_t>(kColumns, n - i), kColumns, g.width, g.form, out + i * g.steps());
     else
       for (int64_t d = 0; d < g.width; d += kColumns)
-        pack_panel({&t, begin + d, 1, stride}, std::min<int64_t>(kColumns, g.width - d), kColumns, n, g.form, out + d * g.span_steps());
+        pack_panel({&t, false, stride, group * g.width + d, s.key + key}, std::min<int64_t>(kColumns, g.width - d), kColumns, n, g.form, out + d * g.span_steps());
   }
 };
 
@@ -196,7 +196,7 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
     const int64_t n = std::min<int64_t>(kRows, t.end - row);
     const int64_t begin = g.first_key(t, row) / kSpan * kSpan, end = g.last_key(t, row + n - 1);
     const Tensor q = gather(g, t, call.inputs[i_q], row, n, s.rows);
-    pack_panel({&q, 0, g.width, 1}, n, kRows, g.width, g.form, s.queries);
+    pack_panel({&q, true, g.width}, n, kRows, g.width, g.form, s.queries);
     for (int64_t key = begin; key < end; key += kColumns)
       tile<false, kRows, 2>(g.form, s.queries, keys.keys(t, key), g.steps(), s.scores + key, stride);
     float inverse[kRows];
@@ -210,7 +210,7 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
     const Tensor scores = matrix(s.scores, kRows, stride);
     for (int64_t key = begin; key < end; key += kSpan) {
       const int64_t count = std::min(kSpan, end - key);
-      pack_panel({&scores, key, stride, 1}, n, kRows, count, g.form, s.weights);
+      pack_panel({&scores, true, stride, 0, key}, n, kRows, count, g.form, s.weights);
       for (int64_t d = 0; d < g.width; d += kColumns)
         tile<true, kRows, 2>(g.form, s.weights, values.columns(t, key, d), steps_of(g.form, count), s.sums + d, g.padded);
     }
@@ -248,9 +248,9 @@ void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row,
   const Tensor out = gather(g, t, call.inputs[i_out], row, n, b.out);
   const auto pack = [&](const Tensor& x, uint32_t* tiles, uint32_t* depth) {
     for (int64_t r = 0; r < n; r += kRows)
-      pack_panel({&x, r * g.width, g.width, 1}, std::min<int64_t>(kRows, n - r), kRows, g.width, g.form, tiles + r * g.steps());
+      pack_panel({&x, true, g.width, r}, std::min<int64_t>(kRows, n - r), kRows, g.width, g.form, tiles + r * g.steps());
     for (int64_t d = 0; d < g.width; d += kColumns)
-      pack_panel({&x, d, 1, g.width}, std::min<int64_t>(kColumns, g.width - d), kColumns, n, g.form, depth + d * g.span_steps());
+      pack_panel({&x, false, g.width, d}, std::min<int64_t>(kColumns, g.width - d), kColumns, n, g.form, depth + d * g.span_steps());
   };
   pack(q, b.q_tiles, b.q_depth);
   pack(dout, b.dout_tiles, b.dout_depth);
@@ -297,7 +297,7 @@ bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const P
     }
   }
   const Tensor square = matrix(b.ds, kSpan, kSpan);
-  pack_panel({&square, r * kSpan, kSpan, 1}, n, kRows, end, g.form, b.panel);
+  pack_panel({&square, true, kSpan, r}, n, kRows, end, g.form, b.panel);
   for (int64_t d = 0; d < g.width; d += kColumns)
     tile<true, kRows, 2>(g.form, b.panel, depth.columns(t, key, d), steps_of(g.form, end), b.dq + r * g.padded + d, g.padded);
   return true;
@@ -307,7 +307,7 @@ bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const P
 void add_transposed(const Geometry& g, float* square, const uint32_t* depth, int64_t n, int64_t count, Block& b, float* out) {
   const Tensor s = matrix(square, kSpan, kSpan);
   for (int64_t i = 0; i < count; i += kRows) {
-    pack_panel({&s, i, 1, kSpan}, std::min<int64_t>(kRows, count - i), kRows, n, g.form, b.panel);
+    pack_panel({&s, false, kSpan, i}, std::min<int64_t>(kRows, count - i), kRows, n, g.form, b.panel);
     for (int64_t d = 0; d < g.width; d += kColumns)
       tile<true, kRows, 2>(g.form, b.panel, depth + d * g.span_steps(), steps_of(g.form, n), out + i * g.padded + d, g.padded);
   }

@@ -164,31 +164,53 @@ void gated_backward(const Call& call, Pool& pool) {
   });
 }
 
-void dropout(const Call& call, Pool& pool) {
-  using namespace dropout_op;
-  const Tensor &x = call.inputs[i_x], &out = call.outputs[o_out];
-  expect_floats(x, out);
-  expect(x.size() == out.size(), "operands of one size");
+void dropout_mask(const Call& call, Pool& pool) {
+  using namespace dropout_mask_op;
+  const Tensor& mask = call.outputs[o_mask];
+  expect(mask.dtype == DType::i32, "a mask of i32");
   const double p = call.attributes[a_p];
   expect(p >= 0 && p < 1, "p in [0, 1)");
   const auto seed = static_cast<uint32_t>(static_cast<int64_t>(call.attributes[a_seed]));
   const auto stream = static_cast<uint32_t>(static_cast<int64_t>(call.attributes[a_stream]));
   const auto step = static_cast<uint32_t>(static_cast<int64_t>(call.attributes[a_step]));
-  const float scale = static_cast<float>(1 / (1 - p));
-  // u ≥ p for u = k·2⁻²⁴ with an integer k.
-  const auto threshold = static_cast<uint32_t>(std::ceil(p * 0x1p24));
-  pool.ranges(x.size(), kGrain, [&](int64_t begin, int64_t end, int) {
-    alignas(64) float buffer[kBlock], result[kBlock];
-    alignas(64) uint32_t words[kBlock];
-    for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t n = end - at < kBlock ? end - at : kBlock;
-      philox<kBlock / 4>(words, seed, stream, static_cast<uint32_t>(at / 4), step);
-      const float* in = load(x, at, n, buffer);
-      float* y = target(out, at, result);
-#pragma omp simd
-      for (int64_t i = 0; i < n; i++) y[i] = (words[i] >> 8) >= threshold ? in[i] * scale : 0.f;
-      store(out, at, n, y);
+  const auto threshold = static_cast<uint32_t>(std::lround(p * 0x1p16));
+  constexpr int64_t kWords = kBlock / 16;  // of the mask, each out of 16 random words
+  pool.ranges(mask.size(), kWords * 16, [&](int64_t begin, int64_t end, int) {
+    alignas(64) uint32_t random[kBlock];
+    for (int64_t at = begin; at < end; at += kWords) {
+      const int64_t n = end - at < kWords ? end - at : kWords;
+      philox<kBlock / 4>(random, seed, stream, static_cast<uint32_t>(4 * at), step);
+      for (int64_t i = 0; i < n; i++) {
+        uint32_t word = 0;
+        for (uint32_t j = 0; j < 16; j++) {
+          const uint32_t r = random[16 * i + j];
+          word |= static_cast<uint32_t>((r & 0xffff) >= threshold) << 2 * j | static_cast<uint32_t>(r >> 16 >= threshold) << (2 * j + 1);
+        }
+        static_cast<uint32_t*>(mask.data)[at + i] = word;
+      }
     }
+  });
+}
+
+void dropout(const Call& call, Pool& pool) {
+  using namespace dropout_op;
+  const Tensor &x = call.inputs[i_x], &mask = call.inputs[i_mask], &out = call.outputs[o_out];
+  expect_floats(x, out);
+  const int64_t rows = x.rows(), columns = x.columns(), stride = (columns + 31) / 32;
+  expect(x.size() == out.size(), "operands of one size");
+  expect_vector(mask, DType::i32, rows * stride, "a mask of one bit per element, each row in whole words");
+  const auto* words = static_cast<const uint32_t*>(mask.data);
+  const float scale = static_cast<float>(call.attributes[a_mask_scale]);
+  pool.ranges(rows, row_grain(columns), [&](int64_t begin, int64_t end, int) {
+    alignas(64) float buffer[kBlock], result[kBlock];
+    for (int64_t row = begin; row < end; row++)
+      for (int64_t at = 0; at < columns; at += kBlock) {
+        const int64_t n = columns - at < kBlock ? columns - at : kBlock;
+        const float* in = load(x, row * columns + at, n, buffer);
+        float* y = target(out, row * columns + at, result);
+        for (int64_t i = 0; i < n; i++) y[i] = words[row * stride + (at + i) / 32] >> (i % 32) & 1 ? in[i] * scale : 0.f;
+        store(out, row * columns + at, n, y);
+      }
   });
 }
 

@@ -1,8 +1,13 @@
-// matmul: out [M,N] = alpha · op(a) · op(b) (+ out).
+// Matrix products out of panels, with or without a low-rank branch.
 //
-// All of `a` is packed once, in panels shared by the threads; each panel of `b` is packed by the thread that uses it and then meets every
-// panel of `a`, so that it stays in the second-level cache while `a` streams by (about 2 bytes per cycle). K is never split: a tile's
-// sums stay in registers to the end, and the result does not depend on the number of threads.
+// A block of up to 2048 rows and kDepth steps of K of the left factor is packed once, in panels shared by the threads; each panel of the
+// right factor is packed by the thread that uses it and then meets every panel of the left one, so that it stays in the second-level cache
+// while those stream by (two bytes per cycle). While it does, the lines of the thread's next panel are fetched: where they lie in different
+// rows no hardware prefetcher finds them. A tile's sums stay in registers, and in scratch between blocks of K. No result depends on the
+// number of threads.
+//
+// A low-rank branch out = x·op(W) + h·up, h = scale·x·down, costs its own work alone: a panel of x meets `down` while it is in the cache,
+// and h stands behind it as a few more steps of K, for which a panel of `up` stands behind that of W.
 #include <algorithm>
 
 #include "gemm.h"
@@ -11,23 +16,46 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// Rows of `a` packed at a time: bounds the shared panels (2048 × 8192 bf16 is 32 MiB) at the price of packing `b` once for each.
-constexpr int64_t kRowBlock = 2048;
-// Products with fewer rows than this, against rows of K, are bound by reading `b` once: no packing.
+// Rows and steps of K of a block: its panels then take at most 16 MiB, a panel of the right factor 256 KiB.
+constexpr int64_t kRowBlock = 2048, kDepth = 2048;
+// Sums kept between blocks of K, 32 MiB.
+constexpr int64_t kPartial = int64_t{1} << 23;
+// Products with fewer rows than this, against rows of K, are bound by reading the right factor once: no packing.
 constexpr int64_t kFewRows = 8;
+
+// The branch of a linear layer and of its input gradient.
+struct Branch {
+  Factor down, up;   // [K → r] and [r → N], as right factors
+  const Tensor* h;   // [M, r], written
+  float scale;       // of h
+  Mask in, out;      // dropout of x before `down`, or of h·up
+  float mask_scale;  // of what the mask keeps: in h, or else in h·up
+  int64_t rank;
+};
 
 struct Product {
   Factor a, b;
   const Tensor* out;
   int64_t m, n, k;
   Form form;
-  float alpha;
-  bool accumulate;
+  float alpha = 1;
+  bool accumulate = false;
+  int64_t row_stride, column_stride = 1;  // of out
+  const Branch* branch = nullptr;
+
 };
 
-// Brings `columns` sums home: alpha, accumulation, rounding.
+// Brings `columns` sums of one row home: alpha, accumulation, rounding.
 void store_row(const Product& p, int64_t row, int64_t column, int64_t columns, const float* __restrict sums) {
-  const int64_t at = row * p.n + column;
+  const int64_t at = row * p.row_stride + column * p.column_stride;
+  if (p.column_stride != 1) {
+    float x, y;
+    for (int64_t i = 0, e = at; i < columns; i++, e += p.column_stride) {
+      y = p.alpha * sums[i] + (p.accumulate ? *load(*p.out, e, 1, &x) : 0.f);
+      copy({&y, DType::f32, 1, {1}}, 0, *p.out, e, 1);
+    }
+    return;
+  }
   alignas(64) float buffer[2][kColumns];
   const float* old = p.accumulate ? load(*p.out, at, columns, buffer[0]) : nullptr;
   float* out = target(*p.out, at, buffer[1]);
@@ -38,76 +66,224 @@ void store_row(const Product& p, int64_t row, int64_t column, int64_t columns, c
   store(*p.out, at, columns, out);
 }
 
-#if defined(__AVX512F__)
-// The same from registers: the first `rows` rows of a tile whose first sum belongs to element `at`.
+// Brings the first `rows` rows of a tile's sums home. Inlined, or else the sums would take the way over memory.
 template <int Rows, int Vectors>
-inline void store_tile(const Product& p, int64_t at, int64_t rows, int64_t columns, const Lanes (&sums)[Rows][Vectors]) {
-  const __m512 alpha = _mm512_set1_ps(p.alpha);
-  const bool narrow = p.out->dtype == DType::bf16;
+[[gnu::always_inline]] inline void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns, const Lanes (&sums)[Rows][Vectors]) {
+#if defined(__AVX512F__)
+  if (p.column_stride == 1) {
+    const __m512 alpha = _mm512_set1_ps(p.alpha);
+    const bool narrow = p.out->dtype == DType::bf16;
 #pragma GCC unroll 16
+    for (int r = 0; r < Rows; r++) {
+      if (r >= rows) return;
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; v++) {
+        const __mmask16 mask = first(columns - v * kLanes);
+        const int64_t element = (row + r) * p.row_stride + column + v * kLanes;
+        __m512 x = _mm512_mul_ps((__m512)sums[r][v], alpha);
+        if (p.accumulate) x = _mm512_add_ps(load_lanes(*p.out, element, mask), x);
+        if (narrow) _mm256_mask_storeu_epi16(half_at(*p.out, element), mask, round_lanes(x));
+        else _mm512_mask_storeu_ps(f32_at(*p.out, element), mask, x);
+      }
+    }
+    return;
+  }
+#endif
+  alignas(64) float memory[Rows][Vectors * kLanes];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) std::memcpy(&memory[r][v * kLanes], &sums[r][v], sizeof(Lanes));
+  for (int64_t r = 0; r < std::min<int64_t>(rows, Rows); r++) store_row(p, row + r, column, columns, memory[r]);
+}
+
+// A block of K of some rows: what its panels share.
+struct Block {
+  int64_t row, rows;           // of the left factor and of out
+  int64_t k, depth;            // of K
+  bool first, last;            // of the blocks of K
+  int64_t steps, tail;         // of a left panel: of the block, and of the branch behind the last block
+  int64_t panels;
+  uint32_t* left;              // packed
+  float* partial;              // tile by tile, column panels outermost: sums between blocks
+
+  int64_t valid(int64_t panel, int64_t height) const { return std::min(height, rows - panel * height); }
+};
+
+// The branch's part of a tile where a mask lies over it: sums [Rows][width], plus `before` where that is given.
+template <int Rows, int Vectors>
+void masked_tail(const Product& p, const uint32_t* a, const uint32_t* b, int64_t steps, int64_t row, int64_t column, const float* before,
+                 float* __restrict sums) {
+  constexpr int width = Vectors * kLanes;
+  const Branch& branch = *p.branch;
+  tile<false, Rows, Vectors>(p.form, a, b, steps, sums, width);
   for (int r = 0; r < Rows; r++) {
-    if (r >= rows) return;
+    for (int v = 0; v < width; v += kLanes) {
+      const bool inside = row + r < p.m && column + v < p.n;
+      const uint32_t bits = inside ? branch.out.from(row + r, column + v) : 0;
+      float* some = sums + r * width + v;
+#pragma omp simd
+      for (int i = 0; i < kLanes; i++) some[i] = bits >> i & 1 ? some[i] * branch.mask_scale : 0.f;
+    }
+  }
+  if (before)
+    for (int i = 0; i < Rows * width; i++) sums[i] += before[i];
+}
+
+// A tile's sums over some steps, from what `before` holds or else from zero, and home: to `kept`, or else to out.
+template <bool Pairs, bool Resumed, int Rows, int Vectors>
+inline void multiply_steps(const Product& p, const uint32_t* a, const uint32_t* b, int64_t steps, const float* before, float* kept, int64_t row,
+                           int64_t rows, int64_t column) {
+  constexpr int64_t width = Vectors * kLanes;
+  Lanes sums[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; v++) {
-      const __mmask16 mask = first(columns - v * kLanes);
-      const int64_t element = at + r * p.n + v * kLanes;
-      __m512 x = _mm512_mul_ps((__m512)sums[r][v], alpha);
-      if (p.accumulate) x = _mm512_add_ps(load_lanes(*p.out, element, mask), x);
-      if (narrow) _mm256_mask_storeu_epi16(half_at(*p.out, element), mask, round_lanes(x));
-      else _mm512_mask_storeu_ps(f32_at(*p.out, element), mask, x);
+      sums[r][v] = Lanes{};
+      if constexpr (Resumed) std::memcpy(&sums[r][v], before + r * width + v * kLanes, sizeof(Lanes));
     }
+  multiply<Pairs, Rows, Vectors>(a, b, steps, sums);
+  if (!kept) return store_tile<Rows, Vectors>(p, row, column, rows, std::min(width, p.n - column), sums);
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) std::memcpy(kept + r * width + v * kLanes, &sums[r][v], sizeof(Lanes));
+}
+
+// One tile: panel i of the left factor against a packed panel of the right one. Both have the branch's steps behind their own, so that the
+// two products are one loop.
+template <bool Pairs, int Rows, int Vectors>
+inline void multiply_tile(const Product& p, const Block& block, int64_t i, const uint32_t* right, int64_t column) {
+  constexpr int64_t width = Vectors * kLanes;
+  const uint32_t* a = block.left + i * Rows * (block.steps + block.tail);
+  const int64_t row = block.row + i * Rows, rows = block.valid(i, Rows), steps = block.steps + block.tail;
+  if (block.first && block.last && !(p.branch && p.branch->out))
+    return multiply_steps<Pairs, false, Rows, Vectors>(p, a, right, steps, nullptr, nullptr, row, rows, column);
+  float* partial = block.partial + (column / width * block.panels + i) * Rows * width;
+  const float* before = block.first ? nullptr : partial;
+  float* kept = block.last ? nullptr : partial;
+  if (block.tail > 0 && p.branch->out) {
+    alignas(64) float masked[Rows * width];
+    masked_tail<Rows, Vectors>(p, a + Rows * block.steps, right + width * block.steps, block.tail, row, column, before, masked);
+    multiply_steps<Pairs, true, Rows, Vectors>(p, a, right, block.steps, masked, kept, row, rows, column);
+  } else if (before) {
+    multiply_steps<Pairs, true, Rows, Vectors>(p, a, right, steps, before, kept, row, rows, column);
+  } else {
+    multiply_steps<Pairs, false, Rows, Vectors>(p, a, right, steps, nullptr, kept, row, rows, column);
   }
 }
-#endif
 
-template <int Rows, int Vectors>
-void multiply_panel(const Product& p, const uint32_t* a, const uint32_t* b, int64_t row0, int64_t rows, int64_t column, int64_t columns) {
-  const int64_t steps = steps_of(p.form, p.k);
-  for (int64_t row = 0; row < rows; row += Rows, a += Rows * steps) {
-#if defined(__AVX512F__)
-    if (p.out->dtype != DType::f16) {
-      Lanes sums[Rows][Vectors] = {};
-      if (kHasPairs && p.form == Form::pairs) multiply<kHasPairs, Rows, Vectors>(a, b, steps, sums);
-      else multiply<false, Rows, Vectors>(a, b, steps, sums);
-      store_tile<Rows, Vectors>(p, (row0 + row) * p.n + column, rows - row, columns, sums);
-      continue;
-    }
-#endif
-    constexpr int width = Vectors * kLanes;
-    alignas(64) float sums[Rows * width];
-    tile<false, Rows, Vectors>(p.form, a, b, steps, sums, width);
-    for (int64_t r = 0; r < Rows && row + r < rows; r++) store_row(p, row0 + row + r, column, columns, sums + r * width);
+// Adds a packed panel's part of h to its sums [Rows][rank in whole panels], and after the last block h's own steps to the panel. `down` is
+// packed in panels of kColumns, the last perhaps of kLanes.
+template <int Rows>
+void add_branch(const Product& p, const Block& block, int64_t i, const uint32_t* down, float* sums, Pool& pool, int thread) {
+  const Branch& branch = *p.branch;
+  const int64_t row = block.row + i * Rows, valid = block.valid(i, Rows), stride = (branch.rank + kColumns - 1) / kColumns * kColumns;
+  uint32_t* panel = block.left + i * Rows * (block.steps + block.tail);
+  const uint32_t* x = panel;
+  if (branch.in) {
+    auto* masked = static_cast<uint32_t*>(pool.scratch(thread, 3, Rows * block.steps * 4));
+    Factor f = p.a.at(row, block.k);
+    f.mask = branch.in;
+    pack_panel(f, valid, Rows, block.depth, p.form, masked);
+    x = masked;
   }
+  sums += i * Rows * stride;
+  if (block.first) std::fill_n(sums, Rows * stride, 0.f);
+  for (int64_t j = 0; j < branch.rank; j += kColumns) {
+    if (branch.rank - j <= kLanes) tile<true, Rows, 1>(p.form, x, down + j * block.steps, block.steps, sums + j, stride);
+    else tile<true, Rows, 2>(p.form, x, down + j * block.steps, block.steps, sums + j, stride);
+  }
+  if (!block.last) return;
+  const float scale = branch.in ? branch.scale * branch.mask_scale : branch.scale;
+  for (int64_t j = 0; j < Rows * stride; j++) sums[j] *= scale;
+  for (int64_t r = 0; r < valid; r++) copy({sums, DType::f32}, r * stride, *branch.h, (row + r) * branch.rank, branch.rank);
+  pack_panel(Factor::left(*branch.h, false).at(row, 0), valid, Rows, branch.rank, p.form, panel + Rows * block.steps);
+}
+
+// Packs a block of the left factor for all threads, with the branch's steps.
+template <int Rows>
+void pack_left(const Product& p, const Block& block, Pool& pool) {
+  uint32_t* down = nullptr;
+  float* sums = nullptr;
+  if (p.branch) {
+    const int64_t rank = p.branch->rank, padded = rank + kColumns;
+    down = static_cast<uint32_t*>(pool.scratch(0, 2, padded * block.steps * 4));
+    sums = static_cast<float*>(pool.scratch(0, 5, block.panels * Rows * padded * sizeof(float)));
+    pool.each((rank + kColumns - 1) / kColumns, [&](int64_t i, int) {
+      const int64_t j = i * kColumns, width = rank - j <= kLanes ? kLanes : kColumns;
+      pack_panel(p.branch->down.at(j, block.k), std::min<int64_t>(width, rank - j), width, block.depth, p.form, down + j * block.steps);
+    });
+  }
+  // Columns of a row-major matrix: some of each row for all panels of a piece, before the next rows.
+  const int64_t some = p.a.lanes_are_rows ? block.depth : 64, stride = Rows * (block.steps + block.tail);
+  pool.ranges(block.panels, 8, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t k = 0; k < block.depth; k += some)
+      for (int64_t i = begin; i < end; i++)
+        pack_panel(p.a.at(block.row + i * Rows, block.k + k), block.valid(i, Rows), Rows, std::min(some, block.depth - k), p.form,
+                   block.left + i * stride + Rows * steps_of(p.form, k));
+    if (p.branch)
+      for (int64_t i = begin; i < end; i++) add_branch<Rows>(p, block, i, down, sums, pool, thread);
+  });
+}
+
+// Asks for the lines of rows [begin, end) of K in a panel of columns that is about to be packed.
+inline void prefetch_rows(const Factor& f, int64_t begin, int64_t end, int64_t columns) {
+  const int64_t width = bytes_per_element(f.tensor->dtype);
+  for (int64_t k = begin; k < end; k++) {
+    const char* line = static_cast<const char*>(f.tensor->data) + f.element(0, k) * width;
+    for (int64_t at = 0; at < columns * width; at += 64) __builtin_prefetch(line + at, 0, 2);
+  }
+}
+
+// All columns of one block of K.
+template <bool Pairs, int Rows, int Vectors>
+void multiply_block(const Product& p, const Block& block, Pool& pool) {
+  constexpr int64_t width = Vectors * kLanes;
+  const int64_t columns = (p.n + width - 1) / width;
+  // Where there are few panels of the right factor the rows are divided too, and a panel is packed by each that needs it.
+  const int64_t wanted = 4 * pool.threads();
+  const int64_t parts = columns >= wanted ? 1 : std::min(block.panels, (wanted + columns - 1) / columns);
+  pool.each(columns * parts, [&](int64_t task, int thread) {
+    const int64_t column = task / parts * width, part = task % parts, valid = std::min(width, p.n - column);
+    const int64_t begin = block.panels * part / parts, end = block.panels * (part + 1) / parts;
+    auto* right = static_cast<uint32_t*>(pool.scratch(thread, 1, width * (block.steps + block.tail) * 4));
+    pack_panel(p.b.at(column, block.k), valid, width, block.depth, p.form, right);
+    if (block.tail > 0) pack_panel(p.branch->up.at(column, 0), valid, width, p.branch->rank, p.form, right + width * block.steps);
+    const int64_t next = column + pool.threads() * width;
+    const int64_t next_columns = p.b.lanes_are_rows || parts > 1 ? 0 : std::clamp<int64_t>(p.n - next, 0, width);
+    for (int64_t i = begin; i < end; i++) {
+      if (next_columns > 0)
+        prefetch_rows(p.b.at(next, block.k), block.depth * i / block.panels, block.depth * (i + 1) / block.panels, next_columns);
+      multiply_tile<Pairs, Rows, Vectors>(p, block, i, right, column);
+    }
+  });
 }
 
 // The whole product with tiles of Rows × Vectors · kLanes.
 template <int Rows, int Vectors>
 void multiply_tiles(const Product& p, Pool& pool) {
-  constexpr int width = Vectors * kLanes;
-  const int64_t steps = steps_of(p.form, p.k);
-  const int64_t columns = (p.n + width - 1) / width;
-  for (int64_t row0 = 0; row0 < p.m; row0 += kRowBlock) {
-    const int64_t rows = p.m - row0 < kRowBlock ? p.m - row0 : kRowBlock;
-    const int64_t panels = (rows + Rows - 1) / Rows;
-    auto* packed = static_cast<uint32_t*>(pool.scratch(0, 0, panels * Rows * steps * 4));
-    pool.ranges(panels, 8, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; i++) {
-        const int64_t valid = rows - i * Rows < Rows ? rows - i * Rows : Rows;
-        pack_panel(p.a.at(row0 + i * Rows, 0), valid, Rows, p.k, p.form, packed + i * Rows * steps);
-      }
-    });
-    // Where there are few panels of `b`, the rows are divided too, and a panel is packed by each that needs it.
-    const int64_t wanted = 4 * pool.threads();
-    const int64_t parts = columns >= wanted ? 1 : std::min(panels, (wanted + columns - 1) / columns);
-    pool.each(columns * parts, [&](int64_t task, int thread) {
-      const int64_t column = task / parts * width, part = task % parts;
-      const int64_t valid = p.n - column < width ? p.n - column : width;
-      const int64_t begin = panels * part / parts, end = panels * (part + 1) / parts;
-      auto* b = static_cast<uint32_t*>(pool.scratch(thread, 1, width * steps * 4));
-      pack_panel(p.b.at(column, 0), valid, width, p.k, p.form, b);
-      const int64_t first = begin * Rows, last = std::min(rows, end * Rows);
-      multiply_panel<Rows, Vectors>(p, packed + begin * Rows * steps, b, row0 + first, last - first, column, valid);
-    });
+  constexpr int64_t width = Vectors * kLanes;
+  const int64_t per_step = p.form == Form::pairs ? 2 : 1, depth = kDepth * per_step, padded = (p.n + width - 1) / width * width;
+  const bool split = p.k > depth;
+  const int64_t most = split ? std::clamp(kPartial / padded / Rows * Rows, int64_t{Rows}, kRowBlock) : kRowBlock;
+  for (int64_t row = 0; row < p.m; row += most) {
+    Block block{.row = row, .rows = std::min(most, p.m - row), .k = 0};
+    block.panels = (block.rows + Rows - 1) / Rows;
+    block.partial = split ? static_cast<float*>(pool.scratch(0, 4, block.panels * Rows * padded * sizeof(float))) : nullptr;
+    do {
+      block.depth = std::min(depth, p.k - block.k);
+      block.first = block.k == 0;
+      block.last = block.k + block.depth == p.k;
+      block.steps = steps_of(p.form, block.depth);
+      block.tail = p.branch && block.last ? steps_of(p.form, p.branch->rank) : 0;
+      block.left = static_cast<uint32_t*>(pool.scratch(0, 0, block.panels * Rows * (block.steps + block.tail) * 4));
+      pack_left<Rows>(p, block, pool);
+      if (kHasPairs && p.form == Form::pairs) multiply_block<kHasPairs, Rows, Vectors>(p, block, pool);
+      else multiply_block<false, Rows, Vectors>(p, block, pool);
+      block.k += block.depth;
+    } while (!block.last);
   }
 }
 
@@ -115,14 +291,13 @@ void multiply_tiles(const Product& p, Pool& pool) {
 // Products of `rows` ≤ 4 rows with every row of b [N,K], read once from memory: sums along K.
 template <bool Pairs, int Rows>
 void few_rows(const Product& p, const uint32_t* a, int64_t stride, int64_t begin, int64_t end, int64_t row0) {
-  const Tensor& b = *p.b.tensor;
   const int64_t per_load = Pairs ? 32 : 16;
   for (int64_t column = begin; column < end; column++) {
     __m512 sums[Rows];
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; r++) sums[r] = _mm512_setzero_ps();
     for (int64_t k = 0, unit = 0; k < p.k; k += per_load, unit += 16) {
-      const __m512i units = load_units(b, p.b.begin + column * p.b.lane_stride + k, p.k - k, p.form);
+      const __m512i units = load_units<false>(p.b, column, k, p.k - k, p.form);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; r++) {
         const __m512i row = _mm512_loadu_si512(a + r * stride + unit);
@@ -148,7 +323,7 @@ void multiply_few_rows(const Product& p, Pool& pool) {
   const int64_t per_load = p.form == Form::pairs ? 32 : 16;
   for (int64_t row = 0; row < p.m; row++)
     for (int64_t k = 0, unit = 0; k < p.k; k += per_load, unit += 16)
-      _mm512_storeu_si512(a + row * stride + unit, load_units(*p.a.tensor, p.a.begin + row * p.a.lane_stride + k, p.k - k, p.form));
+      _mm512_storeu_si512(a + row * stride + unit, load_units<false>(p.a, row, k, p.k - k, p.form));
   const int64_t grain = std::max<int64_t>(16, 65536 / std::max<int64_t>(1, p.k));
   pool.ranges(p.n, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = 0; row < p.m; row += 4) {
@@ -176,6 +351,40 @@ void multiply_columns(const Product& p, Pool& pool) {
   multiply_tiles<kRows, Vectors>(p, pool);
 }
 
+void multiply_product(const Product& p, Pool& pool) {
+  if (p.m == 0 || p.n == 0) return;
+#if defined(__AVX512F__)
+  if (p.m <= kFewRows && p.a.lanes_are_rows && p.b.lanes_are_rows && !(p.branch && p.branch->in)) {
+    Product base = p;
+    base.branch = nullptr;
+    multiply_few_rows(base, pool);
+    if (!p.branch || p.branch->rank == 0) return;
+    const auto& [down, up, h, scale, in, out, mask_scale, rank] = *p.branch;
+    multiply_few_rows({.a = p.a, .b = down, .out = h, .m = p.m, .n = rank, .k = p.k, .form = p.form, .alpha = scale, .row_stride = rank}, pool);
+    base.a = Factor::left(*h, false);
+    base.b = up;
+    base.k = rank;
+    base.accumulate = true;
+    return multiply_few_rows(base, pool);
+  }
+#endif
+  if (p.n <= kLanes) multiply_columns<1>(p, pool);
+  else multiply_columns<2>(p, pool);
+}
+
+void expect_matrix(const Tensor& t, int64_t rows, int64_t columns, const char* name) {
+  expect_floats(t);
+  if (t.rank != 2 || t.shape[0] != rows || t.shape[1] != columns)
+    fail("%s is not [%lld, %lld]", name, static_cast<long long>(rows), static_cast<long long>(columns));
+}
+
+// Words for a mask over a matrix [rows, columns], or none where the operand is absent.
+Mask expect_mask(const Tensor& words, int64_t rows, int64_t columns) {
+  const int64_t stride = (columns + 31) / 32;
+  if (words) expect_vector(words, DType::i32, rows * stride, "a mask of one bit per element, each row in whole words");
+  return {static_cast<const uint32_t*>(words.data), stride};
+}
+
 }  // namespace
 
 void matmul(const Call& call, Pool& pool) {
@@ -188,23 +397,101 @@ void matmul(const Call& call, Pool& pool) {
   if (b.shape[tb ? 1 : 0] != k || out.shape[0] != m || out.shape[1] != n)
     fail("a [%lld, %lld], b [%lld, %lld] and out [%lld, %lld] do not fit", (long long)a.shape[0], (long long)a.shape[1],
          (long long)b.shape[0], (long long)b.shape[1], (long long)out.shape[0], (long long)out.shape[1]);
-  if (m == 0 || n == 0) return;
-  const Product p{
-      .a = {&a, 0, ta ? 1 : a.shape[1], ta ? a.shape[1] : 1},
-      .b = {&b, 0, tb ? b.shape[1] : 1, tb ? 1 : b.shape[1]},
-      .out = &out,
-      .m = m,
-      .n = n,
-      .k = k,
-      .form = form_of(a.dtype, b.dtype),
-      .alpha = static_cast<float>(call.attributes[a_alpha]),
-      .accumulate = call.attributes[a_accumulate] != 0,
-  };
-#if defined(__AVX512F__)
-  if (m <= kFewRows && !ta && tb) return multiply_few_rows(p, pool);
-#endif
-  if (n <= kLanes) multiply_columns<1>(p, pool);
-  else multiply_columns<2>(p, pool);
+  multiply_product({.a = Factor::left(a, ta),
+                    .b = Factor::right(b, tb),
+                    .out = &out,
+                    .m = m,
+                    .n = n,
+                    .k = k,
+                    .form = form_of(a.dtype, b.dtype),
+                    .alpha = static_cast<float>(call.attributes[a_alpha]),
+                    .accumulate = call.attributes[a_accumulate] != 0,
+                    .row_stride = n},
+                   pool);
+}
+
+void lora_linear(const Call& call, Pool& pool) {
+  using namespace lora_linear_op;
+  const Tensor &x = call.inputs[i_x], &weight = call.inputs[i_weight], &A = call.inputs[i_a], &B = call.inputs[i_b];
+  const Tensor &y = call.outputs[o_y], &h = call.outputs[o_h];
+  const int64_t rows = x.rows(), in = x.columns(), out = weight.rows(), rank = A.rows();
+  expect_matrix(x, rows, in, "x");
+  expect_matrix(weight, out, in, "weight");
+  expect_matrix(A, rank, in, "A");
+  expect_matrix(B, out, rank, "B");
+  expect_matrix(y, rows, out, "y");
+  expect_matrix(h, rows, rank, "h");
+  const Branch branch{.down = Factor::right(A, true),
+                      .up = Factor::right(B, true),
+                      .h = &h,
+                      .scale = static_cast<float>(call.attributes[a_scale]),
+                      .in = expect_mask(call.inputs[i_mask], rows, in),
+                      .out = {},
+                      .mask_scale = static_cast<float>(call.attributes[a_mask_scale]),
+                      .rank = rank};
+  multiply_product({.a = Factor::left(x, false),
+                    .b = Factor::right(weight, true),
+                    .out = &y,
+                    .m = rows,
+                    .n = out,
+                    .k = in,
+                    .form = form_of(x.dtype, weight.dtype),
+                    .row_stride = out,
+                    .branch = &branch},
+                   pool);
+}
+
+void lora_linear_backward(const Call& call, Pool& pool) {
+  using namespace lora_linear_backward_op;
+  const Tensor &dy = call.inputs[i_dy], &weight = call.inputs[i_weight], &A = call.inputs[i_a], &B = call.inputs[i_b];
+  const Tensor &dx = call.outputs[o_dx], &dh = call.outputs[o_dh];
+  const int64_t rows = dy.rows(), in = weight.columns(), out = dy.columns(), rank = A.rows();
+  expect_matrix(dy, rows, out, "dy");
+  expect_matrix(weight, out, in, "weight");
+  expect_matrix(A, rank, in, "A");
+  expect_matrix(B, out, rank, "B");
+  expect_matrix(dx, rows, in, "dx");
+  expect_matrix(dh, rows, rank, "dh");
+  const Branch branch{.down = Factor::right(B, false),
+                      .up = Factor::right(A, false),
+                      .h = &dh,
+                      .scale = static_cast<float>(call.attributes[a_scale]),
+                      .in = {},
+                      .out = expect_mask(call.inputs[i_mask], rows, in),
+                      .mask_scale = static_cast<float>(call.attributes[a_mask_scale]),
+                      .rank = rank};
+  multiply_product({.a = Factor::left(dy, false),
+                    .b = Factor::right(weight, false),
+                    .out = &dx,
+                    .m = rows,
+                    .n = in,
+                    .k = out,
+                    .form = form_of(dy.dtype, weight.dtype),
+                    .row_stride = in,
+                    .branch = &branch},
+                   pool);
+}
+
+void lora_gradients(const Call& call, Pool& pool) {
+  using namespace lora_gradients_op;
+  const Tensor &x = call.inputs[i_x], &h = call.inputs[i_h], &dy = call.inputs[i_dy], &dh = call.inputs[i_dh];
+  const Tensor &dA = call.outputs[o_d_a], &dB = call.outputs[o_d_b];
+  const int64_t rows = x.rows(), in = x.columns(), out = dy.columns(), rank = h.columns();
+  expect_matrix(x, rows, in, "x");
+  expect_matrix(h, rows, rank, "h");
+  expect_matrix(dy, rows, out, "dy");
+  expect_matrix(dh, rows, rank, "dh");
+  expect_matrix(dA, rank, in, "dA");
+  expect_matrix(dB, out, rank, "dB");
+  Factor inputs = Factor::right(x, false);
+  inputs.mask = expect_mask(call.inputs[i_mask], rows, in);
+  // Both with the rank as rows of the tiles, so that the wide matrices are packed in whole lines; dB is stored transposed.
+  multiply_product({.a = Factor::left(dh, true), .b = inputs, .out = &dA, .m = rank, .n = in, .k = rows, .form = form_of(dh.dtype, x.dtype),
+                    .alpha = inputs.mask ? static_cast<float>(call.attributes[a_mask_scale]) : 1.f, .row_stride = in},
+                   pool);
+  multiply_product({.a = Factor::left(h, true), .b = Factor::right(dy, false), .out = &dB, .m = rank, .n = out, .k = rows,
+                    .form = form_of(h.dtype, dy.dtype), .row_stride = 1, .column_stride = rank},
+                   pool);
 }
 
 }  // namespace lowrank::LOWRANK_ISA

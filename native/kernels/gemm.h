@@ -8,6 +8,8 @@
 #include <immintrin.h>
 #endif
 
+#include <array>
+
 #include "blocks.h"
 
 namespace lowrank::LOWRANK_ISA {
@@ -34,13 +36,38 @@ enum class Form { exact, rounded, pairs };
 
 inline int64_t steps_of(Form form, int64_t k) { return form == Form::pairs ? (k + 1) / 2 : k; }
 
-// A factor by lanes and K; one of the strides is 1.
+// Which elements of a matrix count, the others being 0: bit j % 32 of word [i, j / 32]. Without words, all.
+struct Mask {
+  const uint32_t* words = nullptr;
+  int64_t stride = 0;
+
+  explicit operator bool() const { return words != nullptr; }
+  // Bits of row i from column j on, the lowest first, up to the end of j's word.
+  uint32_t from(int64_t i, int64_t j) const { return words[i * stride + j / 32] >> j % 32; }
+};
+
+// A matrix by lanes and K: a lane is one of its rows, or else one of its columns.
 struct Factor {
   const Tensor* tensor;
-  int64_t begin;  // element of lane 0, K 0
-  int64_t lane_stride, k_stride;
+  bool lanes_are_rows;
+  int64_t stride;  // elements from row to row
+  int64_t lane = 0, k = 0;  // where a panel begins
+  Mask mask = {};
 
-  Factor at(int64_t lane, int64_t k) const { return {tensor, begin + lane * lane_stride + k * k_stride, lane_stride, k_stride}; }
+  // op(m) of a product as the left factor (lanes are rows unless it is transposed), or as the right one.
+  static Factor left(const Tensor& m, bool transposed) { return {&m, !transposed, m.shape[1]}; }
+  static Factor right(const Tensor& m, bool transposed) { return {&m, transposed, m.shape[1]}; }
+
+  Factor at(int64_t l, int64_t step) const { return {tensor, lanes_are_rows, stride, lane + l, k + step, mask}; }
+  int64_t element(int64_t l, int64_t step) const {
+    return lanes_are_rows ? (lane + l) * stride + k + step : (k + step) * stride + lane + l;
+  }
+  // The mask's bits of lane l from this step on, or of this step from lane l on.
+  template <bool Masked>
+  uint32_t bits(int64_t l, int64_t step) const {
+    if constexpr (!Masked) return 0xffffffffu;
+    else return lanes_are_rows ? mask.from(lane + l, k + step) : mask.from(k + step, lane + l);
+  }
 };
 
 inline uint32_t pair_of(uint16_t low, uint16_t high) { return low | static_cast<uint32_t>(high) << 16; }
@@ -95,42 +122,67 @@ inline __m256i load_halves(const Tensor& t, int64_t at, __mmask16 mask) {
   return round_lanes(_mm512_maskz_loadu_ps(mask, f32_at(t, at)));
 }
 
-// Sixteen units along K of one lane from element `at`, of which `left` elements of K exist.
-inline __m512i load_units(const Tensor& t, int64_t at, int64_t left, Form form) {
+// Sixteen units along K of lane l, of which `left` elements of K exist.
+template <bool Masked>
+inline __m512i load_units(const Factor& f, int64_t l, int64_t k, int64_t left, Form form) {
+  const Tensor& t = *f.tensor;
+  const int64_t at = f.element(l, k);
+  const uint32_t bits = f.bits<Masked>(l, k);
   if (form == Form::pairs) {
-    if (t.dtype == DType::bf16) {
-      const __mmask32 mask = left >= 32 ? 0xffffffffu : (1u << left) - 1;
-      return _mm512_maskz_loadu_epi16(mask, half_at(t, at));
-    }
-    const __m256i low = load_halves(t, at, first(left));
-    const __m256i high = left > 16 ? load_halves(t, at + 16, first(left - 16)) : _mm256_setzero_si256();
+    const __mmask32 mask = (left >= 32 ? 0xffffffffu : (1u << left) - 1) & bits;
+    if (t.dtype == DType::bf16) return _mm512_maskz_loadu_epi16(mask, half_at(t, at));
+    const __m256i low = load_halves(t, at, static_cast<__mmask16>(mask));
+    const __m256i high = left > 16 ? load_halves(t, at + 16, static_cast<__mmask16>(mask >> 16)) : _mm256_setzero_si256();
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
-  if (form == Form::exact) return _mm512_castps_si512(load_lanes(t, at, first(left)));
-  return _mm512_slli_epi32(_mm512_cvtepu16_epi32(load_halves(t, at, first(left))), 16);
+  const auto mask = static_cast<__mmask16>(first(left) & bits);
+  if (form == Form::exact) return _mm512_castps_si512(load_lanes(t, at, mask));
+  return _mm512_slli_epi32(_mm512_cvtepu16_epi32(load_halves(t, at, mask)), 16);
 }
 
-// Sixteen lanes of one step, of which `left` elements of K exist.
-inline __m512i load_step(const Factor& f, int64_t at, int64_t left, __mmask16 lanes, Form form) {
+// Sixteen lanes of one step from lane l on, of which `left` elements of K exist.
+template <bool Masked>
+inline __m512i load_step(const Factor& f, int64_t l, int64_t k, int64_t left, __mmask16 lanes, Form form) {
   const Tensor& t = *f.tensor;
-  if (form == Form::exact) return _mm512_castps_si512(load_lanes(t, at, lanes));
-  const __m512i low = _mm512_cvtepu16_epi32(load_halves(t, at, lanes));
+  const auto mask = [&](int64_t step) { return static_cast<__mmask16>(lanes & f.bits<Masked>(l, step)); };
+  if (form == Form::exact) return _mm512_castps_si512(load_lanes(t, f.element(l, k), mask(k)));
+  const __m512i low = _mm512_cvtepu16_epi32(load_halves(t, f.element(l, k), mask(k)));
   if (form == Form::rounded) return _mm512_slli_epi32(low, 16);
   if (left < 2) return low;
-  return _mm512_or_si512(low, _mm512_slli_epi32(_mm512_cvtepu16_epi32(load_halves(t, at + f.k_stride, lanes)), 16));
+  return _mm512_or_si512(low, _mm512_slli_epi32(_mm512_cvtepu16_epi32(load_halves(t, f.element(l, k + 1), mask(k + 1))), 16));
+}
+
+// Packs 32 neighbouring lanes of bf16 in pairs: two rows are shuffled into each other.
+template <bool Masked>
+inline void pack_pairs(const Factor& f, int64_t k, uint32_t* __restrict panel) {
+  alignas(64) static constexpr auto order = [] {
+    std::array<uint16_t, 64> o{};
+    for (int i = 0; i < 32; i++) o[2 * i] = static_cast<uint16_t>(i), o[2 * i + 1] = static_cast<uint16_t>(32 + i);
+    return o;
+  }();
+  const __m512i first_lanes = _mm512_load_si512(order.data()), last_lanes = _mm512_load_si512(order.data() + 32);
+  for (int64_t step = 0; step < k; step += 2, panel += 32) {
+    const __m512i low = _mm512_maskz_loadu_epi16(f.bits<Masked>(0, step), half_at(*f.tensor, f.element(0, step)));
+    const __m512i high = step + 1 < k ? _mm512_maskz_loadu_epi16(f.bits<Masked>(0, step + 1), half_at(*f.tensor, f.element(0, step + 1)))
+                                      : _mm512_setzero_si512();
+    _mm512_storeu_si512(panel, _mm512_permutex2var_epi16(low, first_lanes, high));
+    _mm512_storeu_si512(panel + 16, _mm512_permutex2var_epi16(low, last_lanes, high));
+  }
 }
 #endif
 
 // Packs `valid` lanes of a factor into a panel of `lanes`, the rest zero.
-inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k, Form form, uint32_t* __restrict panel) {
+template <bool Masked>
+inline void pack_lanes(const Factor& f, int64_t valid, int64_t lanes, int64_t k, Form form, uint32_t* __restrict panel) {
   const int64_t steps = steps_of(form, k), per_step = form == Form::pairs ? 2 : 1;
 #if defined(__AVX512F__)
+  if (!f.lanes_are_rows && valid == 32 && lanes == 32 && form == Form::pairs && f.tensor->dtype == DType::bf16) return pack_pairs<Masked>(f, k, panel);
   for (int64_t lane = 0; lane < lanes; lane += 16) {
     const __mmask16 stored = first(lanes - lane), loaded = first(valid - lane);
-    if (f.lane_stride == 1 && f.k_stride != 1) {
+    if (!f.lanes_are_rows) {
       for (int64_t step = 0; step < steps; step++) {
         const int64_t at = step * per_step;
-        _mm512_mask_storeu_epi32(panel + step * lanes + lane, stored, load_step(f, f.begin + lane + at * f.k_stride, k - at, loaded, form));
+        _mm512_mask_storeu_epi32(panel + step * lanes + lane, stored, load_step<Masked>(f, lane, at, k - at, loaded, form));
       }
       continue;
     }
@@ -138,8 +190,7 @@ inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k,
       __m512i rows[16];
       const int64_t at = step * per_step;
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; i++)
-        rows[i] = lane + i < valid ? load_units(*f.tensor, f.begin + (lane + i) * f.lane_stride + at, k - at, form) : _mm512_setzero_si512();
+      for (int i = 0; i < 16; i++) rows[i] = lane + i < valid ? load_units<Masked>(f, lane + i, at, k - at, form) : _mm512_setzero_si512();
       transpose(rows);
       uint32_t* out = panel + step * lanes + lane;
       const int64_t n = steps - step < 16 ? steps - step : 16;
@@ -152,10 +203,14 @@ inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k,
   for (int64_t lane = 0; lane < lanes; lane++)
     for (int64_t step = 0; step < steps; step++) {
       float x = 0, buffer;
-      if (lane < valid) x = *load(*f.tensor, f.begin + lane * f.lane_stride + step * per_step * f.k_stride, 1, &buffer);
+      if (lane < valid && (f.bits<Masked>(lane, step * per_step) & 1)) x = *load(*f.tensor, f.element(lane, step * per_step), 1, &buffer);
       panel[step * lanes + lane] = std::bit_cast<uint32_t>(form == Form::exact ? x : from_bf16(to_bf16(x)));
     }
 #endif
+}
+
+inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k, Form form, uint32_t* panel) {
+  f.mask ? pack_lanes<true>(f, valid, lanes, k, form, panel) : pack_lanes<false>(f, valid, lanes, k, form, panel);
 }
 
 // sums[row][column] += Σ over K of a panel of Rows lanes times one of Vectors · kLanes lanes.

@@ -10,6 +10,9 @@ enum class Op : int {
   mul,
   accumulate,
   matmul,
+  lora_linear,
+  lora_linear_backward,
+  lora_gradients,
   add_bias,
   column_sum,
   gather_rows,
@@ -28,6 +31,7 @@ enum class Op : int {
   softmax_backward,
   attention,
   attention_backward,
+  dropout_mask,
   dropout,
   cross_entropy,
   sum,
@@ -63,6 +67,21 @@ enum In { i_a, i_b };
 enum Out { o_out };
 enum Attribute { a_transpose_a, a_transpose_b, a_alpha, a_accumulate };
 }  // namespace matmul_op
+namespace lora_linear_op {
+enum In { i_x, i_weight, i_a, i_b, i_mask };
+enum Out { o_y, o_h };
+enum Attribute { a_scale, a_mask_scale };
+}  // namespace lora_linear_op
+namespace lora_linear_backward_op {
+enum In { i_dy, i_weight, i_a, i_b, i_mask };
+enum Out { o_dx, o_dh };
+enum Attribute { a_scale, a_mask_scale };
+}  // namespace lora_linear_backward_op
+namespace lora_gradients_op {
+enum In { i_x, i_h, i_dy, i_dh, i_mask };
+enum Out { o_d_a, o_d_b };
+enum Attribute { a_mask_scale };
+}  // namespace lora_gradients_op
 namespace add_bias_op {
 enum In { i_x, i_bias };
 enum Out { o_out };
@@ -147,10 +166,14 @@ enum In { i_q, i_k, i_v, i_out, i_lse, i_dout, i_segments };
 enum Out { o_dq, o_dk, o_dv };
 enum Attribute { a_head_dim, a_scale, a_window };
 }  // namespace attention_backward_op
-namespace dropout_op {
-enum In { i_x };
-enum Out { o_out };
+namespace dropout_mask_op {
+enum Out { o_mask };
 enum Attribute { a_p, a_seed, a_stream, a_step };
+}  // namespace dropout_mask_op
+namespace dropout_op {
+enum In { i_x, i_mask };
+enum Out { o_out };
+enum Attribute { a_mask_scale };
 }  // namespace dropout_op
 namespace cross_entropy_op {
 enum In { i_logits, i_labels };
@@ -187,6 +210,9 @@ inline constexpr OpInfo op_infos[] = {
     {"mul", 2, 1, 0},
     {"accumulate", 1, 1, 1},
     {"matmul", 2, 1, 4},
+    {"loraLinear", 5, 2, 2},
+    {"loraLinearBackward", 5, 2, 2},
+    {"loraGradients", 5, 2, 1},
     {"addBias", 2, 1, 0},
     {"columnSum", 1, 1, 0},
     {"gatherRows", 2, 1, 0},
@@ -205,7 +231,8 @@ inline constexpr OpInfo op_infos[] = {
     {"softmaxBackward", 2, 1, 0},
     {"attention", 4, 2, 3},
     {"attentionBackward", 7, 3, 3},
-    {"dropout", 1, 1, 4},
+    {"dropoutMask", 0, 1, 4},
+    {"dropout", 2, 1, 1},
     {"crossEntropy", 2, 2, 1},
     {"sum", 1, 1, 1},
     {"sumSquares", 1, 1, 0},

@@ -3,14 +3,14 @@
 #include <cstdlib>
 #include <new>
 
+#include "pages.h"
+
 namespace lowrank {
 
 namespace {
 // About 20 µs on current machines: long enough to bridge the gap between two ops, short enough not to burn an idle core.
 constexpr int kSpins = 4000;
 
-void* aligned_allocate(size_t bytes) { return ::operator new(bytes, std::align_val_t{64}); }
-void aligned_free(void* data) { ::operator delete(data, std::align_val_t{64}); }
 
 inline void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -34,18 +34,21 @@ Pool::~Pool() {
   wake_.notify_all();
   for (auto& worker : workers_) worker.join();
   for (auto& block : blocks_)
-    if (block.data) aligned_free(block.data);
+    if (block.data) free_block(block.data, block.bytes);
 }
 
 void* Pool::scratch(int thread, int slot, size_t bytes) {
   Block& block = blocks_[static_cast<size_t>(thread) * kSlots + slot];
   if (block.bytes < bytes) {
-    if (block.data) aligned_free(block.data);
+    if (block.data) free_block(block.data, block.bytes);
     scratch_bytes_ -= block.bytes;
     block = {};
-    block.data = aligned_allocate(bytes);
-    block.bytes = bytes;
-    scratch_bytes_ += bytes;
+    // Blocks that a thread streams through again and again are worth a huge page.
+    const size_t size = bytes < kPageBlock / 16 ? bytes : (bytes + kPageBlock - 1) / kPageBlock * kPageBlock;
+    block.data = allocate_block(size);
+    if (!block.data) throw std::bad_alloc();
+    block.bytes = size;
+    scratch_bytes_ += size;
   }
   return block.data;
 }

@@ -10,15 +10,15 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 #include <string>
+
+#include "../kernels/pages.h"
 
 namespace lowrank {
 
 namespace {
 
-constexpr size_t kPageBlock = size_t{2} << 20;  // the size of a huge page
 // What may be held beyond the peak of live memory before cached blocks go back to the system.
 constexpr size_t kSlack = size_t{64} << 20;
 
@@ -28,36 +28,13 @@ size_t capacity_for(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-Block obtain(size_t capacity) {
-  if (capacity < kPageBlock) {
-    void* data = ::operator new(capacity, std::align_val_t{64}, std::nothrow);
-    return {data, capacity, false};
-  }
-  // Mapped with room to begin on a huge page's border; the rest goes back.
-  const size_t room = capacity + kPageBlock;
-  void* mapping = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapping == MAP_FAILED) return {};
-  const auto start = reinterpret_cast<uintptr_t>(mapping), begin = (start + kPageBlock - 1) / kPageBlock * kPageBlock;
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), end = (begin + capacity + page - 1) / page * page;
-  if (begin > start) munmap(mapping, begin - start);
-  if (start + room > end) munmap(reinterpret_cast<void*>(end), start + room - end);
-  void* data = reinterpret_cast<void*>(begin);
-#if defined(MADV_HUGEPAGE)
-  madvise(data, capacity, MADV_HUGEPAGE);
-#endif
-  return {data, capacity, false};
-}
-
 std::string megabytes(size_t bytes) { return std::to_string((bytes + 999999) / 1000000) + " MB"; }
 
 }  // namespace
 
 void release(const Block& block) {
-  if (block.mapped || block.capacity >= kPageBlock) {
-    munmap(block.data, block.capacity);
-  } else {
-    ::operator delete(block.data, std::align_val_t{64});
-  }
+  if (block.mapped) munmap(block.data, block.capacity);
+  else free_block(block.data, block.capacity);
 }
 
 Memory::~Memory() {
@@ -92,7 +69,7 @@ int32_t Memory::allocate(size_t bytes) {
     return insert(buffer);
   }
   trim(0);
-  Block block = obtain(capacity);
+  const Block block{allocate_block(capacity), capacity, false};
   if (!block.data) {
     live_bytes_ -= capacity;
     throw std::runtime_error("out of memory: " + megabytes(bytes) + " more than the " + megabytes(live_bytes_) + " in use cannot be had");

@@ -30,6 +30,21 @@ export const opTable = {
    * NT: a [M,K], b [N,K] (forward); NN: a [M,K], b [K,N] (input gradient); TN: a [K,M], b [K,N] (weight gradient). TT is not asked for.
    */
   matmul: { inputs: ['a', 'b'], outputs: ['out+'], attributes: ['transposeA', 'transposeB', 'alpha', 'accumulate'] },
+  /**
+   * A linear layer with a low-rank update (Hu et al. 2021, §4.1): h [T,r] = scale·x̃·Aᵀ, y [T,out] = x·Wᵀ + h·Bᵀ; x [T,in], weight [out,in],
+   * A [r,in], B [out,r], float. With a mask (dropoutMask's, of x) x̃ = maskScale·(x where the mask has a 1, else 0), without x̃ = x. All products
+   * are of bf16 as soon as x or weight is; h is rounded to its dtype before it is used.
+   */
+  loraLinear: { inputs: ['x', 'weight', 'A', 'B', 'mask?'], outputs: ['y', 'h'], attributes: ['scale', 'maskScale'], fused: true },
+  /** dh [T,r] = scale·dy·B; dx [T,in] = dy·W + dh·A, the latter product maskScale times itself where the mask has a 1, else 0. As loraLinear. */
+  loraLinearBackward: {
+    inputs: ['dy', 'weight', 'A', 'B', 'mask?'],
+    outputs: ['dx', 'dh'],
+    attributes: ['scale', 'maskScale'],
+    fused: true,
+  },
+  /** dA [r,in] = dhᵀ·x̃, dB [out,r] = dyᵀ·h, with h and dh as loraLinear and loraLinearBackward leave them; float. */
+  loraGradients: { inputs: ['x', 'h', 'dy', 'dh', 'mask?'], outputs: ['dA', 'dB'], attributes: ['maskScale'], fused: true },
   /** out [T,N] = x [T,N] + bias [N], float. In place. */
   addBias: { inputs: ['x', 'bias'], outputs: ['out'], attributes: [] },
   /** out [N] (f32) += Σ_t x[t,:], x [T,N] float. */
@@ -90,10 +105,13 @@ export const opTable = {
   },
 
   /**
-   * out = keep ? x / (1 − p) : 0. Element i (flat) is kept iff u ≥ p, u = (word >>> 8)·2⁻²⁴ of lane i % 4 of Philox4x32-10 with key
-   * (seed, stream), counter (⌊i/4⌋, step, 0, 0). Its own vjp. In place.
+   * Random bits, each 0 with probability p, for a matrix of as many rows and up to 32 columns per word: bit j % 32 of word [t, ⌊j/32⌋] belongs to
+   * element [t, j]. mask [T, words] i32. With w the flat number of a word, its bit 8·n + 2·lane + half is 1 iff the half (0 the low one) of that
+   * lane of Philox4x32-10 with key (seed, stream), counter (4·w + n, step, 0, 0) is at least p·2¹⁶, rounded.
    */
-  dropout: { inputs: ['x'], outputs: ['out'], attributes: ['p', 'seed', 'stream', 'step'] },
+  dropoutMask: { inputs: [], outputs: ['mask'], attributes: ['p', 'seed', 'stream', 'step'] },
+  /** out = maskScale · x where the mask has a 1, else 0; x, out [T,N] float, mask [T,⌈N/32⌉] i32. Its own vjp. In place. */
+  dropout: { inputs: ['x', 'mask'], outputs: ['out'], attributes: ['maskScale'] },
   /**
    * losses[i] = logsumexp(logits[i,:]) − logits[i,labels[i]]; gradient[i,:] = scale·(softmax(logits[i,:]) − onehot(labels[i])).
    * logits [n,V] f32; labels [n] i32, a negative one gives loss 0 and a zero row. gradient may share memory with logits (f32) or be bf16.

@@ -13,7 +13,7 @@ export interface DropoutKey {
   step: number;
 }
 
-/** A low-rank update of a linear layer (Hu et al. 2021, §4.1): y += scale · dropout(x)·Aᵀ·Bᵀ (+ scale · bias). */
+/** A low-rank update of a linear layer (Hu et al. 2021, §4.1): y += scale · dropout(x)·Aᵀ·Bᵀ. */
 export interface LoraBranch {
   /** [r, in] f32 */
   A: Tensor;
@@ -33,26 +33,27 @@ export interface LinearOptions {
 /**
  * x [T,in], weight [out,in], bias [out] → y [T,out].
  *
- * y = x·Wᵀ + b + s·h·Bᵀ, h = x̃·Aᵀ, x̃ = dropout(x)
- * dx = dy·W + dropout(dh·A), dh = s·dy·B;  dW = dyᵀ·x;  db = Σ_t dy;  dA = dhᵀ·x̃;  dB = s·dyᵀ·h
+ * y = x·Wᵀ + b + h·Bᵀ, h = s·x̃·Aᵀ, x̃ = dropout(x)
+ * dx = dy·W + dropout(dh·A), dh = s·dy·B;  dW = dyᵀ·x;  db = Σ_t dy;  dA = dhᵀ·x̃;  dB = dyᵀ·h
  */
 export function linear(x: Tensor, weight: Tensor, { bias, lora, dtype = x.dtype }: LinearOptions = {}): Tensor {
   const backend = x.backend;
   checkShape('linear', 'x', x, [-1, weight.shape[1]]);
   const y = empty(backend, [x.shape[0], weight.shape[0]], dtype);
-  matmulNT(backend, x, weight, y);
+  const mask = lora?.dropout && dropoutMask(x, lora.dropout);
+  const h = lora && loraForward(x, weight, lora, mask, y);
+  if (!lora) matmulNT(backend, x, weight, y);
   if (bias) backend.run('addBias', { x: y, bias }, { out: y }, {});
-  const h = lora && loraForward(backend, x, lora, y);
   const frozenInput = !lora && !weight.requiresGrad;
   return record(
     'linear',
     [x, weight, bias, lora?.A, lora?.B],
     y,
-    [frozenInput ? undefined : x, weight, bias, h, lora?.A, lora?.B],
+    [frozenInput ? undefined : x, weight, bias, h, lora?.A, lora?.B, mask],
     (dy) => {
       const dx = x.requiresGrad ? empty(backend, x.shape, x.dtype) : undefined;
-      if (dx) matmulNN(backend, dy, weight, dx);
-      const { dA, dB } = lora && h ? loraBackward(backend, x, lora, h, dy, dx) : {};
+      const { dA, dB } = lora && h ? loraBackward(x, weight, lora, mask, h, dy, dx) : {};
+      if (!lora && dx) matmulNN(backend, dy, weight, dx);
       const dweight = weight.requiresGrad ? gradientLike(weight) : undefined;
       if (dweight) matmulTN(backend, dy, x, dweight);
       const dbias = bias?.requiresGrad ? gradientLike(bias) : undefined;
@@ -65,39 +66,69 @@ export function linear(x: Tensor, weight: Tensor, { bias, lora, dtype = x.dtype 
   );
 }
 
-/** Adds s·h·Bᵀ to y and returns h [T,r]. */
-function loraForward(backend: Backend, x: Tensor, { A, B, scale, dropout }: LoraBranch, y: Tensor): Tensor {
+/** What of x [T,in] a dropout keeps: one bit per element, and the factor 1/(1 − p) of what is kept. */
+function dropoutMask(x: Tensor, { p, ...key }: DropoutKey): Tensor {
+  const mask = empty(x.backend, [x.shape[0], Math.ceil(x.shape[1] / 32)], 'i32');
+  x.backend.run('dropoutMask', {}, { mask }, { p, ...key });
+  return mask;
+}
+
+const maskScaleOf = ({ dropout }: LoraBranch) => (dropout ? 1 / (1 - dropout.p) : 1);
+
+/** Computes y = x·Wᵀ + h·Bᵀ and returns h [T,r]. */
+function loraForward(x: Tensor, weight: Tensor, lora: LoraBranch, mask: Tensor | undefined, y: Tensor): Tensor {
+  const { A, B, scale } = lora;
   checkShape('linear', 'lora A', A, [-1, x.shape[1]]);
   checkShape('linear', 'lora B', B, [y.shape[1], A.shape[0]]);
+  const backend = x.backend;
   const h = empty(backend, [x.shape[0], A.shape[0]], x.dtype);
-  matmulNT(backend, dropped(backend, x, dropout), A, h);
-  matmulNT(backend, h, B, y, scale, 1);
+  if (backend.supports('loraLinear')) {
+    backend.run('loraLinear', { x, weight, A, B, mask }, { y, h }, { scale, maskScale: maskScaleOf(lora) });
+    return h;
+  }
+  matmulNT(backend, dropped(x, lora, mask), A, h, scale);
+  matmulNT(backend, x, weight, y);
+  matmulNT(backend, h, B, y, 1, 1);
   return h;
 }
 
-/** Adds the branch's share to dx, where dx is asked for, and returns dA and dB. */
-function loraBackward(backend: Backend, x: Tensor, { A, B, scale, dropout }: LoraBranch, h: Tensor, dy: Tensor, dx: Tensor | undefined) {
+/** Computes dx where it is asked for, and returns dA and dB. */
+function loraBackward(
+  x: Tensor,
+  weight: Tensor,
+  lora: LoraBranch,
+  mask: Tensor | undefined,
+  h: Tensor,
+  dy: Tensor,
+  dx: Tensor | undefined,
+) {
+  const { A, B, scale } = lora;
+  const backend = x.backend;
   const dh = empty(backend, h.shape, h.dtype);
-  matmulNN(backend, dy, B, dh, scale);
-  const dB = gradientLike(B);
-  matmulTN(backend, dy, h, dB, scale);
-  const dA = gradientLike(A);
-  matmulTN(backend, dh, dropped(backend, x, dropout), dA);
-  if (dx && dropout) {
-    const masked = empty(backend, x.shape, x.dtype);
-    matmulNN(backend, dh, A, masked);
-    backend.run('dropout', { x: masked }, { out: masked }, { ...dropout });
-    backend.run('accumulate', { x: masked }, { out: dx }, { factor: 1 });
-  } else if (dx) {
-    matmulNN(backend, dh, A, dx, 1, 1);
+  if (dx && backend.supports('loraLinearBackward')) {
+    backend.run('loraLinearBackward', { dy, weight, A, B, mask }, { dx, dh }, { scale, maskScale: maskScaleOf(lora) });
+  } else {
+    matmulNN(backend, dy, B, dh, scale);
+    if (dx) {
+      matmulNN(backend, dh, A, dx);
+      if (mask) backend.run('dropout', { x: dx, mask }, { out: dx }, { maskScale: maskScaleOf(lora) });
+      matmulNN(backend, dy, weight, dx, 1, 1);
+    }
+  }
+  const [dA, dB] = [gradientLike(A), gradientLike(B)];
+  if (backend.supports('loraGradients')) {
+    backend.run('loraGradients', { x, h, dy, dh, mask }, { dA, dB }, { maskScale: maskScaleOf(lora) });
+  } else {
+    matmulTN(backend, dh, dropped(x, lora, mask), dA);
+    matmulTN(backend, dy, h, dB);
   }
   return { dA, dB };
 }
 
-function dropped(backend: Backend, x: Tensor, dropout: DropoutKey | undefined): Tensor {
-  if (!dropout) return x;
-  const out = empty(backend, x.shape, x.dtype);
-  backend.run('dropout', { x }, { out }, { ...dropout });
+function dropped(x: Tensor, lora: LoraBranch, mask: Tensor | undefined): Tensor {
+  if (!mask) return x;
+  const out = empty(x.backend, x.shape, x.dtype);
+  x.backend.run('dropout', { x, mask }, { out }, { maskScale: maskScaleOf(lora) });
   return out;
 }
 

@@ -75,6 +75,11 @@ export function whole(shape: readonly number[], from: number, to: number): Given
   };
 }
 
+/** A random mask for a matrix [rows, columns], one bit per element. */
+export function bits(rows: number, columns: number): Given {
+  return whole([rows, Math.ceil(columns / 32)], -(2 ** 31), 2 ** 31);
+}
+
 export function given(dtype: DType, shape: readonly number[], values: readonly number[]): Given {
   return { dtype, shape, values: dtype === 'i32' ? Int32Array.from(values) : Float32Array.from(values) };
 }

@@ -2,7 +2,7 @@ import { afterAll, describe, expect, test } from 'vitest';
 import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import type { Backend } from '../../src/core/backend.js';
-import type { OpName } from '../../src/core/ops.table.js';
+import { type OpDeclaration, type OpName, opTable } from '../../src/core/ops.table.js';
 import { scope } from '../../src/core/scope.js';
 import { Gradients, Tape } from '../../src/core/tape.js';
 import { fromArray, type Tensor } from '../../src/core/tensor.js';
@@ -166,10 +166,10 @@ function distance(a: Float32Array, b: Float32Array): number {
   return largest(a.map((value, i) => value - b[i])) / Math.max(1e-3, largest(b));
 }
 
-const fused = ['attention', 'attentionBackward', 'gated', 'gatedBackward'] as const;
+const fused = (Object.keys(opTable) as OpName[]).filter((op) => (opTable[op] as OpDeclaration).fused);
 /** The same backend as if it had no fused ops. */
 function composed(backend: Backend): Backend {
-  const supports = (op: OpName) => !(fused as readonly string[]).includes(op);
+  const supports = (op: OpName) => !fused.includes(op);
   return new Proxy(backend, {
     get: (target, key) => {
       const member = key === 'supports' ? supports : target[key as keyof Backend];

@@ -12,6 +12,7 @@ const out = (...shape: number[]) => result('f32', shape);
 
 const product = { transposeA: 0, transposeB: 1, alpha: 1, accumulate: 0 };
 const heads = { headDim: 4, scale: 1, window: 0 };
+const lowRank = { x: f32(2, 3), weight: f32(5, 3), A: f32(4, 3), B: f32(5, 4) };
 const adamw = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1, gradientScale: 1 };
 
 function attention(...segments: number[]): Case {
@@ -56,7 +57,32 @@ const refusals: readonly [reason: string, call: Case][] = [
   ['fewer keys than queries', attention(0, 6, 0, 5)],
   ['query heads that the key heads do not divide', call('attention', qkv, { out: out(6, 12), lse: out(6, 3) }, heads)],
   ['a label past the vocabulary', call('crossEntropy', { logits: f32(2, 3), labels: ints(0, 3) }, { losses: out(2) }, { scale: 1 })],
-  ['a sure zero', call('dropout', { x: f32(4) }, { out: out(4) }, { p: 1, seed: 0, stream: 0, step: 0 })],
+  ['a sure zero', call('dropoutMask', {}, { mask: result('i32', [1, 2]) }, { p: 1, seed: 0, stream: 0, step: 0 })],
+  [
+    'a mask of another width',
+    call('dropout', { x: f32(2, 33), mask: given('i32', [2, 1], [0, 0]) }, { out: out(2, 33) }, { maskScale: 1 }),
+  ],
+  [
+    'a low rank that does not fit',
+    call('loraLinear', { ...lowRank, B: f32(5, 3) }, { y: out(2, 5), h: out(2, 4) }, { scale: 1, maskScale: 1 }),
+  ],
+  [
+    'a mask of more rows',
+    call('loraLinear', { ...lowRank, mask: given('i32', [3, 1], [0, 0, 0]) }, { y: out(2, 5), h: out(2, 4) }, { scale: 1, maskScale: 1 }),
+  ],
+  [
+    'an inner gradient of another rank',
+    call(
+      'loraLinearBackward',
+      { dy: f32(2, 5), weight: f32(5, 3), A: f32(4, 3), B: f32(5, 4) },
+      { dx: out(2, 3), dh: out(2, 3) },
+      { scale: 1, maskScale: 1 },
+    ),
+  ],
+  [
+    'gradients of another shape',
+    call('loraGradients', { x: f32(2, 3), h: f32(2, 4), dy: f32(2, 5), dh: f32(2, 4) }, { dA: out(3, 4), dB: out(5, 4) }, { maskScale: 1 }),
+  ],
   ['an index in f32', call('argmax', { x: f32(2, 3) }, { index: out(2) }, {})],
   ['states in bf16', call('adamw', { gradient: f32(2) }, { parameter: f32(2), m: bf16(2), v: f32(2) }, adamw)],
 ];

@@ -1,14 +1,62 @@
 import { fromBf16, toBf16 } from '../../util/half.js';
 import { floats, type Kernels, type Operand } from './operand.js';
+import { kept } from './random.js';
+
+/** Numbers as a product sees them: rounded to bf16 or as they are. */
+const asFactor = (rounded: boolean) => (values: Float32Array) => (rounded ? values.map((value) => fromBf16(toBf16(value))) : values);
 
 /** The factors of a matrix product: both are rounded to bf16 as soon as one of them is bf16. */
-export function factors(a: Operand, b: Operand): [Float32Array, Float32Array] {
-  const rounded = a.dtype === 'bf16' || b.dtype === 'bf16';
-  const read = (x: Operand) => (rounded && x.dtype === 'f32' ? x.values().map((value) => fromBf16(toBf16(value))) : x.values());
-  return [read(a), read(b)];
+export function factors(a: Operand, b: Operand): Float32Array[] {
+  return [a, b].map((x) => x.values()).map(asFactor(a.dtype === 'bf16' || b.dtype === 'bf16'));
 }
 
-export const products: Kernels<'matmul' | 'addBias' | 'columnSum'> = {
+/** left [M,K] · right, an element of which is right(k, j), [K,N]; summed in f64. */
+function multiply(left: ArrayLike<number>, right: (k: number, j: number) => number, [M, K, N]: readonly number[]): Float64Array {
+  const result = new Float64Array(M * N);
+  for (let i = 0; i < M; i++) {
+    for (let j = 0; j < N; j++) {
+      for (let k = 0; k < K; k++) result[i * N + j] += left[i * K + k] * right(k, j);
+    }
+  }
+  return result;
+}
+
+/**
+ * out [T,N] = x·W + (h·up where `outMask`), h [T,r] = scale·(x where `inMask`)·down: the forward and the backward pass of a linear layer with a
+ * low-rank update, which differ in what is transposed.
+ */
+function lowRank(
+  operands: { x: Operand; weight: Operand; A: Operand; B: Operand; mask?: Operand; out: Operand; h: Operand },
+  { scale, maskScale }: { scale: number; maskScale: number },
+  forward: boolean,
+): void {
+  const { x, weight, A, B, mask, out, h } = operands;
+  const [outputs, inputs] = weight.check(floats, [-1, -1]).shape;
+  const [T] = x.check(floats, [-1, forward ? inputs : outputs]).shape;
+  const [r] = A.check(floats, [-1, inputs]).shape;
+  B.check(floats, [outputs, r]);
+  const [K, N] = forward ? [inputs, outputs] : [outputs, inputs];
+  h.check(floats, [T, r]);
+  out.check(floats, [T, N]);
+  const read = asFactor(x.dtype === 'bf16' || weight.dtype === 'bf16');
+  const [left, w, a, b] = [x, weight, A, B].map((operand) => read(operand.values()));
+  const keeps = kept(mask, T, inputs);
+  const seen = forward ? left.map((value, i) => (keeps(Math.floor(i / K), i % K) ? value : 0)) : left;
+  const factor = scale * (forward && mask ? maskScale : 1);
+  h.store(
+    Float32Array.from(
+      multiply(seen, (k, j) => (forward ? a[j * K + k] : b[k * r + j]), [T, K, r]),
+      (sum) => factor * sum,
+    ),
+  );
+  const base = multiply(left, (k, j) => (forward ? w[j * K + k] : w[k * N + j]), [T, K, N]);
+  const update = multiply(read(h.values()), (k, j) => (forward ? b[j * r + k] : a[k * N + j]), [T, r, N]);
+  const outFactor = forward || !mask ? 1 : maskScale;
+  const masked = (i: number) => (forward || keeps(Math.floor(i / N), i % N) ? outFactor * update[i] : 0);
+  out.store(Float32Array.from(base, (sum, i) => sum + masked(i)));
+}
+
+export const products: Kernels<'matmul' | 'loraLinear' | 'loraLinearBackward' | 'loraGradients' | 'addBias' | 'columnSum'> = {
   matmul: ({ a, b }, { out }, { transposeA, transposeB, alpha, accumulate }) => {
     a.check(floats, [-1, -1]);
     const [M, K] = transposeA ? [a.shape[1], a.shape[0]] : a.shape;
@@ -28,6 +76,26 @@ export const products: Kernels<'matmul' | 'addBias' | 'columnSum'> = {
       }
     }
     out.store(result);
+  },
+  loraLinear: ({ x, weight, A, B, mask }, { y, h }, attributes) => lowRank({ x, weight, A, B, mask, out: y, h }, attributes, true),
+  loraLinearBackward: ({ dy, weight, A, B, mask }, { dx, dh }, attributes) =>
+    lowRank({ x: dy, weight, A, B, mask, out: dx, h: dh }, attributes, false),
+  loraGradients: ({ x, h, dy, dh, mask }, { dA, dB }, { maskScale }) => {
+    const [T, inputs] = x.check(floats, [-1, -1]).shape;
+    const [, outputs] = dy.check(floats, [T, -1]).shape;
+    const [, r] = h.check(floats, [T, -1]).shape;
+    dh.check(floats, [T, r]);
+    dA.check(floats, [r, inputs]);
+    dB.check(floats, [outputs, r]);
+    const keeps = kept(mask, T, inputs);
+    const transposed = (matrix: Float32Array, columns: number) =>
+      Float32Array.from({ length: matrix.length }, (_, i) => matrix[(i % T) * columns + Math.floor(i / T)]);
+    const [hidden, inner] = factors(dh, x);
+    const factor = mask ? maskScale : 1;
+    const sums = multiply(transposed(hidden, r), (t, j) => (keeps(t, j) ? inner[t * inputs + j] : 0), [r, T, inputs]);
+    dA.store(Float32Array.from(sums, (sum) => factor * sum));
+    const [upper, outer] = factors(h, dy);
+    dB.store(Float32Array.from(multiply(transposed(outer, outputs), (t, j) => upper[t * r + j], [outputs, T, r])));
   },
   addBias: ({ x, bias }, { out }) => {
     const [, N] = x.check(floats, [-1, -1]).shape;

@@ -1,5 +1,4 @@
-import { philox } from '../../../src/util/philox.js';
-import { type Case, call, given, mixes, result, ulp, uniform } from '../case.js';
+import { bits, type Case, call, given, mixes, result, ulp, uniform } from '../case.js';
 
 /** Empty, one element, less and more than a cache block of 1024 elements. */
 const sizes = [0, 1, 7, 1025];
@@ -95,24 +94,36 @@ function* activationsInPlace(kind: number): Generator<Case> {
 }
 
 function* dropout(): Generator<Case> {
-  // The mask is exact; 1/(1 − p) is rounded before the product.
+  // The bits are exact. Some words, more than a block of 64, more than a piece of work.
+  for (const shape of [
+    [1, 1],
+    [0, 3],
+    [5, 13],
+    [67, 33],
+  ]) {
+    // biome-ignore format: short
+    const attributes = { p: 0.1, seed: 1234, stream: 0x3000_0005, step: 77 };
+    yield call('dropoutMask', {}, { mask: result('i32', shape) }, attributes);
+  }
+  for (const p of [0, 0.5, 0.05, 0.99999]) {
+    const attributes = { p, seed: 0xffff_ffff, stream: 0xffff_fffe, step: 0xffff_fffd };
+    yield call('dropoutMask', {}, { mask: result('i32', [3, 5]) }, attributes);
+  }
   const tolerances = { out: { relative: 2 * ulp } };
   for (const [x, out] of mixes(2)) {
-    for (const n of x === out ? long : few) {
-      const attributes = { p: 0.1, seed: 1234, stream: 0x3000_0005, step: 77 };
-      yield call('dropout', { x: uniform(x, [n]) }, { out: result(out, [n]) }, attributes, tolerances);
+    for (const [T, N] of [
+      [1, 1],
+      [0, 7],
+      [5, 399],
+      [7, 2050],
+      [1100, 32],
+    ]) {
+      // biome-ignore format: short
+      const operands = { x: uniform(x, [T, N]), mask: bits(T, N) };
+      yield call('dropout', operands, { out: result(out, [T, N]) }, { maskScale: 1 / 0.9 }, tolerances);
+      if (x === out) yield call('dropout', operands, { out: result(out, [T, N]) }, { maskScale: 2 }, tolerances, { out: 'x' });
     }
   }
-  for (const p of [0, 0.5, 0.05, 0.999]) {
-    const attributes = { p, seed: 0xffff_ffff, stream: 0xffff_fffe, step: 0xffff_fffd };
-    yield call('dropout', { x: uniform('f32', [5, 399]) }, { out: result('f32', [5, 399]) }, attributes, tolerances, { out: 'x' });
-    yield call('dropout', { x: uniform('bf16', [5, 399]) }, { out: result('bf16', [5, 399]) }, attributes, tolerances, { out: 'x' });
-  }
-  // The third number's own u as p: it is kept.
-  const words = new Uint32Array(4);
-  philox(words, 1, 2, 0, 3);
-  const attributes = { p: (words[2] >>> 8) * 2 ** -24, seed: 1, stream: 2, step: 3 };
-  yield call('dropout', { x: given('f32', [4], [1, 1, 1, 1]) }, { out: result('f32', [4]) }, attributes, tolerances);
 }
 
 function* adamw(): Generator<Case> {

@@ -1,4 +1,4 @@
-import { type Case, call, type Float, mixes, result, ulp, uniform } from '../case.js';
+import { bits, type Case, call, type Float, mixes, result, ulp, uniform } from '../case.js';
 
 /** Values in [−1, 1): the partial sums grow like √k/3, so k roundings of them add up to about k·ulp/4; sixteen times that is certain. */
 const sumOf = (k: number, factor = 1) => ({ relative: ulp, absolute: 4 * Math.max(1, k) * ulp * Math.max(1, Math.abs(factor)) });
@@ -48,7 +48,72 @@ export function* matmuls(): Generator<Case> {
       yield* [0, 1].map((accumulate) => matmul(form, 6, 10, 0, mix, 1, accumulate as 0 | 1));
       yield* [matmul(form, 0, 10, 5, mix, 1, 0), matmul(form, 6, 0, 5, mix, 1, 0)];
       // Long sums; more rows than are packed at a time.
-      yield* [matmul(form, 14, 35, 2049, mix, 1, 0), matmul(form, 2053, 3, 5, mix, 0.5, 1), matmul(form, 3, 1501, 66, mix, 1, 0)];
+      yield* [
+        matmul(form, 14, 35, 2049, mix, 1, 0),
+        matmul(form, 13, 5, 8197, mix, -2, 1),
+        matmul(form, 2053, 3, 5, mix, 0.5, 1),
+        matmul(form, 3, 1501, 66, mix, 1, 0),
+      ];
+    }
+  }
+}
+
+/** More rows than a block of 2048, tiles of every height, ranks of one vector, two and more; inputs and outputs in and past whole words and tiles. */
+const lowRanks: readonly [T: number, inputs: number, outputs: number, rank: number][] = [
+  [1, 5, 3, 1],
+  [3, 64, 33, 16],
+  [8, 33, 31, 2],
+  [13, 96, 70, 16],
+  [29, 47, 32, 17],
+  [37, 130, 65, 33],
+  [6, 12, 7, 0],
+  [0, 12, 7, 4],
+  [2053, 3, 5, 2],
+  [14, 35, 9, 80],
+  [5, 4101, 7, 3],
+];
+
+function* lowRankProducts(): Generator<Case> {
+  const mixtures: Float[][] = [['f32', 'f32', 'f32'], ['bf16', 'bf16', 'f32'], ['bf16', 'f32', 'bf16'], ['f32', 'bf16', 'f32']]; // biome-ignore format: short
+  for (const [x, weight, adapter] of mixtures) {
+    for (const [i, [T, inputs, outputs, rank]] of lowRanks.entries()) {
+      const mask = i % 3 === 1 || T > 100 ? bits(T, inputs) : undefined;
+      const attributes = { scale: i % 2 ? 2 : 0.75, maskScale: 1.25 };
+      const parameters = {
+        weight: uniform(weight, [outputs, inputs]),
+        A: uniform(adapter, [rank, inputs]),
+        B: uniform(adapter, [outputs, rank]),
+        mask,
+      };
+      // Where h is rounded to bf16 one or two of a row may fall on the other side, by 2⁻⁸ of themselves; |h| is below about √K·scale.
+      const side = (k: number) => (x === 'bf16' || weight === 'bf16' ? 2 ** -7 * Math.sqrt(k) * 2.5 : 0);
+      const sums = (k: number) => {
+        const h = sumOf(k, 2.5);
+        return { h, out: { relative: ulp, absolute: sumOf(k).absolute + 4 * (rank + 1) * Math.sqrt(rank) * h.absolute + side(k) } };
+      };
+      const forward = sums(inputs);
+      yield call(
+        'loraLinear',
+        { x: uniform(x, [T, inputs]), ...parameters },
+        { y: result(x, [T, outputs]), h: result(x, [T, rank]) },
+        attributes,
+        { y: forward.out, h: forward.h },
+      );
+      const backward = sums(outputs);
+      yield call(
+        'loraLinearBackward',
+        { dy: uniform(x, [T, outputs]), ...parameters },
+        { dx: result(x, [T, inputs]), dh: result(x, [T, rank]) },
+        attributes,
+        { dx: backward.out, dh: backward.h },
+      );
+      yield call(
+        'loraGradients',
+        { x: uniform(x, [T, inputs]), h: uniform(x, [T, rank]), dy: uniform(x, [T, outputs]), dh: uniform(x, [T, rank]), mask },
+        { dA: result('f32', [rank, inputs]), dB: result('f32', [outputs, rank]) },
+        { maskScale: attributes.maskScale },
+        { dA: sumOf(T, 1.25), dB: sumOf(T) },
+      );
     }
   }
 }
@@ -82,4 +147,4 @@ function* columnSums(): Generator<Case> {
   }
 }
 
-export const productCases: readonly Case[] = [...matmuls(), ...biases(), ...columnSums()];
+export const productCases: readonly Case[] = [...matmuls(), ...lowRankProducts(), ...biases(), ...columnSums()];
