@@ -39,25 +39,25 @@ struct Product {
   int64_t m, n, k;
   Form form;
   float alpha = 1;
-  bool accumulate = false;
+  const Tensor* addend = nullptr;  // laid out like out, or out itself
   int64_t row_stride, column_stride = 1;  // of out
   const Branch* branch = nullptr;
 
 };
 
-// Brings `columns` sums of one row home: alpha, accumulation, rounding.
+// Brings `columns` sums of one row home: alpha, addend, rounding.
 void store_row(const Product& p, int64_t row, int64_t column, int64_t columns, const float* __restrict sums) {
   const int64_t at = row * p.row_stride + column * p.column_stride;
   if (p.column_stride != 1) {
     float x, y;
     for (int64_t i = 0, e = at; i < columns; i++, e += p.column_stride) {
-      y = p.alpha * sums[i] + (p.accumulate ? *load(*p.out, e, 1, &x) : 0.f);
+      y = p.alpha * sums[i] + (p.addend ? *load(*p.addend, e, 1, &x) : 0.f);
       copy({&y, DType::f32, 1, {1}}, 0, *p.out, e, 1);
     }
     return;
   }
   alignas(64) float buffer[2][kColumns];
-  const float* old = p.accumulate ? load(*p.out, at, columns, buffer[0]) : nullptr;
+  const float* old = p.addend ? load(*p.addend, at, columns, buffer[0]) : nullptr;
   float* out = target(*p.out, at, buffer[1]);
   if (old)
     for (int64_t i = 0; i < columns; i++) out[i] = old[i] + p.alpha * sums[i];
@@ -81,7 +81,7 @@ template <int Rows, int Vectors>
         const __mmask16 mask = first(columns - v * kLanes);
         const int64_t element = (row + r) * p.row_stride + column + v * kLanes;
         __m512 x = _mm512_mul_ps((__m512)sums[r][v], alpha);
-        if (p.accumulate) x = _mm512_add_ps(load_lanes(*p.out, element, mask), x);
+        if (p.addend) x = _mm512_add_ps(load_lanes(*p.addend, element, mask), x);
         if (narrow) _mm256_mask_storeu_epi16(half_at(*p.out, element), mask, round_lanes(x));
         else _mm512_mask_storeu_ps(f32_at(*p.out, element), mask, x);
       }
@@ -242,6 +242,7 @@ template <bool Pairs, int Rows, int Vectors>
 void multiply_block(const Product& p, const Block& block, Pool& pool) {
   constexpr int64_t width = Vectors * kLanes;
   const int64_t columns = (p.n + width - 1) / width;
+  if (columns == 0) return;
   // Where there are few panels of the right factor the rows are divided too, and a panel is packed by each that needs it.
   const int64_t wanted = 4 * pool.threads();
   const int64_t parts = columns >= wanted ? 1 : std::min(block.panels, (wanted + columns - 1) / columns);
@@ -266,7 +267,7 @@ template <int Rows, int Vectors>
 void multiply_tiles(const Product& p, Pool& pool) {
   constexpr int64_t width = Vectors * kLanes;
   const int64_t per_step = p.form == Form::pairs ? 2 : 1, depth = kDepth * per_step, padded = (p.n + width - 1) / width * width;
-  const bool split = p.k > depth;
+  const bool split = p.k > depth && p.n > 0;
   const int64_t most = split ? std::clamp(kPartial / padded / Rows * Rows, int64_t{Rows}, kRowBlock) : kRowBlock;
   for (int64_t row = 0; row < p.m; row += most) {
     Block block{.row = row, .rows = std::min(most, p.m - row), .k = 0};
@@ -352,7 +353,7 @@ void multiply_columns(const Product& p, Pool& pool) {
 }
 
 void multiply_product(const Product& p, Pool& pool) {
-  if (p.m == 0 || p.n == 0) return;
+  if (p.m == 0 || (p.n == 0 && !p.branch)) return;
 #if defined(__AVX512F__)
   if (p.m <= kFewRows && p.a.lanes_are_rows && p.b.lanes_are_rows && !(p.branch && p.branch->in)) {
     Product base = p;
@@ -364,7 +365,7 @@ void multiply_product(const Product& p, Pool& pool) {
     base.a = Factor::left(*h, false);
     base.b = up;
     base.k = rank;
-    base.accumulate = true;
+    base.addend = p.out;
     return multiply_few_rows(base, pool);
   }
 #endif
@@ -383,6 +384,12 @@ Mask expect_mask(const Tensor& words, int64_t rows, int64_t columns) {
   const int64_t stride = (columns + 31) / 32;
   if (words) expect_vector(words, DType::i32, rows * stride, "a mask of one bit per element, each row in whole words");
   return {static_cast<const uint32_t*>(words.data), stride};
+}
+
+const Tensor* expect_residual(const Tensor& residual, const Tensor& out) {
+  if (!residual) return nullptr;
+  expect(is_float(residual) && (!out || same_shape(residual, out)), "a residual of the result's shape");
+  return &residual;
 }
 
 }  // namespace
@@ -405,7 +412,7 @@ void matmul(const Call& call, Pool& pool) {
                     .k = k,
                     .form = form_of(a.dtype, b.dtype),
                     .alpha = static_cast<float>(call.attributes[a_alpha]),
-                    .accumulate = call.attributes[a_accumulate] != 0,
+                    .addend = call.attributes[a_accumulate] != 0 ? &out : nullptr,
                     .row_stride = n},
                    pool);
 }
@@ -419,7 +426,7 @@ void lora_linear(const Call& call, Pool& pool) {
   expect_matrix(weight, out, in, "weight");
   expect_matrix(A, rank, in, "A");
   expect_matrix(B, out, rank, "B");
-  expect_matrix(y, rows, out, "y");
+  if (y) expect_matrix(y, rows, out, "y");
   expect_matrix(h, rows, rank, "h");
   const Branch branch{.down = Factor::right(A, true),
                       .up = Factor::right(B, true),
@@ -433,9 +440,10 @@ void lora_linear(const Call& call, Pool& pool) {
                     .b = Factor::right(weight, true),
                     .out = &y,
                     .m = rows,
-                    .n = out,
+                    .n = y ? out : 0,
                     .k = in,
                     .form = form_of(x.dtype, weight.dtype),
+                    .addend = expect_residual(call.inputs[i_residual], y),
                     .row_stride = out,
                     .branch = &branch},
                    pool);
@@ -467,6 +475,7 @@ void lora_linear_backward(const Call& call, Pool& pool) {
                     .n = in,
                     .k = out,
                     .form = form_of(dy.dtype, weight.dtype),
+                    .addend = expect_residual(call.inputs[i_residual], dx),
                     .row_stride = in,
                     .branch = &branch},
                    pool);

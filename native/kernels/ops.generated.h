@@ -68,12 +68,12 @@ enum Out { o_out };
 enum Attribute { a_transpose_a, a_transpose_b, a_alpha, a_accumulate };
 }  // namespace matmul_op
 namespace lora_linear_op {
-enum In { i_x, i_weight, i_a, i_b, i_mask };
+enum In { i_x, i_weight, i_a, i_b, i_mask, i_residual };
 enum Out { o_y, o_h };
 enum Attribute { a_scale, a_mask_scale };
 }  // namespace lora_linear_op
 namespace lora_linear_backward_op {
-enum In { i_dy, i_weight, i_a, i_b, i_mask };
+enum In { i_dy, i_weight, i_a, i_b, i_mask, i_residual };
 enum Out { o_dx, o_dh };
 enum Attribute { a_scale, a_mask_scale };
 }  // namespace lora_linear_backward_op
@@ -210,8 +210,8 @@ inline constexpr OpInfo op_infos[] = {
     {"mul", 2, 1, 0},
     {"accumulate", 1, 1, 1},
     {"matmul", 2, 1, 4},
-    {"loraLinear", 5, 2, 2},
-    {"loraLinearBackward", 5, 2, 2},
+    {"loraLinear", 6, 2, 2},
+    {"loraLinearBackward", 6, 2, 2},
     {"loraGradients", 5, 2, 1},
     {"addBias", 2, 1, 0},
     {"columnSum", 1, 1, 0},

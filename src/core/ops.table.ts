@@ -31,14 +31,23 @@ export const opTable = {
    */
   matmul: { inputs: ['a', 'b'], outputs: ['out+'], attributes: ['transposeA', 'transposeB', 'alpha', 'accumulate'] },
   /**
-   * A linear layer with a low-rank update (Hu et al. 2021, §4.1): h [T,r] = scale·x̃·Aᵀ, y [T,out] = x·Wᵀ + h·Bᵀ; x [T,in], weight [out,in],
-   * A [r,in], B [out,r], float. With a mask (dropoutMask's, of x) x̃ = maskScale·(x where the mask has a 1, else 0), without x̃ = x. All products
-   * are of bf16 as soon as x or weight is; h is rounded to its dtype before it is used.
+   * A linear layer with a low-rank update (Hu et al. 2021, §4.1): h [T,r] = scale·x̃·Aᵀ, y [T,out] = x·Wᵀ + h·Bᵀ (+ residual [T,out]);
+   * x [T,in], weight [out,in], A [r,in], B [out,r], float. With a mask (dropoutMask's, of x) x̃ = maskScale·(x where the mask has a 1, else 0),
+   * without x̃ = x. All products are of bf16 as soon as x or weight is; h is rounded to its dtype before it is used. y may be left out. In place
+   * on residual.
    */
-  loraLinear: { inputs: ['x', 'weight', 'A', 'B', 'mask?'], outputs: ['y', 'h'], attributes: ['scale', 'maskScale'], fused: true },
-  /** dh [T,r] = scale·dy·B; dx [T,in] = dy·W + dh·A, the latter product maskScale times itself where the mask has a 1, else 0. As loraLinear. */
+  loraLinear: {
+    inputs: ['x', 'weight', 'A', 'B', 'mask?', 'residual?'],
+    outputs: ['y?', 'h'],
+    attributes: ['scale', 'maskScale'],
+    fused: true,
+  },
+  /**
+   * dh [T,r] = scale·dy·B; dx [T,in] = dy·W + dh·A (+ residual [T,in]), where with a mask the second product is maskScale times itself where
+   * the mask has a 1, else 0. As loraLinear.
+   */
   loraLinearBackward: {
-    inputs: ['dy', 'weight', 'A', 'B', 'mask?'],
+    inputs: ['dy', 'weight', 'A', 'B', 'mask?', 'residual?'],
     outputs: ['dx', 'dh'],
     attributes: ['scale', 'maskScale'],
     fused: true,
@@ -63,7 +72,7 @@ export const opTable = {
 
   /** y [T,C] = x · rstd · (weight + offset), rstd [T] f32 = 1/√(mean(x²) + eps). float. Zhang & Sennrich 2019. */
   rmsNorm: { inputs: ['x', 'weight'], outputs: ['y', 'rstd'], attributes: ['eps', 'offset'] },
-  /** With x̂ = x·rstd, g = dy·(weight + offset): dx = rstd·(g − x̂·mean(g·x̂)) (+ residual [T,C]); dweight [C] (f32) += Σ_t dy·x̂. */
+  /** With x̂ = x·rstd, g = dy·(weight + offset): dx = rstd·(g − x̂·mean(g·x̂)) (+ residual [T,C]); dweight [C] (f32) += Σ_t dy·x̂. In place on residual. */
   rmsNormBackward: { inputs: ['x', 'weight', 'rstd', 'dy', 'residual?'], outputs: ['dx', 'dweight?+'], attributes: ['offset'] },
   /**
    * Rotary embedding of x [T, heads·headDim] in the half-split layout of Hugging Face: with R = 2·cos.shape[1] ≤ headDim, for d < R/2,

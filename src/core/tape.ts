@@ -8,10 +8,16 @@ interface Entry {
   readonly output: Tensor;
   readonly saved: readonly Tensor[];
   readonly vjp: Vjp;
+  /** The vjp adds what is gathered to its first result. */
+  readonly gathers: boolean;
 }
 
-/** Gradients of the inputs from that of the output; `gradients` takes those of parameters that are not among the inputs. */
-type Vjp = (dout: Tensor, gradients: Gradients) => readonly (Tensor | undefined)[];
+/**
+ * Gradients of the inputs from that of the output; `gradients` takes those of parameters that are not among the inputs. `gathered`, for a vjp
+ * that asks for it and where there is one, is what the first input's gradient has been summed to so far: the vjp's first result is to be the
+ * new sum, and may stand in its place where that is `overwritable`.
+ */
+type Vjp = (dout: Tensor, gradients: Gradients, gathered: Tensor | undefined) => readonly (Tensor | undefined)[];
 
 /** Gradients of the trainable parameters, f32, summed over all backward passes until `clear`. The caller's to keep. */
 export class Gradients extends Map<Tensor, Tensor> {
@@ -24,9 +30,14 @@ export class Gradients extends Map<Tensor, Tensor> {
     }
     const kept = sum ? empty(sum.backend, sum.shape, sum.dtype) : gradient;
     if (sum) sum.backend.run('add', { a: sum, b: gradient }, { out: kept }, {});
-    kept.storage.hold();
+    this.replace(parameter, kept);
+  }
+
+  /** Puts a gradient in the place of what was there. */
+  replace(parameter: Tensor, gradient: Tensor): void {
+    gradient.storage.hold();
     this.delete(parameter);
-    this.set(parameter, kept);
+    this.set(parameter, gradient);
   }
 
   /** Takes a gradient out; it passes to the innermost scope. */
@@ -80,18 +91,21 @@ export class Tape {
     const pending = new Gradients();
     pending.accumulate(output, dout);
     for (let entry = this.entries.pop(); entry; entry = this.entries.pop()) {
-      const { inputs, vjp, saved } = entry;
+      const { inputs, vjp, saved, gathers } = entry;
       const gradient = pending.get(entry.output);
       if (gradient) {
         gradient.storage.hold();
         pending.delete(entry.output);
         scope(() => {
-          const results = withoutTape(() => vjp(gradient, gradients));
+          const sums = (input: Tensor) => (made.has(input) ? pending : gradients);
+          const [first] = inputs;
+          const gathered = gathers && first ? sums(first).get(first) : undefined;
+          const results = withoutTape(() => vjp(gradient, gradients, gathered));
           inputs.forEach((input, i) => {
             const result = results[i];
             if (!input?.requiresGrad || !result) return;
-            if (made.has(input)) pending.accumulate(input, result);
-            else gradients.accumulate(input, result);
+            if (i === 0 && gathered) sums(input).replace(input, result);
+            else sums(input).accumulate(input, result);
           });
         });
         gradient.storage.release();
@@ -121,7 +135,7 @@ export function withoutTape<R>(body: () => R): R {
 
 /**
  * Ends every differentiable op: notes on the active tape how `output` came from `inputs`. `saved` are the tensors that the vjp reads.
- * The vjp returns one gradient per input; it should leave out those whose input has no `requiresGrad`.
+ * The vjp returns one gradient per input; it should leave out those whose input has no `requiresGrad`. `gathers`: it takes `gathered`.
  */
 export function record(
   name: string,
@@ -129,38 +143,48 @@ export function record(
   output: Tensor,
   saved: readonly (Tensor | undefined)[],
   vjp: Vjp,
+  gathers = false,
 ): Tensor {
   if (!active || !inputs.some((input) => input?.requiresGrad)) return output;
   output.requiresGrad = true;
-  active.push({ name, inputs, output, saved: saved.filter((tensor) => tensor !== undefined), vjp });
+  active.push({ name, inputs, output, saved: saved.filter((tensor) => tensor !== undefined), vjp, gathers });
   return output;
 }
 
 /**
- * Gradient checkpointing (Chen et al. 2016): computes `body(x)` keeping nothing but `x`, and computes it again when its gradient is asked
- * for. `body` must be a function of `x`, of parameters and of `shared` alone, the tensors that its caller's scope would free before;
- * dropout repeats its mask because it is keyed, not drawn.
+ * Gradient checkpointing (Chen et al. 2016): computes `body(x)` keeping its input and its results, and computes it again when its gradient
+ * is asked for. `body` returns its output and after it whatever else is worth keeping, and is given all of that the second time, so that it
+ * can leave out what led to nothing but those. It must be a function of `x`, of parameters and of `shared` alone, the tensors that its
+ * caller's scope would free before; dropout repeats its mask because it is keyed, not drawn.
  */
-export function checkpoint(x: Tensor, shared: readonly Tensor[], body: (x: Tensor) => Tensor): Tensor {
+export function checkpoint(
+  x: Tensor,
+  shared: readonly Tensor[],
+  body: (x: Tensor, known?: readonly Tensor[]) => readonly Tensor[],
+): Tensor {
   const tape = active;
-  if (!tape) return scope(() => body(x));
-  const output = withoutTape(() => scope(() => body(x)));
-  output.requiresGrad = true;
-  tape.push({
-    name: 'checkpoint',
-    inputs: [x],
-    output,
-    saved: [x, ...shared],
-    vjp: (dout, gradients) => {
-      const leaf = x.view(x.shape);
-      leaf.requiresGrad = x.requiresGrad;
-      const inner = new Tape();
-      const again = inner.record(() => scope(() => body(leaf)));
-      inner.backward(again, dout, gradients);
-      return [gradients.take(leaf)];
-    },
+  if (!tape) return scope(() => body(x)[0]);
+  return scope(() => {
+    const known = withoutTape(() => scope(() => body(x)));
+    const [output] = known;
+    output.requiresGrad = true;
+    tape.push({
+      name: 'checkpoint',
+      inputs: [x],
+      output,
+      saved: [x, ...shared, ...known],
+      gathers: false,
+      vjp: (dout, gradients) => {
+        const leaf = x.view(x.shape);
+        leaf.requiresGrad = x.requiresGrad;
+        const inner = new Tape();
+        const [again] = inner.record(() => scope(() => body(leaf, known)));
+        inner.backward(again, dout, gradients);
+        return [gradients.take(leaf)];
+      },
+    });
+    return output;
   });
-  return output;
 }
 
 /** Allocates the gradient of a parameter: f32, counted as gradients. */

@@ -11,7 +11,6 @@ import type { Embedding, Linear, RMSNorm } from '../nn/layers.js';
 import { GatedMlp } from '../nn/mlp.js';
 import type { CausalLM } from '../nn/model.js';
 import { RotaryEmbedding, ropeParameters } from '../nn/rotary.js';
-import { add } from '../ops/index.js';
 import { parseConfig, ropeOf } from './config.js';
 
 const count = z.number().int().positive();
@@ -66,9 +65,12 @@ class LlamaLayer {
     });
   }
 
-  forward(x: Tensor, context: LayerContext): Tensor {
-    const attended = add(x, this.attention.forward(this.inputNorm.forward(x), context));
-    return add(attended, this.mlp.forward(this.postAttentionNorm.forward(attended), context.options));
+  /** The layer's output, and what is dear to compute and small to keep: the attention's output before and after its projection. */
+  forward(x: Tensor, context: LayerContext, known: readonly Tensor[] = []): readonly Tensor[] {
+    const [value, attended, out, lse] = known;
+    const { y, heads } = this.attention.forward(this.inputNorm.forward(x), x, context, { y: attended, heads: out && { out, lse } });
+    const output = this.mlp.forward(this.postAttentionNorm.forward(y), y, context.options, value);
+    return [output, y, heads.out, ...(heads.lse ? [heads.lse] : [])];
   }
 }
 
@@ -125,9 +127,10 @@ export class LlamaForCausalLM implements CausalLM {
       const shared = [context.positions, context.segments.table, context.rope.cos, context.rope.sin];
       let x = this.embedTokens.forward(fromArray(backend, tokens.inputIds), this.dtype);
       for (const layer of this.layers) {
-        const forward = (input: Tensor) => layer.forward(input, context);
         const input = x;
-        x = options.checkpointing ? checkpoint(input, shared, forward) : scope(() => forward(input));
+        x = options.checkpointing
+          ? checkpoint(input, shared, (start, known) => layer.forward(start, context, known))
+          : scope(() => layer.forward(input, context)[0]);
         discard(input);
       }
       return this.norm.forward(x);
@@ -135,7 +138,7 @@ export class LlamaForCausalLM implements CausalLM {
   }
 
   logits(hidden: Tensor, options: ForwardOptions = {}): Tensor {
-    return this.head.forward(hidden, options, 'f32');
+    return this.head.forward(hidden, options, { dtype: 'f32' });
   }
 
   dispose(): void {

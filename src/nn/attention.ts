@@ -1,7 +1,12 @@
 import type { Tensor } from '../core/tensor.js';
-import { attention, rope } from '../ops/index.js';
+import { type AttentionHeads, attention, rope } from '../ops/index.js';
 import type { LayerContext } from './context.js';
 import type { Linear } from './layers.js';
+
+export interface Attended {
+  y: Tensor;
+  heads: AttentionHeads;
+}
 
 /** Causal grouped-query self-attention with rotary positions: H query heads, G key/value heads of width D. */
 export class Attention {
@@ -21,14 +26,18 @@ export class Attention {
     this.o = projections.o;
   }
 
-  forward(x: Tensor, context: LayerContext): Tensor {
+  /**
+   * x [T,C] → y = residual + attention(x), and before the output projection `heads`: out [T,H·D] and, where the backend has it, lse [T,H].
+   * Each is taken over where it is known.
+   */
+  forward(x: Tensor, residual: Tensor, context: LayerContext, known: Partial<Attended> = {}): Attended {
     const { headDim } = this;
     const { options, positions, segments } = context;
     const q = rope(this.q.forward(x, options), context.rope, positions, headDim);
     const k = rope(this.k.forward(x, options), context.rope, positions, headDim);
     const v = this.v.forward(x, options);
     const keys = options.cache && context.cacheRows ? options.cache.extend(this.layer, k, v, context.cacheRows) : { k, v };
-    const out = attention(q, keys.k, keys.v, segments, { headDim, scale: 1 / Math.sqrt(headDim) });
-    return this.o.forward(out, options);
+    const heads = attention(q, keys.k, keys.v, segments, { headDim, scale: 1 / Math.sqrt(headDim) }, known.heads);
+    return { y: this.o.forward(heads.out, options, { residual, value: known.y }), heads };
   }
 }

@@ -1,6 +1,6 @@
 import type { DType } from '../core/dtype.js';
 import type { Tensor } from '../core/tensor.js';
-import { embedding, linear, rmsNorm } from '../ops/index.js';
+import { embedding, type LinearOptions, linear, rmsNorm } from '../ops/index.js';
 import type { ForwardOptions } from './context.js';
 
 /** A LoRA adapter of one linear layer; `dropout` is a probability, `stream` tells its masks from other layers'. */
@@ -25,11 +25,12 @@ export class Linear {
     this.bias = bias;
   }
 
-  forward(x: Tensor, { dropout: key }: ForwardOptions, dtype?: DType): Tensor {
+  /** `more`: what is added to y, y where it is known, its dtype. */
+  forward(x: Tensor, { dropout: key }: ForwardOptions, more: Pick<LinearOptions, 'residual' | 'value' | 'dtype'> = {}): Tensor {
     const { bias, lora } = this;
-    if (!lora) return linear(x, this.weight, { bias, dtype });
+    if (!lora) return linear(x, this.weight, { bias, ...more });
     const dropout = key && lora.dropout > 0 ? { p: lora.dropout, stream: lora.stream, ...key } : undefined;
-    return linear(x, this.weight, { bias, dtype, lora: { A: lora.A, B: lora.B, scale: lora.scale, dropout } });
+    return linear(x, this.weight, { bias, lora: { A: lora.A, B: lora.B, scale: lora.scale, dropout }, ...more });
   }
 }
 

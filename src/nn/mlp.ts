@@ -17,8 +17,9 @@ export class GatedMlp {
     this.down = projections.down;
   }
 
-  forward(x: Tensor, options: ForwardOptions): Tensor {
+  /** x [T,C] → residual + MLP(x), which is `value` where it is known. */
+  forward(x: Tensor, residual: Tensor, options: ForwardOptions, value?: Tensor): Tensor {
     const h = gated(this.gate.forward(x, options), this.up.forward(x, options), this.activation);
-    return this.down.forward(h, options);
+    return this.down.forward(h, options, { residual, value });
   }
 }

@@ -21,12 +21,25 @@ export interface AttentionOptions {
   window?: number;
 }
 
+/** What attention gives: out [Tq,H·D] and, where it is one op, lse [Tq,H] f32, the log Σ exp of each query's scores. */
+export interface AttentionHeads {
+  out: Tensor;
+  lse?: Tensor;
+}
+
 /**
- * Causal grouped-query attention over packed examples: q [Tq,H·D], k, v [Tk,G·D] → o [Tq,H·D].
+ * Causal grouped-query attention over packed examples: q [Tq,H·D], k, v [Tk,G·D] → o [Tq,H·D]. What is `known` is not computed again.
  *
  * o = p·v, p = softmax(scale·q·kᵀ + mask);  dv = pᵀ·do, ds = p∘(do·vᵀ − rowsum(do∘o)), dq = scale·ds·k, dk = scale·dsᵀ·q
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, options: AttentionOptions): Tensor {
+export function attention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  segments: Segments,
+  options: AttentionOptions,
+  known?: AttentionHeads,
+): AttentionHeads {
   const { headDim, scale, window = 0 } = options;
   checkShape('attention', 'v', v, k.shape);
   checkShape('attention', 'segments', segments.table, [-1, 4]);
@@ -34,31 +47,41 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, o
     throw new LowrankError(`attention: ${q.shape[1]} query columns do not fit ${k.shape[1]} key columns of heads of ${headDim}`);
   }
   const backend = q.backend;
-  if (!backend.supports('attention')) return composedAttention(q, k, v, segments, { headDim, scale, window });
-  const out = empty(backend, q.shape, q.dtype);
-  const lse = empty(backend, [q.shape[0], q.shape[1] / headDim], 'f32');
+  if (!backend.supports('attention')) return { out: composedAttention(q, k, v, segments, { headDim, scale, window }, known?.out) };
+  const out = known?.out ?? empty(backend, q.shape, q.dtype);
+  const lse = known?.lse ?? empty(backend, [q.shape[0], q.shape[1] / headDim], 'f32');
   const table = segments.table;
   const attributes = { headDim, scale, window };
-  backend.run('attention', { q, k, v, segments: table }, { out, lse }, attributes);
-  return record('attention', [q, k, v], out, [q, k, v, out, lse, table], (dout) => {
+  if (!known) backend.run('attention', { q, k, v, segments: table }, { out, lse }, attributes);
+  record('attention', [q, k, v], out, [q, k, v, out, lse, table], (dout) => {
     const dq = empty(backend, q.shape, q.dtype);
     const dk = empty(backend, k.shape, k.dtype);
     const dv = empty(backend, v.shape, v.dtype);
     backend.run('attentionBackward', { q, k, v, out, lse, dout, segments: table }, { dq, dk, dv }, attributes);
     return [dq, dk, dv];
   });
+  return { out, lse };
 }
 
 /** The same out of elementary ops, one head of one example at a time, with its probabilities recomputed for the backward pass. */
-function composedAttention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, options: Required<AttentionOptions>): Tensor {
+function composedAttention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  segments: Segments,
+  options: Required<AttentionOptions>,
+  known?: Tensor,
+): Tensor {
   const backend = q.backend;
-  const out = empty(backend, q.shape, q.dtype);
-  eachHead(q, k, segments.rows, options.headDim, (head) => {
-    const p = probabilities(q, k, head, options);
-    const o = empty(backend, [head.queries, options.headDim], 'f32');
-    matmulNN(backend, p, part(v, head.kRow, head.kColumn, head.keys, options.headDim), o);
-    backend.run('place', { x: o }, { out }, { row: head.qRow, column: head.qColumn, accumulate: 0 });
-  });
+  const out = known ?? empty(backend, q.shape, q.dtype);
+  if (!known) {
+    eachHead(q, k, segments.rows, options.headDim, (head) => {
+      const p = probabilities(q, k, head, options);
+      const o = empty(backend, [head.queries, options.headDim], 'f32');
+      matmulNN(backend, p, part(v, head.kRow, head.kColumn, head.keys, options.headDim), o);
+      backend.run('place', { x: o }, { out }, { row: head.qRow, column: head.qColumn, accumulate: 0 });
+    });
+  }
   return record('attention', [q, k, v], out, [q, k, v], (dout) => composedBackward(q, k, v, dout, segments, options));
 }
 

@@ -1,5 +1,5 @@
 export { add } from './add.js';
-export { type AttentionOptions, attention, type Segments } from './attention.js';
+export { type AttentionHeads, type AttentionOptions, attention, type Segments } from './attention.js';
 export { type CrossEntropyOptions, linearCrossEntropy } from './cross-entropy.js';
 export { embedding } from './embedding.js';
 export { type ActivationKind, activationKinds, gated } from './gated.js';

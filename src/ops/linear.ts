@@ -1,7 +1,7 @@
 import type { Backend } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
 import { gradientLike, record } from '../core/tape.js';
-import { empty, type Tensor } from '../core/tensor.js';
+import { empty, overwritable, type Tensor } from '../core/tensor.js';
 import { checkShape } from './check.js';
 
 /** The key of one dropout mask: the same key gives the same mask, on every backend. */
@@ -26,44 +26,55 @@ export interface LoraBranch {
 export interface LinearOptions {
   bias?: Tensor;
   lora?: LoraBranch;
+  /** Added to y, [T,out] in y's dtype: the residual connection. */
+  residual?: Tensor;
+  /** y, where it is already known: then only what the backward pass needs besides is computed. */
+  value?: Tensor;
   /** The dtype of y; x's where absent. */
   dtype?: DType;
 }
 
 /**
- * x [T,in], weight [out,in], bias [out] → y [T,out].
+ * x [T,in], weight [out,in], bias [out], residual R [T,out] → y [T,out].
  *
- * y = x·Wᵀ + b + h·Bᵀ, h = s·x̃·Aᵀ, x̃ = dropout(x)
- * dx = dy·W + dropout(dh·A), dh = s·dy·B;  dW = dyᵀ·x;  db = Σ_t dy;  dA = dhᵀ·x̃;  dB = dyᵀ·h
+ * y = x·Wᵀ + b + h·Bᵀ + R, h = s·x̃·Aᵀ, x̃ = dropout(x)
+ * dx = dy·W + dropout(dh·A), dh = s·dy·B;  dW = dyᵀ·x;  db = Σ_t dy;  dA = dhᵀ·x̃;  dB = dyᵀ·h;  dR = dy
  */
-export function linear(x: Tensor, weight: Tensor, { bias, lora, dtype = x.dtype }: LinearOptions = {}): Tensor {
+export function linear(x: Tensor, weight: Tensor, options: LinearOptions = {}): Tensor {
+  const { bias, lora, residual, value, dtype = x.dtype } = options;
   const backend = x.backend;
   checkShape('linear', 'x', x, [-1, weight.shape[1]]);
-  const y = empty(backend, [x.shape[0], weight.shape[0]], dtype);
+  if (residual) checkShape('linear', 'residual', residual, [x.shape[0], weight.shape[0]]);
+  const y = value ?? empty(backend, [x.shape[0], weight.shape[0]], dtype);
   const mask = lora?.dropout && dropoutMask(x, lora.dropout);
-  const h = lora && loraForward(x, weight, lora, mask, y);
-  if (!lora) matmulNT(backend, x, weight, y);
-  if (bias) backend.run('addBias', { x: y, bias }, { out: y }, {});
+  const h = lora && loraForward(x, weight, lora, mask, residual, value ? undefined : y);
+  if (!value) {
+    if (!lora) matmulNT(backend, x, weight, y);
+    if (!lora && residual) backend.run('add', { a: y, b: residual }, { out: y }, {});
+    if (bias) backend.run('addBias', { x: y, bias }, { out: y }, {});
+  }
   const frozenInput = !lora && !weight.requiresGrad;
-  return record(
-    'linear',
-    [x, weight, bias, lora?.A, lora?.B],
-    y,
-    [frozenInput ? undefined : x, weight, bias, h, lora?.A, lora?.B, mask],
-    (dy) => {
-      const dx = x.requiresGrad ? empty(backend, x.shape, x.dtype) : undefined;
-      const { dA, dB } = lora && h ? loraBackward(x, weight, lora, mask, h, dy, dx) : {};
-      if (!lora && dx) matmulNN(backend, dy, weight, dx);
-      const dweight = weight.requiresGrad ? gradientLike(weight) : undefined;
-      if (dweight) matmulTN(backend, dy, x, dweight);
-      const dbias = bias?.requiresGrad ? gradientLike(bias) : undefined;
-      if (dbias) {
-        backend.run('fill', {}, { out: dbias }, { value: 0 });
-        backend.run('columnSum', { x: dy }, { out: dbias }, {});
-      }
-      return [dx, dweight, dbias, dA, dB];
-    },
-  );
+  const saved = [frozenInput ? undefined : x, weight, bias, h, lora?.A, lora?.B, mask];
+  const vjp = (dy: Tensor, _: unknown, gathered: Tensor | undefined) => {
+    const dx = x.requiresGrad ? (gathered ? overwritable(gathered) : empty(backend, x.shape, x.dtype)) : undefined;
+    const { dA, dB } = lora && h ? loraBackward(x, weight, lora, mask, h, dy, dx, gathered) : {};
+    if (!lora && dx) addProductNN(dy, weight, dx, gathered);
+    const dweight = weight.requiresGrad ? gradientLike(weight) : undefined;
+    if (dweight) matmulTN(backend, dy, x, dweight);
+    const dbias = bias?.requiresGrad ? gradientLike(bias) : undefined;
+    if (dbias) {
+      backend.run('fill', {}, { out: dbias }, { value: 0 });
+      backend.run('columnSum', { x: dy }, { out: dbias }, {});
+    }
+    return [dx, dweight, dbias, dA, dB, dy];
+  };
+  return record('linear', [x, weight, bias, lora?.A, lora?.B, residual], y, saved, vjp, true);
+}
+
+/** out = a·b + addend, which may share out's memory. */
+function addProductNN(a: Tensor, b: Tensor, out: Tensor, addend: Tensor | undefined): void {
+  if (addend && addend.storage !== out.storage) a.backend.run('cast', { x: addend }, { out }, {});
+  matmulNN(a.backend, a, b, out, 1, addend ? 1 : 0);
 }
 
 /** What of x [T,in] a dropout keeps: one bit per element, and the factor 1/(1 − p) of what is kept. */
@@ -75,24 +86,34 @@ function dropoutMask(x: Tensor, { p, ...key }: DropoutKey): Tensor {
 
 const maskScaleOf = ({ dropout }: LoraBranch) => (dropout ? 1 / (1 - dropout.p) : 1);
 
-/** Computes y = x·Wᵀ + h·Bᵀ and returns h [T,r]. */
-function loraForward(x: Tensor, weight: Tensor, lora: LoraBranch, mask: Tensor | undefined, y: Tensor): Tensor {
+/** Returns h [T,r], and computes y = x·Wᵀ + h·Bᵀ (+ residual) where it is asked for. */
+function loraForward(
+  x: Tensor,
+  weight: Tensor,
+  lora: LoraBranch,
+  mask: Tensor | undefined,
+  residual: Tensor | undefined,
+  y: Tensor | undefined,
+): Tensor {
   const { A, B, scale } = lora;
-  checkShape('linear', 'lora A', A, [-1, x.shape[1]]);
-  checkShape('linear', 'lora B', B, [y.shape[1], A.shape[0]]);
+  checkShape('linear', 'lora A', A, [-1, weight.shape[1]]);
+  checkShape('linear', 'lora B', B, [weight.shape[0], A.shape[0]]);
   const backend = x.backend;
   const h = empty(backend, [x.shape[0], A.shape[0]], x.dtype);
   if (backend.supports('loraLinear')) {
-    backend.run('loraLinear', { x, weight, A, B, mask }, { y, h }, { scale, maskScale: maskScaleOf(lora) });
+    backend.run('loraLinear', { x, weight, A, B, mask, residual }, { y, h }, { scale, maskScale: maskScaleOf(lora) });
     return h;
   }
   matmulNT(backend, dropped(x, lora, mask), A, h, scale);
-  matmulNT(backend, x, weight, y);
-  matmulNT(backend, h, B, y, 1, 1);
+  if (y) {
+    matmulNT(backend, x, weight, y);
+    matmulNT(backend, h, B, y, 1, 1);
+    if (residual) backend.run('add', { a: y, b: residual }, { out: y }, {});
+  }
   return h;
 }
 
-/** Computes dx where it is asked for, and returns dA and dB. */
+/** Computes dx (+ gathered) where it is asked for, and returns dA and dB. */
 function loraBackward(
   x: Tensor,
   weight: Tensor,
@@ -101,18 +122,22 @@ function loraBackward(
   h: Tensor,
   dy: Tensor,
   dx: Tensor | undefined,
+  gathered: Tensor | undefined,
 ) {
   const { A, B, scale } = lora;
   const backend = x.backend;
   const dh = empty(backend, h.shape, h.dtype);
   if (dx && backend.supports('loraLinearBackward')) {
-    backend.run('loraLinearBackward', { dy, weight, A, B, mask }, { dx, dh }, { scale, maskScale: maskScaleOf(lora) });
+    const operands = { dy, weight, A, B, mask, residual: gathered };
+    backend.run('loraLinearBackward', operands, { dx, dh }, { scale, maskScale: maskScaleOf(lora) });
   } else {
     matmulNN(backend, dy, B, dh, scale);
     if (dx) {
-      matmulNN(backend, dh, A, dx);
-      if (mask) backend.run('dropout', { x: dx, mask }, { out: dx }, { maskScale: maskScaleOf(lora) });
-      matmulNN(backend, dy, weight, dx, 1, 1);
+      addProductNN(dy, weight, dx, gathered);
+      const update = mask ? empty(backend, x.shape, x.dtype) : dx;
+      matmulNN(backend, dh, A, update, 1, mask ? 0 : 1);
+      if (mask) backend.run('dropout', { x: update, mask }, { out: update }, { maskScale: maskScaleOf(lora) });
+      if (mask) backend.run('accumulate', { x: update }, { out: dx }, { factor: 1 });
     }
   }
   const [dA, dB] = [gradientLike(A), gradientLike(B)];

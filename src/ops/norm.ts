@@ -1,5 +1,5 @@
 import { gradientLike, record } from '../core/tape.js';
-import { empty, type Tensor } from '../core/tensor.js';
+import { empty, overwritable, type Tensor } from '../core/tensor.js';
 import { checkShape } from './check.js';
 
 /**
@@ -14,11 +14,12 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number, offset = 0): Ten
   const y = empty(backend, x.shape, x.dtype);
   const rstd = empty(backend, [x.shape[0]], 'f32');
   backend.run('rmsNorm', { x, weight }, { y, rstd }, { eps, offset });
-  return record('rmsNorm', [x, weight], y, [x, weight, rstd], (dy) => {
-    const dx = empty(backend, x.shape, x.dtype);
+  const vjp = (dy: Tensor, _: unknown, gathered: Tensor | undefined) => {
+    const dx = gathered ? overwritable(gathered) : empty(backend, x.shape, x.dtype);
     const dweight = weight.requiresGrad ? gradientLike(weight) : undefined;
     if (dweight) backend.run('fill', {}, { out: dweight }, { value: 0 });
-    backend.run('rmsNormBackward', { x, weight, rstd, dy }, { dx, dweight }, { offset });
+    backend.run('rmsNormBackward', { x, weight, rstd, dy, residual: gathered }, { dx, dweight }, { offset });
     return [dx, dweight];
-  });
+  };
+  return record('rmsNorm', [x, weight], y, [x, weight, rstd], vjp, true);
 }

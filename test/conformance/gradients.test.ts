@@ -33,10 +33,11 @@ function attentionForm(name: string, heads: number, groups: number, headDim: num
   return {
     name: `attention, ${name}`,
     shapes: { q: [queries, heads * headDim], k: [keys, groups * headDim], v: [keys, groups * headDim] },
-    value: ({ q, k, v }, backend) => attention(q, k, v, table(backend, rows), { headDim, scale: headDim ** -0.5, window }),
+    value: ({ q, k, v }, backend) => attention(q, k, v, table(backend, rows), { headDim, scale: headDim ** -0.5, window }).out,
   };
 }
 
+const frozen = Float32Array.from({ length: 24 }, (_, i) => (i % 7) / 8 - 0.4);
 const dropout = { p: 0.4, seed: 5, stream: 6, step: 7 };
 const lora = { x: [5, 6], weight: [4, 6], A: [3, 6], B: [4, 3] };
 const angles = [uniform('f32', [4, 2]), uniform('f32', [4, 2])];
@@ -44,7 +45,7 @@ const [rows, targets] = [given('i32', [5], [0, 2, 3, 5, 6]), given('i32', [5], [
 
 function crossEntropy({ x, weight }: Parameters, backend: Backend, gradients?: Gradients) {
   // A vocabulary that is said to be large makes chunks of two positions.
-  const options = { rows: upload(backend, rows), targets: upload(backend, targets), vocabulary: 2 ** 23, gradients };
+  const options = { rows: upload(backend, rows), targets: upload(backend, targets), vocabulary: 2 ** 24, gradients };
   return linearCrossEntropy(x, (chunk) => linear(chunk, weight, { dtype: 'f32' }), options);
 }
 
@@ -60,6 +61,22 @@ const functions: readonly Differentiable[] = [
     name: 'linear with bias, LoRA and dropout',
     shapes: { ...lora, bias: [4] },
     value: ({ x, weight, bias, A, B }) => linear(x, weight, { bias, lora: { A, B, scale: 0.5, dropout } }),
+  },
+  {
+    name: 'linear with LoRA, dropout and a residual that is its input',
+    shapes: { ...lora, weight: [6, 6], B: [6, 3] },
+    value: ({ x, weight, A, B }) => linear(x, weight, { residual: x, lora: { A, B, scale: 0.5, dropout } }),
+  },
+  {
+    // Gradients gathered in place: by a frozen layer, by an adapter, by a norm.
+    name: 'one tensor in several layers',
+    shapes: { ...lora, x: [5, 6], w: [6], up: [4, 6] },
+    value: ({ x, weight, A, B, w, up }, backend) => {
+      const rotated = add(x, x);
+      const first = linear(rotated, weight, { lora: { A, B, scale: 2 }, residual: linear(rotated, up) });
+      const second = linear(rmsNorm(rotated, w, 1e-2), weight, { residual: first });
+      return linear(rotated, fromArray(backend, frozen, [4, 6]), { residual: second });
+    },
   },
   { name: 'rmsNorm', shapes: { x: [4, 5], weight: [5] }, value: ({ x, weight }) => rmsNorm(x, weight, 1e-2) },
   { name: 'rmsNorm with an offset', shapes: { x: [3, 7], weight: [7] }, value: ({ x, weight }) => rmsNorm(x, weight, 1e-2, 1) },

@@ -5,7 +5,7 @@ import { type OpDeclaration, operand, opTable } from '../../src/core/ops.table.j
 
 const ops = Object.entries<OpDeclaration>(opTable);
 const header = readFileSync('native/kernels/ops.generated.h', 'utf8');
-const snake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+const snake = (name: string) => name.replace(/(?<!^)[A-Z]/g, (letter) => `_${letter}`).toLowerCase();
 
 /** The names between the braces of the first enum that the pattern finds. */
 function members(source: string, pattern: RegExp): string[] {

@@ -22,22 +22,23 @@ function multiply(left: ArrayLike<number>, right: (k: number, j: number) => numb
 }
 
 /**
- * out [T,N] = x·W + (h·up where `outMask`), h [T,r] = scale·(x where `inMask`)·down: the forward and the backward pass of a linear layer with a
- * low-rank update, which differ in what is transposed.
+ * out [T,N] = x·W + h·up (+ residual), h [T,r] = scale·x·down: the forward and the backward pass of a linear layer with a low-rank update, which
+ * differ in what is transposed and in which of the branch's products the mask belongs to.
  */
 function lowRank(
-  operands: { x: Operand; weight: Operand; A: Operand; B: Operand; mask?: Operand; out: Operand; h: Operand },
+  operands: { x: Operand; weight: Operand; A: Operand; B: Operand; mask?: Operand; residual?: Operand; out?: Operand; h: Operand },
   { scale, maskScale }: { scale: number; maskScale: number },
   forward: boolean,
 ): void {
-  const { x, weight, A, B, mask, out, h } = operands;
+  const { x, weight, A, B, mask, residual, out, h } = operands;
   const [outputs, inputs] = weight.check(floats, [-1, -1]).shape;
   const [T] = x.check(floats, [-1, forward ? inputs : outputs]).shape;
   const [r] = A.check(floats, [-1, inputs]).shape;
   B.check(floats, [outputs, r]);
   const [K, N] = forward ? [inputs, outputs] : [outputs, inputs];
   h.check(floats, [T, r]);
-  out.check(floats, [T, N]);
+  out?.check(floats, [T, N]);
+  const rest = residual?.check(floats, [T, N]).values();
   const read = asFactor(x.dtype === 'bf16' || weight.dtype === 'bf16');
   const [left, w, a, b] = [x, weight, A, B].map((operand) => read(operand.values()));
   const keeps = kept(mask, T, inputs);
@@ -49,11 +50,12 @@ function lowRank(
       (sum) => factor * sum,
     ),
   );
+  if (!out) return;
   const base = multiply(left, (k, j) => (forward ? w[j * K + k] : w[k * N + j]), [T, K, N]);
   const update = multiply(read(h.values()), (k, j) => (forward ? b[j * r + k] : a[k * N + j]), [T, r, N]);
   const outFactor = forward || !mask ? 1 : maskScale;
   const masked = (i: number) => (forward || keeps(Math.floor(i / N), i % N) ? outFactor * update[i] : 0);
-  out.store(Float32Array.from(base, (sum, i) => sum + masked(i)));
+  out.store(Float32Array.from(base, (sum, i) => sum + masked(i) + (rest?.[i] ?? 0)));
 }
 
 export const products: Kernels<'matmul' | 'loraLinear' | 'loraLinearBackward' | 'loraGradients' | 'addBias' | 'columnSum'> = {
@@ -77,9 +79,8 @@ export const products: Kernels<'matmul' | 'loraLinear' | 'loraLinearBackward' | 
     }
     out.store(result);
   },
-  loraLinear: ({ x, weight, A, B, mask }, { y, h }, attributes) => lowRank({ x, weight, A, B, mask, out: y, h }, attributes, true),
-  loraLinearBackward: ({ dy, weight, A, B, mask }, { dx, dh }, attributes) =>
-    lowRank({ x: dy, weight, A, B, mask, out: dx, h: dh }, attributes, false),
+  loraLinear: ({ x, ...rest }, { y, h }, attributes) => lowRank({ x, ...rest, out: y, h }, attributes, true),
+  loraLinearBackward: ({ dy, ...rest }, { dx, dh }, attributes) => lowRank({ x: dy, ...rest, out: dx, h: dh }, attributes, false),
   loraGradients: ({ x, h, dy, dh, mask }, { dA, dB }, { maskScale }) => {
     const [T, inputs] = x.check(floats, [-1, -1]).shape;
     const [, outputs] = dy.check(floats, [T, -1]).shape;

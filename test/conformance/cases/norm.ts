@@ -46,6 +46,7 @@ function* rmsBackward(): Generator<Case> {
         // Terms of at most rstd² · 2 · 2; the mean's and the columns' sums of C and T of them.
         const tolerances = { dx: { absolute: 64 * ulp }, dweight: { absolute: (16 + 8 * T) * ulp } };
         yield call('rmsNormBackward', operands, outputs, { offset: T === 5 ? 1 : 0 }, tolerances);
+        if (full && x === dy) yield call('rmsNormBackward', operands, outputs, { offset: 0 }, tolerances, { dx: 'residual' });
       }
     }
   }

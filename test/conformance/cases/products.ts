@@ -79,6 +79,7 @@ function* lowRankProducts(): Generator<Case> {
     for (const [i, [T, inputs, outputs, rank]] of lowRanks.entries()) {
       const mask = i % 3 === 1 || T > 100 ? bits(T, inputs) : undefined;
       const attributes = { scale: i % 2 ? 2 : 0.75, maskScale: 1.25 };
+      const rest = (width: number) => (i % 4 > 1 ? uniform(i % 2 ? 'f32' : x, [T, width]) : undefined);
       const parameters = {
         weight: uniform(weight, [outputs, inputs]),
         A: uniform(adapter, [rank, inputs]),
@@ -94,7 +95,7 @@ function* lowRankProducts(): Generator<Case> {
       const forward = sums(inputs);
       yield call(
         'loraLinear',
-        { x: uniform(x, [T, inputs]), ...parameters },
+        { x: uniform(x, [T, inputs]), ...parameters, residual: rest(outputs) },
         { y: result(x, [T, outputs]), h: result(x, [T, rank]) },
         attributes,
         { y: forward.out, h: forward.h },
@@ -102,11 +103,17 @@ function* lowRankProducts(): Generator<Case> {
       const backward = sums(outputs);
       yield call(
         'loraLinearBackward',
-        { dy: uniform(x, [T, outputs]), ...parameters },
+        { dy: uniform(x, [T, outputs]), ...parameters, residual: rest(inputs) },
         { dx: result(x, [T, inputs]), dh: result(x, [T, rank]) },
         attributes,
         { dx: backward.out, dh: backward.h },
       );
+      if (i % 4 === 2) {
+        const operands = { x: uniform(x, [T, inputs]), ...parameters, residual: uniform(x, [T, outputs]) };
+        const results = { y: result(x, [T, outputs]), h: result(x, [T, rank]) };
+        yield call('loraLinear', operands, results, attributes, { y: forward.out, h: forward.h }, { y: 'residual' });
+        yield call('loraLinear', operands, { h: results.h }, attributes, { h: forward.h });
+      }
       yield call(
         'loraGradients',
         { x: uniform(x, [T, inputs]), h: uniform(x, [T, rank]), dy: uniform(x, [T, outputs]), dh: uniform(x, [T, rank]), mask },
