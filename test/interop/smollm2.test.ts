@@ -120,23 +120,26 @@ describe('SmolLM2-135M-Instruct out of its GGUF file', () => {
   });
 
   /*
-   * bf16 has 8 bits of mantissa: each rounding of an activation is off by up to 2⁻⁹, and thirty layers add such errors up. The tolerance for
-   * each tensor is therefore PyTorch's own error in bf16 (against its f32 gradient), with half as much again because both errors are random.
+   * bf16 has 8 bits of mantissa: each rounding of an activation is off by up to 2⁻⁹, and thirty layers add such errors up. The measure is PyTorch's
+   * own error in bf16, against its f32 gradients. A single tensor's is luck: it hangs on how a few huge activations of the first token fall, and
+   * PyTorch's own grows to 1.8 times itself when its embeddings are moved by an ulp. So no error may be three times PyTorch's, and rank by
+   * rank, from the best tensor to the worst but for one in a hundred, ours must be the smaller one.
    */
   test('loss and every adapter gradient in bf16 as near to f32 as PyTorch’s', async () => {
     const { loss, gradients } = await gradientsOf('bf16');
     const expected = await tensorsOf(out);
     const { losses } = json(out.replace('.safetensors', '.json'));
     expect(Math.abs(loss / losses.f32 - 1)).toBeLessThan(0.01);
-    let [ours, theirs] = [0, 0];
+    const [ours, theirs]: number[][] = [[], []];
     for (const [name, gradient] of gradients) {
       const exact = expected.get(`f32.${name}`)!;
       const [error, peer] = [relativeError(gradient, exact), relativeError(expected.get(`bf16.${name}`)!, exact)];
-      expect(error, `${name}: PyTorch ${peer}`).toBeLessThan(1.5 * peer + 0.01);
-      ours += error;
-      theirs += peer;
+      expect(error, `${name}: PyTorch ${peer}`).toBeLessThan(3 * peer + 0.01);
+      ours.push(error);
+      theirs.push(peer);
     }
-    expect(ours, `PyTorch ${theirs}`).toBeLessThan(1.1 * theirs);
+    for (const errors of [ours, theirs]) errors.sort((a, b) => a - b);
+    for (let rank = 0; rank < 0.99 * ours.length; rank++) expect(ours[rank], `rank ${rank}`).toBeLessThan(theirs[rank]);
   });
 
   test(`a loss curve of ${steps} steps in f32 within 1e-3 at each`, async () => {
