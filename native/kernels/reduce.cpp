@@ -14,6 +14,14 @@ inline float dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
+// A function of its own: inside a lambda the compiler leaves the sum scalar.
+inline float dot(const float* a, const float* b, const float* c, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += a[i] * b[i] * c[i];
+  return sum;
+}
+
 // out[c] += Σ over the rows: body(begin, end, thread, partial) adds the rows of a piece into `partial`, or into none where out is absent.
 template <class Body>
 void sum_over_rows(Pool& pool, const Tensor& out, int64_t rows, int64_t columns, const Body& body) {
@@ -139,10 +147,7 @@ void rms_norm_backward(const Call& call, Pool& pool) {
     for (int64_t i = begin; i < end; i++) {
       const float *row = load(x, i * columns, columns, buffers[0]), *dout = load(dy, i * columns, columns, buffers[1]);
       const float r = *f32_at(rstd, i);
-      float sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t c = 0; c < columns; c++) sum += dout[c] * w[c] * row[c];
-      const float projection = sum * r * r / static_cast<float>(columns);
+      const float projection = dot(dout, w, row, columns) * r * r / static_cast<float>(columns);
       if (dweight) {
 #pragma omp simd
         for (int64_t c = 0; c < columns; c++) dweight[c] += dout[c] * row[c] * r;
