@@ -1,6 +1,6 @@
 /**
  * `npm run bench -- SUITE … [--json] [--only TEXT]`: measures ours beside the peer, taking turns on this machine, and writes
- * bench/results/SUITE.json. Exits 1 where a figure falls short of its goal. Suites: gemm, lora, memory, length.
+ * bench/results/SUITE.json and the README's table. Exits 1 where a figure falls short of its goal. Suites: gemm, lora, memory, length.
  */
 import { parseArgs } from 'node:util';
 import { preparePeers } from '../tools/golden/venv.js';
@@ -8,6 +8,7 @@ import { gemmSuite } from './gemm.js';
 import { lengthSuite } from './length.js';
 import { loraSuites } from './lora.js';
 import { machine, measurePeaks, writeResults } from './machine.js';
+import { updateReadme } from './readme.js';
 import type { Bench, Row } from './suite.js';
 
 const suites = ['gemm', 'lora', 'memory', 'length'];
@@ -68,6 +69,7 @@ for (const [suite, rows] of Object.entries(results)) {
   print(suite, rows);
   if (only === undefined) writeResults(suite, { machine: described, rows });
 }
+updateReadme();
 const rows = Object.values(results).flat();
 if (json) console.log(JSON.stringify({ machine: described, rows }));
 if (rows.some(({ ok }) => !ok)) process.exitCode = 1;

@@ -28,7 +28,9 @@ const common = [
   '-fno-trapping-math',
   '-fopenmp-simd',
   '-Wall',
+  // GCC's own headers would warn at every use of an intrinsic.
   '-Wno-maybe-uninitialized',
+  '-Wno-uninitialized',
 ];
 const avx2 = ['-mavx2', '-mfma', '-mf16c'];
 const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq', '-mprefer-vector-width=512'];

@@ -34,6 +34,7 @@ command('train', 'train the adapter that a recipe describes')
   .option('--resume [checkpoint]', 'go on from the newest checkpoint in output_dir, or from this one')
   .option('--overwrite', 'replace an earlier run in output_dir')
   .option('--preview', 'show the first examples with what is supervised in them, and stop')
+  .option('--profile <file>', 'write a Chrome trace of one step: ops, shapes, GFLOP/s')
   .addOption(device())
   .addHelpText('after', recipeHelp)
   .action(async (recipe, overrides, options) => {

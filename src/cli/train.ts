@@ -1,4 +1,5 @@
-import { dirname } from 'node:path';
+import { basename, dirname } from 'node:path';
+import type { Backend, Span } from '../core/backend.js';
 import { previewExample } from '../data/preview.js';
 import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
@@ -6,6 +7,7 @@ import { localFolder } from '../io/node/folder.js';
 import type { TextCodec } from '../models/text-model.js';
 import { listCheckpoints } from '../train/checkpoint.js';
 import { countSteps, prepareData, type RunData } from '../train/data.js';
+import { chromeTrace } from '../train/profile.js';
 import type { Recipe } from '../train/recipe.js';
 import { type TrainEvent, type TrainResult, train } from '../train/run.js';
 import { LowrankError } from '../util/errors.js';
@@ -20,6 +22,8 @@ export interface TrainOptions {
   resume?: true | string;
   overwrite?: boolean;
   preview?: boolean;
+  /** File for the profile of one step. */
+  profile?: string;
 }
 
 /** `lowrank train RECIPE.yaml [key=value …]` */
@@ -40,7 +44,7 @@ export async function trainCommand(terminal: Terminal, path: string, overrides: 
     return source.checkpoint.close();
   }
   const result = await interruptible(terminal, 'finishing the step under way, then saving', (signal) =>
-    trainSession(terminal, { recipe, source, codec, data, folder, resume, signal, device: options.device }),
+    trainSession(terminal, { recipe, source, codec, data, folder, resume, signal, device: options.device, profile: options.profile }),
   );
   const peak = peakMemory();
   terminal.result({ ...result, peak_rss_gb: peak / 1e9 }, '');
@@ -59,9 +63,10 @@ async function trainSession(
     resume?: Folder;
     signal: AbortSignal;
     device?: string;
+    profile?: string;
   },
 ): Promise<TrainResult> {
-  const { recipe, device, codec, source, ...rest } = run;
+  const { recipe, device, codec, source, profile, ...rest } = run;
   const session = await openSession(terminal, source, codec, { device, precision: recipe.bf16 === false ? 'fp32' : 'bf16' });
   terminal.note(`device     ${session.backend.description}`);
   try {
@@ -73,12 +78,23 @@ async function trainSession(
       text: session.text,
       start,
       onEvent: trainReporter(terminal, recipe),
+      onProfile: profile === undefined ? undefined : profileWriter(terminal, session.backend, profile),
     });
     adapter.dispose();
     return result;
   } finally {
     await session.close();
   }
+}
+
+/** Writes the profile of a step. */
+function profileWriter(terminal: Terminal, backend: Backend, path: string): (step: number, spans: readonly Span[]) => Promise<void> {
+  if (!backend.takeProfile)
+    throw new LowrankError(`the backend ${backend.name} keeps no profile`, { place: '--profile', mend: 'use --device cpu' });
+  return async (step, spans) => {
+    await localFolder(dirname(path)).writeText(basename(path), JSON.stringify(chromeTrace(spans)));
+    terminal.note(`profile    step ${step} in ${path}: open it in chrome://tracing or https://ui.perfetto.dev`);
+  };
 }
 
 /** The checkpoint to go on from. A folder with an earlier run is never overwritten unasked. */

@@ -36,6 +36,17 @@ export interface TensorView {
   readonly shape: readonly number[];
 }
 
+/** One op that ran; times in milliseconds since the profile was started. */
+export interface Span {
+  readonly op: OpName;
+  /** What `mark` said last. */
+  readonly phase: string;
+  /** The shapes of its operands by name. */
+  readonly operands: Readonly<Record<string, readonly number[]>>;
+  readonly start: number;
+  readonly end: number;
+}
+
 /**
  * A device that runs ops: an in-order queue with memory. `allocate`, `free`, `write` and `run` return at once and take effect in the
  * order of the calls; `read` and `sync` wait for what was enqueued before them.
@@ -59,6 +70,12 @@ export interface Backend {
   run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void;
   /** Resolves when all that was enqueued is done; rejects with the first error of an op since the last call. */
   sync(): Promise<void>;
+  /** Begins to note when each op runs, where the device can. */
+  startProfile?(): void;
+  /** Ends the profile that `startProfile` began, once all enqueued ops are done. */
+  takeProfile?(): Promise<Span[]>;
+  /** Names the phase of the ops that follow, for profiles. */
+  mark?(phase: string): void;
   memory(): MemoryUse;
   /** Starts a new measurement of the peaks from the current use. */
   resetPeak(): void;

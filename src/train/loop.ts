@@ -2,7 +2,7 @@ import type { Tensor } from '../core/tensor.js';
 import type { CausalLM } from '../nn/model.js';
 import { AdamW, type AdamWOptions } from '../optim/adamw.js';
 import { learningRate, type ScheduleOptions } from '../optim/schedule.js';
-import { type LabelledTokens, type StepOptions, trainStep } from './step.js';
+import { type LabelledTokens, type StepOptions, type StepResult, trainStep } from './step.js';
 
 export interface LoopOptions extends AdamWOptions, ScheduleOptions, Omit<StepOptions, 'learning_rate'> {
   /** Optimizer steps of one epoch; `steps(epoch)` returns as many. */
@@ -35,6 +35,8 @@ export interface LoopHooks {
   /** When it fires, the loop ends after the step under way. */
   signal?: AbortSignal;
   onStep?: (record: StepRecord) => void | Promise<void>;
+  /** Runs each step, for measurements around it. */
+  around?: (step: number, run: () => Promise<StepResult>) => Promise<StepResult>;
 }
 
 /** Creates the optimizer of a training run. */
@@ -50,7 +52,7 @@ export async function trainLoop(
   { model, parameters, optimizer }: Trainable,
   steps: (epoch: number) => LabelledTokens[][],
   options: LoopOptions,
-  { signal, onStep }: LoopHooks = {},
+  { signal, onStep, around = (_, run) => run() }: LoopHooks = {},
 ): Promise<{ steps: number; interrupted: boolean }> {
   const { total_steps, steps_per_epoch } = options;
   let epoch = -1;
@@ -64,7 +66,8 @@ export async function trainLoop(
     }
     const rate = learningRate(index, options);
     const start = performance.now();
-    const result = await trainStep(model, parameters, optimizer, ofEpoch[index % steps_per_epoch], { ...options, learning_rate: rate });
+    const batches = ofEpoch[index % steps_per_epoch];
+    const result = await around(index + 1, () => trainStep(model, parameters, optimizer, batches, { ...options, learning_rate: rate }));
     await onStep?.({
       ...result,
       step: index + 1,

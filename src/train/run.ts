@@ -1,18 +1,20 @@
 import { stringify } from 'yaml';
 import { openAdapter, saveAdapter } from '../adapters/folder.js';
 import { LoraAdapter } from '../adapters/lora.js';
-import type { MemoryUse } from '../core/backend.js';
+import type { MemoryUse, Span } from '../core/backend.js';
 import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import type { TextModel } from '../models/text-model.js';
 import { AdamW } from '../optim/adamw.js';
+import { debug, debugLevel } from '../util/debug.js';
 import { LowrankError } from '../util/errors.js';
 import { listCheckpoints, openCheckpoint, type RunIdentity, restoreOptimizer, saveCheckpoint } from './checkpoint.js';
 import { countSteps, fingerprint, heldBatches, type RunData, trainingBatches } from './data.js';
 import { type LoopOptions, type StepRecord, trainLoop } from './loop.js';
 import { modelCard } from './model-card.js';
+import { opTimes } from './profile.js';
 import { loraConfigOf, type Recipe } from './recipe.js';
-import { evaluateLoss } from './step.js';
+import { evaluateLoss, type StepResult } from './step.js';
 
 /** What happens in a run, for consoles and records. */
 export type TrainEvent =
@@ -44,6 +46,8 @@ export interface TrainInputs {
   /** When it fires, the step under way is finished and saved. */
   signal?: AbortSignal;
   onEvent?: (event: TrainEvent) => void;
+  /** Takes the profile of one step: the third of this run, when all is warm, or the last of fewer. */
+  onProfile?: (step: number, spans: readonly Span[]) => Promise<void>;
 }
 
 export interface TrainResult {
@@ -145,6 +149,7 @@ class Run {
     const { steps, interrupted } = await trainLoop(trainable, batches, this.options, {
       signal,
       onStep: (record) => this.afterStep(record),
+      around: (step, run) => this.profiled(step, run),
     });
     if (interrupted && this.saved !== steps) await this.save();
     await this.writeResult();
@@ -163,6 +168,20 @@ class Run {
       memory: this.inputs.text.model.backend.memory(),
     };
     onEvent?.({ type: 'end', result });
+    return result;
+  }
+
+  /** Times a step's ops for DEBUG=2, and for `onProfile` one step's. */
+  private async profiled(step: number, run: () => Promise<StepResult>): Promise<StepResult> {
+    const { text, onProfile } = this.inputs;
+    const { backend } = text.model;
+    const wanted = onProfile && step === Math.min(this.firstStep + 3, this.options.total_steps);
+    if (!wanted && debugLevel < 2) return run();
+    backend.startProfile?.();
+    const result = await run();
+    const spans = (await backend.takeProfile?.()) ?? [];
+    debug(2, () => `step ${step}: ${opTimes(spans)}`);
+    if (wanted) await onProfile(step, spans);
     return result;
   }
 

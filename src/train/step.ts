@@ -59,6 +59,7 @@ export async function trainStep(
       const passOptions = { dropout: { seed: options.seed, step }, checkpointing: options.gradient_checkpointing };
       scope(() => accumulateGradients(model, batch, passOptions, 1 / supervised, gradients, lossSum));
     });
+    backend.mark?.('update');
     for (const gradient of gradients.values()) backend.run('sumSquares', { x: gradient }, { out: squares }, {});
     const [[loss], [square]] = await Promise.all(sums.map((sum) => sum.toFloat32()));
     const norm = Math.sqrt(square);
@@ -87,9 +88,12 @@ export function accumulateGradients(
   lossSum: Tensor,
 ): void {
   const tape = new Tape();
+  model.backend.mark?.('forward');
   const hidden = tape.record(() => model.hidden(batch, options));
+  model.backend.mark?.('loss');
   const { losses, dx } = tokenLosses(model, hidden, batch.labels, options, { scale, gradients });
   model.backend.run('sum', { x: losses }, { out: lossSum }, { factor: scale });
+  model.backend.mark?.('backward');
   if (dx && hidden.requiresGrad) tape.backward(hidden, dx, gradients);
 }
 

@@ -23,9 +23,6 @@ const layouts = Object.fromEntries(
 
 const codeOf = Object.fromEntries(dtypeCodes.map((dtype, code) => [dtype, code])) as Record<string, number>;
 
-/** The ops in the order of their numbers. */
-export const opNames = Object.keys(opTable) as OpName[];
-
 /**
  * Writes one op's call into `command` as the addon reads it: the op's number, its inputs, its outputs, its attributes.
  * `own` throws for a buffer that is not one of the backend's.

@@ -5,26 +5,20 @@ import {
   type MemoryCategory,
   MemoryCounter,
   type MemoryUse,
+  type Span,
   type TensorView,
 } from '../../core/backend.js';
 import type { OpAttributes, OpInputs, OpName, OpOutputs } from '../../core/ops.table.js';
 import { environment } from '../../util/debug.js';
 import { LowrankError, messageOf } from '../../util/errors.js';
 import { type Addon, type Handle, loadAddon } from './addon.js';
-import { encode, opNames } from './command.js';
+import { encode } from './command.js';
 
 export interface CpuOptions {
   /** Threads that compute; LOWRANK_THREADS, or else the number of cores that this process may use. */
   threads?: number;
   /** `generic`, `avx2`, `avx512`, `avx512bf16`; LOWRANK_CPU, or else the richest that this machine has. */
   instructionSet?: string;
-}
-
-/** One op that ran; times in milliseconds since the profile was started. */
-export interface Span {
-  readonly op: OpName;
-  readonly start: number;
-  readonly end: number;
 }
 
 export class CpuBuffer implements DeviceBuffer {
@@ -51,6 +45,9 @@ export class CpuBackend implements Backend {
   private readonly command: Float64Array;
   private readonly counter = new MemoryCounter();
   private readonly own = (view: TensorView): CpuBuffer => this.checked(view.buffer);
+  private phase = '';
+  /** The ops enqueued since a profile was started, in order. */
+  private traced?: Pick<Span, 'op' | 'phase' | 'operands'>[];
   private closed = false;
 
   constructor(addon: Addon, threads: number, instructionSet: string) {
@@ -97,6 +94,7 @@ export class CpuBackend implements Backend {
   run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void {
     encode(this.command, op, inputs, outputs, attributes, this.own);
     reported(op, () => this.addon.run(this.handle));
+    this.traced?.push({ op, phase: this.phase, operands: shapesOf({ ...inputs, ...outputs }) });
   }
 
   sync(): Promise<void> {
@@ -125,20 +123,22 @@ export class CpuBackend implements Backend {
     this.addon.close(this.handle);
   }
 
-  /** Begins to note when each op runs. */
-  startProfile(): void {
-    this.addon.startProfile(this.handle);
+  mark(phase: string): void {
+    this.phase = phase;
   }
 
-  /** Ends the profile that `startProfile` began, once all enqueued ops are done. */
+  startProfile(): void {
+    this.addon.startProfile(this.handle);
+    this.traced = [];
+  }
+
   async takeProfile(): Promise<Span[]> {
+    const traced = this.traced ?? [];
+    this.traced = undefined;
     await this.sync();
-    const numbers = this.addon.takeProfile(this.handle);
-    return Array.from({ length: numbers.length / 3 }, (_, i) => ({
-      op: opNames[numbers[3 * i]],
-      start: numbers[3 * i + 1],
-      end: numbers[3 * i + 2],
-    }));
+    // Ops that were enqueued before the start may have run after it: those of the profile are the last.
+    const numbers = this.addon.takeProfile(this.handle).slice(-3 * traced.length || undefined);
+    return traced.slice(0, numbers.length / 3).map((entry, i) => ({ ...entry, start: numbers[3 * i + 1], end: numbers[3 * i + 2] }));
   }
 
   /** The multiply-adds that all threads together do in registers, in GFLOP/s: the ceiling of every matrix product. */
@@ -162,6 +162,10 @@ export async function openCpuBackend({ threads, instructionSet }: CpuOptions = {
 /** The instruction sets that `openCpuBackend` accepts on this machine, the plainest first. */
 export function cpuInstructionSets(): string[] {
   return loadAddon().instructionSets();
+}
+
+function shapesOf(operands: Readonly<Record<string, TensorView | undefined>>): Record<string, readonly number[]> {
+  return Object.fromEntries(Object.entries(operands).flatMap(([name, view]) => (view ? [[name, view.shape]] : [])));
 }
 
 function threadsFromEnvironment(): number {
