@@ -156,25 +156,88 @@ void store_rows(const Geometry& g, const Task& t, const Tensor& out, int64_t row
   for (int64_t i = 0; i < n; i++) copy(matrix(const_cast<float*>(sums), n, g.padded), i * g.padded, out, g.query_row(t, row + i) * g.width, g.width);
 }
 
-// Turns scores [lo, hi) into exp(scale · score − max) and those of [begin, end) outside into 0; returns max and sum.
-struct RowSum {
-  float max, sum;
-};
-RowSum softmax_row(float* __restrict scores, float scale, int64_t begin, int64_t lo, int64_t hi, int64_t end) {
-  float max = -std::numeric_limits<float>::infinity(), sum = 0;
-  for (int64_t j = begin; j < lo; j++) scores[j] = 0;
-  for (int64_t j = hi; j < end; j++) scores[j] = 0;
+// Rows of scores become rows of weights: f32 in place, or bf16 beside them where products are of bf16, so that packing only moves them.
+DType weights_dtype(const Geometry& g) { return g.form == Form::pairs ? DType::bf16 : DType::f32; }
+
+float max_of(const float* __restrict x, int64_t n) {
+  float max = -std::numeric_limits<float>::infinity();
 #pragma omp simd reduction(max : max)
-  for (int64_t j = lo; j < hi; j++) {
-    scores[j] *= scale;
-    max = scores[j] > max ? scores[j] : max;
+  for (int64_t i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
+  return max;
+}
+
+#if defined(__AVX512F__)
+// exp_f32's polynomial with the power of two in one instruction.
+inline __m512 exp_lanes(__m512 x) {
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x));
+  __m512 q = _mm512_fmadd_ps(_mm512_set1_ps(0.0013814538f), r, _mm512_set1_ps(0.008368745f));
+  q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0.04166839f));
+  q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0.16666521f));
+  q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0.49999994f));
+  const __m512 e = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(q, r), r, r), _mm512_set1_ps(1.f));
+  return _mm512_scalef_ps(e, n);
+}
+
+// Runs step(j, seen, inside) over [begin, end) in steps of 16: which lanes are in [lo, hi), and which in front of `end`. Nearly all are whole.
+template <class Step>
+inline void each_lanes(int64_t begin, int64_t lo, int64_t hi, int64_t end, const Step& step) {
+  for (int64_t j = begin; j < end; j += 16) {
+    if (j >= lo && j + 16 <= hi) step(j, __mmask16{0xffff}, __mmask16{0xffff});
+    else step(j, static_cast<__mmask16>(first(hi - j) & ~first(lo - j)), first(end - j));
   }
+}
+
+inline void store_lanes(const Tensor& t, int64_t at, __mmask16 mask, __m512 x) {
+  if (t.dtype == DType::bf16) _mm256_mask_storeu_epi16(half_at(t, at), mask, round_lanes(x));
+  else _mm512_mask_storeu_ps(f32_at(t, at), mask, x);
+}
+#endif
+
+// Weights exp(scale · score − shift) of [lo, hi), 0 in the rest of [begin, end), into element `at` + j of `weights`; returns their sum.
+float weights_row(const float* scores, float scale, float shift, int64_t begin, int64_t lo, int64_t hi, int64_t end, const Tensor& weights,
+                  int64_t at) {
+#if defined(__AVX512F__)
+  __m512 sum = _mm512_setzero_ps();
+  each_lanes(begin, lo, hi, end, [&](int64_t j, __mmask16 seen, __mmask16 inside) {
+    const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + j), _mm512_set1_ps(scale), _mm512_set1_ps(shift));
+    const __m512 p = _mm512_maskz_mov_ps(seen, exp_lanes(x));
+    sum = _mm512_add_ps(sum, p);
+    store_lanes(weights, at + j, inside, p);
+  });
+  return _mm512_reduce_add_ps(sum);
+#else
+  float* p = f32_at(weights, at);
+  float sum = 0;
+  for (int64_t j = begin; j < lo; j++) p[j] = 0;
+  for (int64_t j = hi; j < end; j++) p[j] = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t j = lo; j < hi; j++) {
-    scores[j] = exp_f32(scores[j] - max);
-    sum += scores[j];
+    p[j] = exp_f32(scores[j] * scale - shift);
+    sum += p[j];
   }
-  return {max, sum};
+  return sum;
+#endif
+}
+
+// sums [kRows][padded] = weights · values over the keys from `begin` to `end`, span by span, each row times its factor.
+template <bool Pairs>
+void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Packed& values, int64_t begin, int64_t end, const float* factors,
+           float* out) {
+  for (int64_t d = 0; d < g.width; d += kColumns) {
+    Lanes sums[kRows][2];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; r++) sums[r][0] = sums[r][1] = Lanes{};
+    const uint32_t* panel = weights;
+    for (int64_t key = begin; key < end; key += kSpan, panel += kRows * g.span_steps())
+      multiply<Pairs, kRows, 2>(panel, values.columns(t, key, d), steps_of(g.form, std::min(kSpan, end - key)), sums);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; r++)
+      for (int v = 0; v < 2; v++) {
+        const Lanes scaled = sums[r][v] * factors[r];
+        std::memcpy(out + r * g.padded + d + v * kLanes, &scaled, sizeof scaled);
+      }
+  }
 }
 
 void forward(const Geometry& g, const Task& t, const Call& call, const Packed& keys, const Packed& values, Pool& pool, int thread) {
@@ -183,15 +246,17 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
   const auto carve = [&](char* base) {
     Carver c{base};
     struct {
-      float *rows, *scores, *sums;
+      float *rows, *scores, *halves, *sums;
       uint32_t *queries, *weights;
       char* end;
-    } s{c.take<float>(kRows * g.width), c.take<float>(kRows * stride), c.take<float>(kRows * g.padded),
-        c.take<uint32_t>(kRows * g.steps()), c.take<uint32_t>(kRows * g.span_steps()), nullptr};
+    } s{c.take<float>(kRows * g.width), c.take<float>(kRows * stride), c.take<float>(kRows * stride / 2), c.take<float>(kRows * g.padded),
+        c.take<uint32_t>(kRows * g.steps()), c.take<uint32_t>(kRows * g.span_steps() * (stride / kSpan)), nullptr};
     s.end = c.next;
     return s;
   };
   const auto s = carve(static_cast<char*>(pool.scratch(thread, 1, carve(nullptr).end - static_cast<char*>(nullptr))));
+  const DType dtype = weights_dtype(g);
+  const Tensor weights{dtype == DType::f32 ? s.scores : s.halves, dtype, 2, {kRows, stride}};
   for (int64_t row = t.begin; row < t.end; row += kRows) {
     const int64_t n = std::min<int64_t>(kRows, t.end - row);
     const int64_t begin = g.first_key(t, row) / kSpan * kSpan, end = g.last_key(t, row + n - 1);
@@ -199,23 +264,20 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
     pack_panel({&q, true, g.width}, n, kRows, g.width, g.form, s.queries);
     for (int64_t key = begin; key < end; key += kColumns)
       tile<false, kRows, 2>(g.form, s.queries, keys.keys(t, key), g.steps(), s.scores + key, stride);
-    float inverse[kRows];
+    float inverse[kRows] = {};
     for (int64_t r = 0; r < n; r++) {
       const int64_t lo = g.first_key(t, row + r), hi = g.last_key(t, row + r);
-      const auto [max, sum] = softmax_row(s.scores + r * stride, g.scale, begin, lo, hi, end);
-      *f32_at(call.outputs[o_lse], g.query_row(t, row + r)) = max + std::log(sum);
+      const float* scores = s.scores + r * stride;
+      const float shift = g.scale * max_of(scores + lo, hi - lo);
+      const float sum = weights_row(scores, g.scale, shift, begin, lo, hi, end, weights, r * stride);
+      *f32_at(call.outputs[o_lse], g.query_row(t, row + r)) = shift + std::log(sum);
       inverse[r] = 1.f / sum;
     }
-    std::fill_n(s.sums, kRows * g.padded, 0.f);
-    const Tensor scores = matrix(s.scores, kRows, stride);
-    for (int64_t key = begin; key < end; key += kSpan) {
-      const int64_t count = std::min(kSpan, end - key);
-      pack_panel({&scores, true, stride, 0, key}, n, kRows, count, g.form, s.weights);
-      for (int64_t d = 0; d < g.width; d += kColumns)
-        tile<true, kRows, 2>(g.form, s.weights, values.columns(t, key, d), steps_of(g.form, count), s.sums + d, g.padded);
-    }
-    for (int64_t r = 0; r < n; r++)
-      for (int64_t d = 0; d < g.width; d++) s.sums[r * g.padded + d] *= inverse[r];
+    uint32_t* panel = s.weights;
+    for (int64_t key = begin; key < end; key += kSpan, panel += kRows * g.span_steps())
+      pack_panel({&weights, true, stride, 0, key}, n, kRows, std::min(kSpan, end - key), g.form, panel);
+    if (kHasPairs && g.form == Form::pairs) weigh<kHasPairs>(g, t, s.weights, values, begin, end, inverse, s.sums);
+    else weigh<false>(g, t, s.weights, values, begin, end, inverse, s.sums);
     store_rows(g, t, call.outputs[o_out], row, n, s.sums);
   }
 }
@@ -225,10 +287,17 @@ struct Block {
   float *q, *dout, *out;          // rows as they are stored
   uint32_t *q_tiles, *dout_tiles; // panels of kRows rows over the width
   uint32_t *q_depth, *dout_depth; // panels of kColumns numbers of the width over the rows
-  float *p, *ds;                  // [kSpan rows][kSpan keys]
+  float *p, *ds;                  // [kSpan rows][kSpan keys]: scores and dout·v
+  float *p_halves, *ds_halves;    // the weights and their gradients, where they are bf16
   float* dq;                      // [kSpan][padded]
   uint32_t* panel;
   float lse[kSpan], delta[kSpan];
+
+  Tensor weights(const Geometry& g) const { return square(g, p, p_halves); }
+  Tensor gradients(const Geometry& g) const { return square(g, ds, ds_halves); }
+  static Tensor square(const Geometry& g, float* floats, float* halves) {
+    return {weights_dtype(g) == DType::f32 ? floats : halves, weights_dtype(g), 2, {kSpan, kSpan}};
+  }
 
   char* carve(const Geometry& g, char* base) {
     Carver c{base};
@@ -236,6 +305,7 @@ struct Block {
     for (uint32_t** tiles : {&q_tiles, &dout_tiles}) *tiles = c.take<uint32_t>(kSpan * g.steps());
     for (uint32_t** depth : {&q_depth, &dout_depth}) *depth = c.take<uint32_t>(g.padded * g.span_steps());
     for (float** square : {&p, &ds}) *square = c.take<float>(kSpan * kSpan);
+    for (float** square : {&p_halves, &ds_halves}) *square = c.take<float>(kSpan * kSpan / 2);
     dq = c.take<float>(kSpan * g.padded);
     panel = c.take<uint32_t>(kRows * g.span_steps());
     return c.next;
@@ -268,46 +338,61 @@ void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row,
   std::fill_n(b.dq, kSpan * g.padded, 0.f);
 }
 
+// A row of weights p = exp(scale · score − lse) and of gradients ds = scale · p · (dout·v − delta) in [lo, hi), 0 in the rest of [0, count).
+void gradients_row(const float* scores, const float* dp, float scale, float lse, float delta, int64_t lo, int64_t hi, int64_t count,
+                   const Tensor& p, const Tensor& ds, int64_t at) {
+#if defined(__AVX512F__)
+  each_lanes(0, lo, hi, count, [&](int64_t j, __mmask16 seen, __mmask16 inside) {
+    const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + j), _mm512_set1_ps(scale), _mm512_set1_ps(lse));
+    const __m512 weight = _mm512_maskz_mov_ps(seen, exp_lanes(x));
+    const __m512 slope = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(seen, dp + j), _mm512_set1_ps(delta)), _mm512_set1_ps(scale));
+    store_lanes(p, at + j, inside, weight);
+    store_lanes(ds, at + j, inside, _mm512_mul_ps(weight, slope));
+  });
+#else
+  float *to = f32_at(p, at), *slope = f32_at(ds, at);
+  for (float* row : {to, slope}) {
+    std::fill_n(row, lo, 0.f);
+    std::fill(row + hi, row + count, 0.f);
+  }
+#pragma omp simd
+  for (int64_t j = lo; j < hi; j++) {
+    to[j] = exp_f32(scores[j] * scale - lse);
+    slope[j] = to[j] * (dp[j] - delta) * scale;
+  }
+#endif
+}
+
 // p and ds of one tile of rows against the span at `key`, and their part of dq. Returns whether the tile sees the span at all.
 bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const Packed& values, const Packed& depth, int64_t row, int64_t r,
                    int64_t n, int64_t key, int64_t count, Block& b) {
   const int64_t end = std::min(count, g.last_key(t, row + r + n - 1) - key);
-  float *p = b.p + r * kSpan, *ds = b.ds + r * kSpan;
+  const Tensor weights = b.weights(g), gradients = b.gradients(g);
   if (end <= 0 || g.first_key(t, row + r) >= key + count) {
-    std::fill_n(p, n * kSpan, 0.f);
-    std::fill_n(ds, n * kSpan, 0.f);
+    const int64_t width = bytes_per_element(weights.dtype);
+    for (const Tensor& square : {weights, gradients}) std::memset(static_cast<char*>(square.data) + r * kSpan * width, 0, n * kSpan * width);
     return false;
   }
+  float *p = b.p + r * kSpan, *ds = b.ds + r * kSpan;
   for (int64_t i = 0; i < end; i += kColumns) {
     tile<false, kRows, 2>(g.form, b.q_tiles + r * g.steps(), keys.keys(t, key + i), g.steps(), p + i, kSpan);
     tile<false, kRows, 2>(g.form, b.dout_tiles + r * g.steps(), values.keys(t, key + i), g.steps(), ds + i, kSpan);
   }
-  for (int64_t i = 0; i < n; i++, p += kSpan, ds += kSpan) {
+  for (int64_t i = 0; i < n; i++) {
     const int64_t lo = std::clamp<int64_t>(g.first_key(t, row + r + i) - key, 0, count);
     const int64_t hi = std::clamp<int64_t>(g.last_key(t, row + r + i) - key, lo, count);
-    const float lse = b.lse[r + i], delta = b.delta[r + i], scale = g.scale;
-    std::fill_n(p, lo, 0.f);
-    std::fill_n(ds, lo, 0.f);
-    std::fill(p + hi, p + count, 0.f);
-    std::fill(ds + hi, ds + count, 0.f);
-#pragma omp simd
-    for (int64_t j = lo; j < hi; j++) {
-      p[j] = exp_f32(p[j] * scale - lse);
-      ds[j] = p[j] * (ds[j] - delta) * scale;
-    }
+    gradients_row(p + i * kSpan, ds + i * kSpan, g.scale, b.lse[r + i], b.delta[r + i], lo, hi, count, weights, gradients, (r + i) * kSpan);
   }
-  const Tensor square = matrix(b.ds, kSpan, kSpan);
-  pack_panel({&square, true, kSpan, r}, n, kRows, end, g.form, b.panel);
+  pack_panel({&gradients, true, kSpan, r}, n, kRows, end, g.form, b.panel);
   for (int64_t d = 0; d < g.width; d += kColumns)
     tile<true, kRows, 2>(g.form, b.panel, depth.columns(t, key, d), steps_of(g.form, end), b.dq + r * g.padded + d, g.padded);
   return true;
 }
 
 // out [count keys][padded] += squareᵀ · x, with x packed over the block's n rows.
-void add_transposed(const Geometry& g, float* square, const uint32_t* depth, int64_t n, int64_t count, Block& b, float* out) {
-  const Tensor s = matrix(square, kSpan, kSpan);
+void add_transposed(const Geometry& g, const Tensor& square, const uint32_t* depth, int64_t n, int64_t count, Block& b, float* out) {
   for (int64_t i = 0; i < count; i += kRows) {
-    pack_panel({&s, false, kSpan, i}, std::min<int64_t>(kRows, count - i), kRows, n, g.form, b.panel);
+    pack_panel({&square, false, kSpan, i}, std::min<int64_t>(kRows, count - i), kRows, n, g.form, b.panel);
     for (int64_t d = 0; d < g.width; d += kColumns)
       tile<true, kRows, 2>(g.form, b.panel, depth + d * g.span_steps(), steps_of(g.form, n), out + i * g.padded + d, g.padded);
   }
@@ -330,8 +415,9 @@ void backward(const Geometry& g, const Task& t, const Call& call, const Packed& 
       for (int64_t r = 0; r < n; r += kRows)
         seen |= backward_tile(g, t, keys, values, depth, row, r, std::min<int64_t>(kRows, n - r), key, count, b);
       if (!seen) continue;
-      add_transposed(g, b.p, b.dout_depth, n, count, b, t.dv + key * g.padded);
-      add_transposed(g, b.ds, b.q_depth, n, count, b, t.dk + key * g.padded);
+      const int64_t visible = std::min(count, end - key);
+      add_transposed(g, b.weights(g), b.dout_depth, n, visible, b, t.dv + key * g.padded);
+      add_transposed(g, b.gradients(g), b.q_depth, n, visible, b, t.dk + key * g.padded);
     }
     store_rows(g, t, call.outputs[attention_backward_op::o_dq], row, n, b.dq);
   }
