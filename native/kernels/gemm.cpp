@@ -42,7 +42,6 @@ struct Product {
   const Tensor* addend = nullptr;  // laid out like out, or out itself
   int64_t row_stride, column_stride = 1;  // of out
   const Branch* branch = nullptr;
-
 };
 
 // Brings `columns` sums of one row home: alpha, addend, rounding.

@@ -49,6 +49,7 @@ export async function trainStep(
       place: `step ${optimizer.steps + 1}`,
       mend: 'check the data set’s roles and lengths',
     });
+  backend.mark?.('forward');
   const gradients = new Gradients();
   const sums = [zeros(backend, [1], 'f32', 'workspace'), zeros(backend, [1], 'f32', 'workspace')];
   const [lossSum, squares] = sums;

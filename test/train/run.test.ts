@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openAdapter } from '../../src/adapters/folder.js';
 import { openCpuBackend } from '../../src/backends/cpu/index.js';
-import type { Backend } from '../../src/core/backend.js';
+import type { Backend, Span } from '../../src/core/backend.js';
 import { readRows } from '../../src/data/rows.js';
 import type { ModelSource } from '../../src/io/model-source.js';
 import { localFolder } from '../../src/io/node/folder.js';
@@ -156,6 +156,20 @@ describe('a run', () => {
   test('gradient checkpointing changes no bit', async () => {
     await run('checkpointed', ['gradient_checkpointing=true']);
     expect(adapterBytes('checkpointed').equals(adapterBytes('plain'))).toBe(true);
+  });
+
+  test('a profile shows every op of one step, in its phases', async () => {
+    const profiles: [number, readonly Span[]][] = [];
+    const onProfile = async (step: number, spans: readonly Span[]) => void profiles.push([step, spans]);
+    await run('profiled', ['max_steps=4'], { onProfile });
+    expect(profiles.map(([step]) => step)).toEqual([3]);
+    const [[, spans]] = profiles;
+    expect([...new Set(spans.map(({ phase }) => phase))]).toEqual(['forward', 'loss', 'backward', 'update']);
+    expect(spans.filter(({ op }) => op === 'loraLinearBackward').length).toBeGreaterThan(0);
+    expect(spans.filter(({ op }) => op === 'adamw')).toHaveLength(spans.filter(({ op }) => op === 'sumSquares').length);
+    expect(spans.every(({ start, end }, i) => end >= start && (i === 0 || start >= spans[i - 1].end))).toBe(true);
+    await run('not-profiled', ['max_steps=4']);
+    expect(adapterBytes('profiled').equals(adapterBytes('not-profiled'))).toBe(true);
   });
 
   test('dropout matters', async () => {
