@@ -10,6 +10,10 @@ import { interruptedExitCode } from './interrupt.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
 
+// A reader that has seen enough, such as `head`, ends a command that prints; it does not end a training run whose progress it read.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
+process.stderr.on('error', () => {});
+
 const program = new Command('lowrank')
   .description('Fine-tunes large language models: LoRA from one recipe.')
   .version(version)

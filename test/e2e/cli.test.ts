@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -29,6 +30,29 @@ beforeAll(async () => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 describe('the way of a user', () => {
+  test('a reader that has seen enough ends a command quietly', () => {
+    const { stdout, stderr } = spawnSync('sh', ['-c', 'node dist/cli/main.js train --help | head -n 1'], { encoding: 'utf8' });
+    expect([stdout, stderr]).toEqual(['Usage: lowrank train [options] <recipe> [key=value...]\n', '']);
+  });
+
+  test('a profile of one step is a Chrome trace', async () => {
+    const trained = await lowrank(['train', recipe('profiled', 'max_steps: 3'), '--profile', at('trace.json')]);
+    expect(trained).toMatchObject({ code: 0 });
+    expect(trained.err).toContain(`step 3 in ${at('trace.json')}`);
+    const { traceEvents } = JSON.parse(readFileSync(at('trace.json'), 'utf8')) as { traceEvents: { name: string; tid: number }[] };
+    expect(traceEvents.filter(({ tid }) => tid === 0).map(({ name }) => name)).toEqual([
+      'thread_name',
+      'forward',
+      'loss',
+      'backward',
+      'update',
+    ]);
+    const refused = await lowrank(['train', recipe('refused-profile'), '--device', 'reference', '--profile', at('none.json')]);
+    expect(refused.code).toBe(1);
+    expect(refused.err).toMatch(/keeps no profile/);
+    expect(existsSync(at('none.json'))).toBe(false);
+  });
+
   test('train, eval, generate, merge, generate with the merged model', async () => {
     const path = recipe('run', 'num_epochs: 2');
     const trained = await lowrank(['train', path, '--json']);
