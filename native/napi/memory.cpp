@@ -20,7 +20,7 @@ namespace lowrank {
 namespace {
 
 // What may be held beyond the peak of live memory before cached blocks go back to the system.
-constexpr size_t kSlack = size_t{32} << 20;
+constexpr size_t kSlack = size_t{16} << 20;
 
 // Eight sizes per octave: at most an eighth of a block is wasted, and sizes that differ little share blocks.
 size_t capacity_for(size_t bytes) {
@@ -79,7 +79,7 @@ int32_t Memory::allocate(size_t bytes) {
 
 // Gives back cached blocks, the oldest first, so that what is held stays near the peak of what was in use at one time.
 void Memory::trim(size_t wanted) {
-  const size_t bound = peak_bytes_ + peak_bytes_ / 16 + kSlack;
+  const size_t bound = peak_bytes_ + peak_bytes_ / 32 + kSlack;
   while (!cached_.empty() && live_bytes_ + cached_bytes_ + wanted > bound) {
     const auto oldest = cached_.begin();
     std::erase(by_capacity_[oldest->block.capacity], oldest);
