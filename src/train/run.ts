@@ -176,10 +176,10 @@ class Run {
     const { text, onProfile } = this.inputs;
     const { backend } = text.model;
     const wanted = onProfile && step === Math.min(this.firstStep + 3, this.options.total_steps);
-    if (!wanted && debugLevel < 2) return run();
-    backend.startProfile?.();
+    if (!backend.startProfile || !backend.takeProfile || (!wanted && debugLevel < 2)) return run();
+    backend.startProfile();
     const result = await run();
-    const spans = (await backend.takeProfile?.()) ?? [];
+    const spans = await backend.takeProfile();
     debug(2, () => `step ${step}: ${opTimes(spans)}`);
     if (wanted) await onProfile(step, spans);
     return result;

@@ -9,8 +9,16 @@ const span = (op: Span['op'], phase: string, start: number, end: number, operand
   end,
   operands,
 });
-const [x, weight, A, B] = [[10, 6], [4, 6], [2, 6], [4, 2]]; // biome-ignore format: short
-const [y, h] = [[10, 4], [10, 2]]; // biome-ignore format: short
+const [x, weight, A, B] = [
+  [10, 6],
+  [4, 6],
+  [2, 6],
+  [4, 2],
+];
+const [y, h] = [
+  [10, 4],
+  [10, 2],
+];
 const spans = [
   span('gatherRows', 'forward', 0, 1, { x: [9, 6], rows: [10], out: x }),
   span('loraLinear', 'forward', 1, 3, { x, weight, A, B, y, h }),

@@ -101,7 +101,6 @@ function* dropout(): Generator<Case> {
     [5, 13],
     [67, 33],
   ]) {
-    // biome-ignore format: short
     const attributes = { p: 0.1, seed: 1234, stream: 0x3000_0005, step: 77 };
     yield call('dropoutMask', {}, { mask: result('i32', shape) }, attributes);
   }
@@ -118,7 +117,6 @@ function* dropout(): Generator<Case> {
       [7, 2050],
       [1100, 32],
     ]) {
-      // biome-ignore format: short
       const operands = { x: uniform(x, [T, N]), mask: bits(T, N) };
       yield call('dropout', operands, { out: result(out, [T, N]) }, { maskScale: 1 / 0.9 }, tolerances);
       if (x === out) yield call('dropout', operands, { out: result(out, [T, N]) }, { maskScale: 2 }, tolerances, { out: 'x' });

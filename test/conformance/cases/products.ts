@@ -74,7 +74,12 @@ const lowRanks: readonly [T: number, inputs: number, outputs: number, rank: numb
 ];
 
 function* lowRankProducts(): Generator<Case> {
-  const mixtures: Float[][] = [['f32', 'f32', 'f32'], ['bf16', 'bf16', 'f32'], ['bf16', 'f32', 'bf16'], ['f32', 'bf16', 'f32']]; // biome-ignore format: short
+  const mixtures: Float[][] = [
+    ['f32', 'f32', 'f32'],
+    ['bf16', 'bf16', 'f32'],
+    ['bf16', 'f32', 'bf16'],
+    ['f32', 'bf16', 'f32'],
+  ];
   for (const [x, weight, adapter] of mixtures) {
     for (const [i, [T, inputs, outputs, rank]] of lowRanks.entries()) {
       const mask = i % 3 === 1 || T > 100 ? bits(T, inputs) : undefined;
