@@ -38,6 +38,11 @@ enum class Op : int {
   sum_squares,
   argmax,
   adamw,
+  adamw8bit,
+  lion,
+  lion8bit,
+  sgd,
+  adafactor,
   count
 };
 
@@ -198,6 +203,31 @@ enum In { i_gradient };
 enum Out { o_parameter, o_m, o_v };
 enum Attribute { a_lr, a_beta1, a_beta2, a_eps, a_weight_decay, a_step, a_gradient_scale };
 }  // namespace adamw_op
+namespace adamw8bit_op {
+enum In { i_gradient, i_values_m, i_codes_m, i_values_v, i_codes_v };
+enum Out { o_parameter, o_m, o_absmax_m, o_v, o_absmax_v };
+enum Attribute { a_lr, a_beta1, a_beta2, a_eps, a_weight_decay, a_step, a_gradient_scale };
+}  // namespace adamw8bit_op
+namespace lion_op {
+enum In { i_gradient };
+enum Out { o_parameter, o_m };
+enum Attribute { a_lr, a_beta1, a_beta2, a_weight_decay, a_gradient_scale };
+}  // namespace lion_op
+namespace lion8bit_op {
+enum In { i_gradient, i_values, i_codes };
+enum Out { o_parameter, o_m, o_absmax };
+enum Attribute { a_lr, a_beta1, a_beta2, a_weight_decay, a_gradient_scale };
+}  // namespace lion8bit_op
+namespace sgd_op {
+enum In { i_gradient };
+enum Out { o_parameter };
+enum Attribute { a_lr, a_weight_decay, a_gradient_scale };
+}  // namespace sgd_op
+namespace adafactor_op {
+enum In { i_gradient };
+enum Out { o_parameter, o_row, o_column, o_v };
+enum Attribute { a_lr, a_beta2, a_eps, a_clip_threshold, a_weight_decay, a_gradient_scale };
+}  // namespace adafactor_op
 
 struct OpInfo {
   const char* name;
@@ -238,6 +268,11 @@ inline constexpr OpInfo op_infos[] = {
     {"sumSquares", 1, 1, 0},
     {"argmax", 1, 1, 0},
     {"adamw", 1, 3, 7},
+    {"adamw8bit", 5, 5, 7},
+    {"lion", 1, 2, 5},
+    {"lion8bit", 3, 3, 5},
+    {"sgd", 1, 1, 3},
+    {"adafactor", 1, 4, 6},
 };
 
 }  // namespace lowrank

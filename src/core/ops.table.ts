@@ -141,6 +141,44 @@ export const opTable = {
     outputs: ['parameter+', 'm+', 'v+'],
     attributes: ['lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'step', 'gradientScale'],
   },
+  /**
+   * AdamW with states of 8 bits in blocks of 256 elements (Dettmers et al. 2022, §2), the states bit for bit as bitsandbytes computes them on
+   * a processor with PyTorch's vector instructions. n = parameter's elements; gradient, parameter f32; m, v u8, as many as n; absmaxM,
+   * absmaxV f32 [⌈n/256⌉]; valuesM, valuesV f32 [256] ascending in [−1, 1]; codesM, codesV u8 [65536] (src/quant/dynamic-map.ts makes them).
+   * With fma(x, y, z) = x·y + z rounded once and every other step rounded to f32: g = gradientScale·gradient;
+   * m̂ = fma(g, 1−beta1, beta1·(valuesM[m]·absmaxM[⌊i/256⌋])); v̂ = fma((1−beta2)·g, g, beta2·(valuesV[v]·absmaxV[⌊i/256⌋]));
+   * parameter = (1 − lr·weightDecay)·parameter − lr/(1−beta1^step) · m̂ / (√v̂/√(1−beta2^step) + eps). Then a block's absmax is its largest |m̂|
+   * and m = codesM[⌊fma(½·(m̂·(1/absmax) clamped to [−1, 1] + 1), 65535, ½)⌋], or 0 in a block of zeros; v likewise. step counts from 1.
+   */
+  adamw8bit: {
+    inputs: ['gradient', 'valuesM', 'codesM', 'valuesV', 'codesV'],
+    outputs: ['parameter+', 'm+', 'absmaxM+', 'v+', 'absmaxV+'],
+    attributes: ['lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'step', 'gradientScale'],
+  },
+  /**
+   * Lion (Chen et al. 2023, algorithm 2), all f32: g = gradientScale·gradient; parameter = (1 − lr·weightDecay)·parameter −
+   * lr·sign(beta1·m + (1−beta1)·g); m = beta2·m + (1−beta2)·g.
+   */
+  lion: { inputs: ['gradient'], outputs: ['parameter+', 'm+'], attributes: ['lr', 'beta1', 'beta2', 'weightDecay', 'gradientScale'] },
+  /** lion with m in 8 bits as in adamw8bit: m̂ = fma(g, 1−beta2, beta2·(values[m]·absmax[⌊i/256⌋])). */
+  lion8bit: {
+    inputs: ['gradient', 'values', 'codes'],
+    outputs: ['parameter+', 'm+', 'absmax+'],
+    attributes: ['lr', 'beta1', 'beta2', 'weightDecay', 'gradientScale'],
+  },
+  /** Gradient descent, all f32: parameter −= lr·(gradientScale·gradient + weightDecay·parameter). */
+  sgd: { inputs: ['gradient'], outputs: ['parameter+'], attributes: ['lr', 'weightDecay', 'gradientScale'] },
+  /**
+   * Adafactor (Shazeer & Stern 2018, algorithms 4 and 5) with a given learning rate and no first moment, all f32: g = gradientScale·gradient,
+   * s = g² + eps. A matrix [R,C] keeps row [R] = beta2·row + (1−beta2)·mean_C(s) and column [C] = beta2·column + (1−beta2)·mean_R(s), and
+   * u = g / √(row/mean(row)) / √column; any other parameter keeps v = beta2·v + (1−beta2)·s, of its shape, and u = g/√v. Then
+   * parameter = (1 − lr·weightDecay)·parameter − lr·u / max(1, rms(u)/clipThreshold).
+   */
+  adafactor: {
+    inputs: ['gradient'],
+    outputs: ['parameter+', 'row?+', 'column?+', 'v?+'],
+    attributes: ['lr', 'beta2', 'eps', 'clipThreshold', 'weightDecay', 'gradientScale'],
+  },
 } as const satisfies Record<string, OpDeclaration>;
 
 export interface OpDeclaration {
