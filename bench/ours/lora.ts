@@ -4,7 +4,7 @@ import { parseLoraConfig } from '#lowrank/adapters/config.js';
 import { LoraAdapter } from '#lowrank/adapters/lora.js';
 import { openCpuBackend } from '#lowrank/backends/cpu/index.js';
 import { loadModel } from '#lowrank/models/load.js';
-import { AdamW } from '#lowrank/optim/adamw.js';
+import { createOptimizer } from '#lowrank/optim/optimizer.js';
 import { type LabelledTokens, trainStep } from '#lowrank/train/step.js';
 import { serve } from '../contender.js';
 import { peakRssGb } from '../machine.js';
@@ -18,7 +18,12 @@ const { model } = await loadModel(source, backend, { precision });
 const config = { r: 16, lora_alpha: 32, lora_dropout: run.dropout ?? 0, target_modules: 'all-linear' };
 const adapter = await LoraAdapter.create(model, parseLoraConfig(config, 'bench'), 1);
 const parameters = adapter.parameters();
-const optimizer = new AdamW(parameters, { adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, weight_decay: 0.01 });
+const optimizer = createOptimizer('adamw_torch', parameters, {
+  adam_beta1: 0.9,
+  adam_beta2: 0.999,
+  adam_epsilon: 1e-8,
+  weight_decay: 0.01,
+});
 const options = { learning_rate: 1e-4, max_grad_norm: 0, gradient_checkpointing: run.checkpointing ?? false, seed: 1 };
 
 /** Sequences end to end; the labels are shifted to the position that predicts them. */

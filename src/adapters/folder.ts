@@ -43,16 +43,28 @@ export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ ad
   }
 }
 
-/** Writes device tensors, f32, into one safetensors file. */
+/** Writes device tensors, f32 or u8, into one safetensors file. */
 export async function saveTensors(
   folder: Folder,
   name: string,
   tensors: ReadonlyMap<string, Tensor>,
   metadata: Record<string, string> = {},
 ): Promise<void> {
-  const entries = [...tensors].map(([key, tensor]) => ({ name: key, dtype: 'F32', shape: tensor.shape, data: () => tensor.read() }));
+  const entries = [...tensors].map(([key, tensor]) => ({
+    name: key,
+    dtype: storedType(tensor),
+    shape: tensor.shape,
+    data: () => tensor.read(),
+  }));
   // `format` is what transformers and PEFT look for.
   await folder.write(name, encodeSafetensors(entries, { format: 'pt', ...metadata }));
+}
+
+/** How a tensor's dtype is called in a file. */
+function storedType(tensor: Tensor): string {
+  if (tensor.dtype === 'f32') return 'F32';
+  if (tensor.dtype === 'u8') return 'U8';
+  throw new LowrankError(`a tensor of ${tensor.dtype}`, { place: 'saveTensors', expected: 'f32 or u8' });
 }
 
 /** Fills device tensors from a file that `saveTensors` wrote. */

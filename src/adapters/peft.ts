@@ -70,7 +70,7 @@ export async function loadAdapter(model: CausalLM, configJson: unknown, checkpoi
   }
 }
 
-/** Writes a file's tensors into device tensors of the same names and shapes, f32; both sides must match exactly. */
+/** Writes a file's tensors into device tensors of the same names and shapes, f32 or u8 (codes, which a file holds as U8); both sides must match exactly. */
 export async function fillParameters(parameters: ReadonlyMap<string, Tensor>, checkpoint: Checkpoint, place: string): Promise<void> {
   const missing = [...parameters.keys()].filter((name) => !checkpoint.tensors.has(name));
   const unexpected = [...checkpoint.tensors.keys()].filter((name) => !parameters.has(name));
@@ -95,5 +95,12 @@ export async function fillParameters(parameters: ReadonlyMap<string, Tensor>, ch
       });
     }
   }
-  for (const [name, tensor] of parameters) tensor.write(await checkpoint.tensors.get(name)!.readAs('f32'));
+  for (const [name, tensor] of parameters) {
+    const stored = checkpoint.tensors.get(name)!;
+    if ((tensor.dtype === 'u8') !== (stored.dtype === 'U8')) {
+      const expected = tensor.dtype === 'u8' ? 'U8' : 'a float dtype';
+      throw new LowrankError(`tensor "${name}" is ${stored.dtype}`, { place, expected, mend: 'use a file that was not changed' });
+    }
+    tensor.write(tensor.dtype === 'u8' ? await stored.read() : await stored.readAs('f32'));
+  }
 }

@@ -2,7 +2,7 @@ import { openAdapter, restoreTensors, saveAdapter, saveTensors } from '../adapte
 import type { LoraAdapter } from '../adapters/lora.js';
 import type { Folder } from '../io/folder.js';
 import type { CausalLM } from '../nn/model.js';
-import type { AdamW } from '../optim/adamw.js';
+import type { Optimizer } from '../optim/optimizer.js';
 import { LowrankError } from '../util/errors.js';
 import { isObject, parseJson } from '../util/json.js';
 import type { Recipe } from './recipe.js';
@@ -25,7 +25,7 @@ export interface RunIdentity {
 export async function saveCheckpoint(
   folder: Folder,
   adapter: LoraAdapter,
-  optimizer: AdamW,
+  optimizer: Optimizer,
   identity: RunIdentity,
   keep: number,
 ): Promise<string> {
@@ -95,7 +95,7 @@ export async function openCheckpoint(
 }
 
 /** Fills the optimizer of a run that goes on. */
-export async function restoreOptimizer(folder: Folder, optimizer: AdamW, step: number): Promise<void> {
+export async function restoreOptimizer(folder: Folder, optimizer: Optimizer, step: number): Promise<void> {
   await restoreTensors(folder, optimizerFile, optimizer.tensors());
   optimizer.steps = step;
 }

@@ -1,10 +1,11 @@
 import type { Tensor } from '../core/tensor.js';
 import type { CausalLM } from '../nn/model.js';
-import { AdamW, type AdamWOptions } from '../optim/adamw.js';
+import type { OptimizerOptions } from '../optim/algorithm.js';
+import { createOptimizer, type Optimizer, type OptimizerName } from '../optim/optimizer.js';
 import { learningRate, type ScheduleOptions } from '../optim/schedule.js';
 import { type LabelledTokens, type StepOptions, type StepResult, trainStep } from './step.js';
 
-export interface LoopOptions extends AdamWOptions, ScheduleOptions, Omit<StepOptions, 'learning_rate'> {
+export interface LoopOptions extends OptimizerOptions, ScheduleOptions, Omit<StepOptions, 'learning_rate'> {
   /** Optimizer steps of one epoch; `steps(epoch)` returns as many. */
   steps_per_epoch: number;
 }
@@ -28,7 +29,7 @@ export interface Trainable {
   model: CausalLM;
   /** What is trained, by name. */
   parameters: ReadonlyMap<string, Tensor>;
-  optimizer: AdamW;
+  optimizer: Optimizer;
 }
 
 export interface LoopHooks {
@@ -40,8 +41,12 @@ export interface LoopHooks {
 }
 
 /** Creates the optimizer of a training run. */
-export function createTrainable(model: CausalLM, parameters: ReadonlyMap<string, Tensor>, options: AdamWOptions): Trainable {
-  return { model, parameters, optimizer: new AdamW(parameters, options) };
+export function createTrainable(
+  model: CausalLM,
+  parameters: ReadonlyMap<string, Tensor>,
+  options: OptimizerOptions & { optimizer?: OptimizerName },
+): Trainable {
+  return { model, parameters, optimizer: createOptimizer(options.optimizer ?? 'adamw_torch', parameters, options) };
 }
 
 /**

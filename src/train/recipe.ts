@@ -1,6 +1,7 @@
 import { type Document, isMap, isScalar, LineCounter, type Node, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { LoraConfig } from '../adapters/config.js';
+import { type OptimizerName, optimizers } from '../optim/optimizer.js';
 import { schedulers } from '../optim/schedule.js';
 import { LowrankError, nearest } from '../util/errors.js';
 
@@ -82,11 +83,14 @@ export const Recipe = z.strictObject({
   cosine_min_lr_ratio: z.number().min(0).max(1).default(0),
   warmup_ratio: z.number().min(0).max(1).default(0).describe('share of the steps'),
   warmup_steps: count.min(0).optional().describe('instead of warmup_ratio'),
-  optimizer: z.enum(['adamw_torch', 'adamw_torch_fused']).default('adamw_torch'),
+  optimizer: z
+    .enum(Object.keys(optimizers) as [OptimizerName, ...OptimizerName[]])
+    .default('adamw_torch')
+    .describe('adamw_torch_8bit is adamw_bnb_8bit: bitsandbytes’ codes'),
   weight_decay: z.number().min(0).default(0),
   max_grad_norm: z.number().min(0).default(1).describe('0 for no clipping'),
   adam_beta1: z.number().min(0).lt(1).default(0.9),
-  adam_beta2: z.number().min(0).lt(1).default(0.999),
+  adam_beta2: z.number().min(0).lt(1).default(0.999).describe('adam_beta1 and adam_beta2 are Lion’s betas, too'),
   adam_epsilon: z.number().positive().default(1e-8),
   gradient_checkpointing: z.boolean().default(false).describe('keep only each layer’s input: less memory, a third slower'),
 

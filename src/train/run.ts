@@ -5,7 +5,7 @@ import type { MemoryUse, Span } from '../core/backend.js';
 import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import type { TextModel } from '../models/text-model.js';
-import { AdamW } from '../optim/adamw.js';
+import { createOptimizer, type Optimizer } from '../optim/optimizer.js';
 import { debug, debugLevel } from '../util/debug.js';
 import { LowrankError } from '../util/errors.js';
 import { listCheckpoints, openCheckpoint, type RunIdentity, restoreOptimizer, saveCheckpoint } from './checkpoint.js';
@@ -74,7 +74,7 @@ export async function train(inputs: TrainInputs): Promise<{ adapter: LoraAdapter
   const { recipe, source, text, data } = inputs;
   const identity: RunIdentity = { recipe, data: await fingerprint(data), base: { name: source.name, identity: source.identity } };
   const { adapter, step } = await beginAdapter(inputs, identity);
-  const optimizer = new AdamW(adapter.parameters(), recipe);
+  const optimizer = createOptimizer(recipe.optimizer, adapter.parameters(), recipe);
   try {
     if (inputs.resume) await restoreOptimizer(inputs.resume, optimizer, step);
     text.model.backend.resetPeak();
@@ -101,7 +101,7 @@ class Run {
   private readonly inputs: TrainInputs;
   private readonly identity: RunIdentity;
   private readonly adapter: LoraAdapter;
-  private readonly optimizer: AdamW;
+  private readonly optimizer: Optimizer;
   private readonly options: LoopOptions;
   private readonly saveEvery: number;
   private readonly evaluateEvery: number;
@@ -114,7 +114,7 @@ class Run {
   private stepSeconds = 0;
   private begun = 0;
 
-  constructor(inputs: TrainInputs, identity: RunIdentity, adapter: LoraAdapter, optimizer: AdamW) {
+  constructor(inputs: TrainInputs, identity: RunIdentity, adapter: LoraAdapter, optimizer: Optimizer) {
     const { recipe, data } = inputs;
     const { steps_per_epoch, total_steps } = countSteps(recipe, data);
     this.inputs = inputs;

@@ -5,7 +5,7 @@ import { fromArray, type Tensor, zeros } from '../core/tensor.js';
 import type { ForwardOptions, PackedTokens } from '../nn/context.js';
 import type { CausalLM } from '../nn/model.js';
 import { linearCrossEntropy } from '../ops/index.js';
-import type { AdamW } from '../optim/adamw.js';
+import type { Optimizer } from '../optim/optimizer.js';
 import { LowrankError } from '../util/errors.js';
 
 /** A packed sequence with the token to be predicted at each position, −100 where none is; what `data/batches.ts` makes. */
@@ -38,7 +38,7 @@ export interface StepResult {
 export async function trainStep(
   model: CausalLM,
   parameters: ReadonlyMap<string, Tensor>,
-  optimizer: AdamW,
+  optimizer: Optimizer,
   microBatches: readonly LabelledTokens[],
   options: StepOptions,
 ): Promise<StepResult> {

@@ -7,7 +7,7 @@ import { Random } from '../../src/util/philox.js';
 export interface Given {
   readonly dtype: DType;
   readonly shape: readonly number[];
-  readonly values?: Float32Array | Int32Array;
+  readonly values?: Float32Array | Int32Array | Uint8Array;
 }
 
 /**

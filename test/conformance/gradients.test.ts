@@ -23,7 +23,8 @@ interface Differentiable {
   backward?(parameters: Parameters, backend: Backend, gradients: Gradients): void;
 }
 
-const upload = (backend: Backend, { values, shape, dtype }: ReturnType<typeof given>) => fromArray(backend, values!, shape, dtype);
+const upload = (backend: Backend, { values, shape, dtype }: ReturnType<typeof given>) =>
+  fromArray(backend, values as Float32Array, shape, dtype);
 
 const segments = Int32Array.of(0, 3, 0, 3, 3, 4, 3, 4, 4, 9, 4, 9);
 const table = (backend: Backend, rows: Int32Array) => ({ table: fromArray(backend, rows, [rows.length / 4, 4]), rows });

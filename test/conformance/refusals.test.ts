@@ -14,6 +14,11 @@ const product = { transposeA: 0, transposeB: 1, alpha: 1, accumulate: 0 };
 const heads = { headDim: 4, scale: 1, window: 0 };
 const lowRank = { x: f32(2, 3), weight: f32(5, 3), A: f32(4, 3), B: f32(5, 4) };
 const adamw = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1, gradientScale: 1 };
+const bytes = (n: number) => result('u8', [n]);
+const lion = { lr: 1e-3, beta1: 0.9, beta2: 0.99 };
+const eightBit = { gradient: f32(257), values: f32(256), codes: bytes(65536) };
+const eightBitAdamw = { gradient: f32(2), valuesM: f32(256), codesM: bytes(65536), valuesV: f32(256), codesV: bytes(65536) };
+const adafactor = { lr: 1e-3, beta2: 0.5, eps: 1e-30, clipThreshold: 1, weightDecay: 0, gradientScale: 1 };
 
 function attention(...segments: number[]): Case {
   const operands = { q: f32(6, 8), k: f32(6, 4), v: f32(6, 4), segments: given('i32', [segments.length / 4, 4], segments) };
@@ -85,6 +90,30 @@ const refusals: readonly [reason: string, call: Case][] = [
   ],
   ['an index in f32', call('argmax', { x: f32(2, 3) }, { index: out(2) }, {})],
   ['states in bf16', call('adamw', { gradient: f32(2) }, { parameter: f32(2), m: bf16(2), v: f32(2) }, adamw)],
+  [
+    'one scale for two blocks',
+    call('lion8bit', eightBit, { parameter: f32(257), m: bytes(257), absmax: f32(1) }, { ...lion, weightDecay: 0, gradientScale: 1 }),
+  ],
+  [
+    'a map of fewer numbers',
+    call(
+      'lion8bit',
+      { ...eightBit, values: f32(255) },
+      { parameter: f32(257), m: bytes(257), absmax: f32(2) },
+      { ...lion, weightDecay: 0, gradientScale: 1 },
+    ),
+  ],
+  [
+    'a momentum of another size',
+    call('lion', { gradient: f32(2) }, { parameter: f32(2), m: f32(3) }, { ...lion, weightDecay: 0, gradientScale: 1 }),
+  ],
+  ['a gradient of another size', call('sgd', { gradient: f32(3) }, { parameter: f32(2) }, { lr: 1, weightDecay: 0, gradientScale: 1 })],
+  ['a matrix with the state of a vector', call('adafactor', { gradient: f32(2, 3) }, { parameter: f32(2, 3), v: f32(2, 3) }, adafactor)],
+  ['a vector without a state', call('adafactor', { gradient: f32(3) }, { parameter: f32(3) }, adafactor)],
+  [
+    'scales in bf16',
+    call('adamw8bit', eightBitAdamw, { parameter: f32(2), m: bytes(2), absmaxM: bf16(1), v: bytes(2), absmaxV: f32(1) }, adamw),
+  ],
 ];
 
 describe.each(devices)('$name', ({ open, skip }) => {

@@ -31,13 +31,12 @@ function encode({ codes, absmax, codeOf }: State, numbers: Float32Array): void {
   scales.forEach((_, block) => {
     const begin = block * stateBlock;
     const part = numbers.subarray(begin, begin + stateBlock);
-    const largest = part.reduce((most, x) => (Math.abs(x) > most ? Math.abs(x) : most), 0);
+    const largest = part.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
     const inverse = fround(1 / largest);
     scales[block] = largest;
     part.forEach((x, i) => {
       const scaled = fround(x * inverse);
-      const above = scaled > -1 ? scaled : -1;
-      const inside = above < 1 ? above : 1;
+      const inside = Math.min(Math.max(scaled, -1), 1);
       into[begin + i] = largest === 0 ? 0 : code[Math.floor(fma(fround(inside + 1) / 2, bins - 1, 0.5))];
     });
   });

@@ -3,7 +3,16 @@ import { attentionCases } from './attention.js';
 import { elementwiseCases } from './elementwise.js';
 import { lossCases } from './loss.js';
 import { normCases } from './norm.js';
+import { optimizerCases } from './optimizer.js';
 import { productCases } from './products.js';
 import { rowCases } from './rows.js';
 
-export const cases: readonly Case[] = [...elementwiseCases, ...productCases, ...rowCases, ...normCases, ...lossCases, ...attentionCases];
+export const cases: readonly Case[] = [
+  ...elementwiseCases,
+  ...productCases,
+  ...rowCases,
+  ...normCases,
+  ...lossCases,
+  ...attentionCases,
+  ...optimizerCases,
+];

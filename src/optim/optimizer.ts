@@ -1,0 +1,92 @@
+import { unscoped } from '../core/scope.js';
+import type { Gradients } from '../core/tape.js';
+import type { Tensor } from '../core/tensor.js';
+import { LowrankError, nearest } from '../util/errors.js';
+import { adafactor } from './adafactor.js';
+import { adamw } from './adamw.js';
+import type { Algorithm, OptimizerOptions, Slot } from './algorithm.js';
+import { lion } from './lion.js';
+import { sgd } from './sgd.js';
+import { StateMaps } from './state-maps.js';
+
+/** Updates trainable parameters (f32) from their gradients. */
+export interface Optimizer {
+  /** Updates done. */
+  steps: number;
+  /** One update of every parameter that has a gradient; `gradientScale` is the factor of clipping. */
+  step(gradients: Gradients, learningRate: number, gradientScale: number): void;
+  /** The states for checkpoints, f32 or u8, under `<state>.<parameter>`; the caller may write them to go on from there. */
+  tensors(): Map<string, Tensor>;
+  dispose(): void;
+}
+
+const algorithms = { adamw, lion, sgd, adafactor } as const satisfies Record<string, Algorithm>;
+
+interface Choice {
+  readonly algorithm: keyof typeof algorithms;
+  /** Of the states of large parameters. */
+  readonly bits: 8 | 32;
+}
+
+/**
+ * The names of transformers' `optim` and Axolotl's `optimizer`. `adamw_torch_8bit` is torchao's there; here it is another name of
+ * `adamw_bnb_8bit`, whose states have the same size but not the same codes. `lion_pytorch` takes adam_beta1 and adam_beta2 like the others.
+ */
+export const optimizers = {
+  adamw_torch: { algorithm: 'adamw', bits: 32 },
+  adamw_torch_fused: { algorithm: 'adamw', bits: 32 },
+  adamw_bnb_8bit: { algorithm: 'adamw', bits: 8 },
+  adamw_torch_8bit: { algorithm: 'adamw', bits: 8 },
+  lion_pytorch: { algorithm: 'lion', bits: 32 },
+  lion_8bit: { algorithm: 'lion', bits: 8 },
+  adafactor: { algorithm: 'adafactor', bits: 32 },
+  sgd: { algorithm: 'sgd', bits: 32 },
+} as const satisfies Record<string, Choice>;
+export type OptimizerName = keyof typeof optimizers;
+
+/** The optimizer of a recipe for parameters by name, with states of zeros. */
+export function createOptimizer(name: OptimizerName, parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions): Optimizer {
+  if (!Object.hasOwn(optimizers, name)) {
+    const near = nearest(name, Object.keys(optimizers));
+    throw new LowrankError(`the optimizer "${name}" is unknown`, {
+      place: 'optimizer',
+      expected: Object.keys(optimizers).join(', '),
+      mend: near ? `write "${near}"` : 'choose one of these',
+    });
+  }
+  return new SlotOptimizer(parameters, options, optimizers[name]);
+}
+
+class SlotOptimizer implements Optimizer {
+  steps = 0;
+  private readonly maps = new StateMaps();
+  private readonly slots: ReadonlyMap<string, { parameter: Tensor; slot: Slot }>;
+
+  constructor(parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions, { algorithm, bits }: Choice) {
+    const make: Algorithm = algorithms[algorithm];
+    this.slots = unscoped(
+      () => new Map([...parameters].map(([name, parameter]) => [name, { parameter, slot: make(parameter, options, bits, this.maps) }])),
+    );
+  }
+
+  step(gradients: Gradients, lr: number, gradientScale: number): void {
+    this.steps++;
+    for (const { parameter, slot } of this.slots.values()) {
+      const gradient = gradients.get(parameter);
+      if (gradient) slot.update({ gradient, lr, step: this.steps, gradientScale });
+    }
+  }
+
+  tensors(): Map<string, Tensor> {
+    const result = new Map<string, Tensor>();
+    for (const [name, { slot }] of this.slots) {
+      for (const [state, tensor] of Object.entries(slot.states)) result.set(`${state}.${name}`, tensor);
+    }
+    return result;
+  }
+
+  dispose(): void {
+    for (const { slot } of this.slots.values()) for (const state of Object.values(slot.states)) state.dispose();
+    this.maps.dispose();
+  }
+}
