@@ -116,6 +116,42 @@ def tokenize(folder, file, texts, out):
     pathlib.Path(out).write_text(json.dumps({"ids": ids, "eos": tokenizer.eos_token_id, "bos": tokenizer.bos_token_id}))
 
 
+def optimizer_of(name, parameters, lr, beta1, beta2, eps, weight_decay):
+    import bitsandbytes
+    from transformers.optimization import Adafactor
+
+    settings = {"lr": lr, "weight_decay": weight_decay}
+    betas = {"betas": (beta1, beta2)}
+    if name == "adamw_torch":
+        return torch.optim.AdamW(parameters, eps=eps, **betas, **settings)
+    if name == "adamw_bnb_8bit":
+        return bitsandbytes.optim.AdamW8bit(parameters, eps=eps, **betas, **settings)
+    if name in ("lion_pytorch", "lion_8bit"):
+        kind = bitsandbytes.optim.Lion if name == "lion_pytorch" else bitsandbytes.optim.Lion8bit
+        return kind(parameters, **betas, **settings)
+    if name == "adafactor":
+        return Adafactor(parameters, scale_parameter=False, relative_step=False, **settings)
+    return torch.optim.SGD(parameters, **settings)
+
+
+def optimize(name, start, gradients, steps, options, out):
+    """Updates the parameters in `start` by the gradients `<step>.<parameter>`; saves parameters and states after every step."""
+    parameters = {key: torch.nn.Parameter(value) for key, value in load_file(start).items()}
+    given = load_file(gradients)
+    optimizer = optimizer_of(name, list(parameters.values()), **options)
+    tensors = {}
+    for step in range(steps):
+        for key, parameter in parameters.items():
+            parameter.grad = given[f"{step}.{key}"]
+        optimizer.step()
+        for key, parameter in parameters.items():
+            tensors[f"{step}.parameter.{key}"] = parameter.detach().clone()
+            for state, value in optimizer.state[parameter].items():
+                if torch.is_tensor(value) and value.dim() > 0 and not state.startswith("qmap"):
+                    tensors[f"{step}.{state}.{key}"] = value.detach().float().clone()
+    save_file(tensors, out)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(2)
     for job in json.loads(pathlib.Path(sys.argv[1]).read_text()):
