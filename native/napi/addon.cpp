@@ -208,6 +208,19 @@ napi_value map_file(napi_env env, const Arguments& arguments) {
   return result;
 }
 
+napi_value allocate_paged(napi_env env, const Arguments& arguments) {
+  return number(env, arguments.backend().memory->allocate_paged(arguments.integer(1, kLargestInteger, "bytes"), arguments.text(2)));
+}
+
+napi_value page_out_buffer(napi_env env, const Arguments& arguments) {
+  Backend& backend = arguments.backend();
+  Buffer& buffer = backend.memory->at(arguments.number(1));
+  if (!buffer.block.mapped || buffer.read_only) throw std::runtime_error("only paged memory can be released");
+  backend.queue->push(-1, [block = buffer.block, limit = arguments.number(2)](Pool&) { page_out(block, limit); });
+  buffer.last_use = backend.queue->pushed();
+  return undefined(env);
+}
+
 // The part of a buffer that arguments 2 (offset) and `length` name.
 char* range(Buffer& buffer, size_t offset, size_t length) {
   if (offset > buffer.bytes || length > buffer.bytes - offset)
@@ -372,6 +385,8 @@ napi_value initialize(napi_env env, napi_value exports) {
       LOWRANK_FUNCTION("allocate", allocate),
       LOWRANK_FUNCTION("free", free_buffer),
       LOWRANK_FUNCTION("mapFile", map_file),
+      LOWRANK_FUNCTION("allocatePaged", allocate_paged),
+      LOWRANK_FUNCTION("release", page_out_buffer),
       LOWRANK_FUNCTION("write", write),
       LOWRANK_FUNCTION("read", read),
       LOWRANK_FUNCTION("run", run),

@@ -9,6 +9,8 @@
 #include <bit>
 #include <cerrno>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -30,7 +32,23 @@ size_t capacity_for(size_t bytes) {
 
 std::string megabytes(size_t bytes) { return std::to_string((bytes + 999999) / 1000000) + " MB"; }
 
+// Bytes of memory that the process holds; infinite where the system does not say.
+double resident_bytes() {
+  double pages = INFINITY;
+  if (FILE* file = std::fopen("/proc/self/statm", "r")) {
+    if (std::fscanf(file, "%*s %lf", &pages) != 1) pages = INFINITY;
+    std::fclose(file);
+  }
+  return pages * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
 }  // namespace
+
+void page_out(const Block& block, double limit) {
+  if (resident_bytes() <= limit) return;
+  if (msync(block.data, block.capacity, MS_SYNC) != 0) throw std::runtime_error(std::string("paged memory cannot be written: ") + std::strerror(errno));
+  madvise(block.data, block.capacity, MADV_DONTNEED);
+}
 
 void release(const Block& block) {
   if (block.mapped) munmap(block.data, block.capacity);
@@ -100,6 +118,26 @@ int32_t Memory::map_file(const char* path) {
   if (file >= 0) close(file);
   if (data == MAP_FAILED) throw std::runtime_error(std::string(path) + ": " + reason);
   return insert({{data, bytes, true}, bytes, true, true, 0});
+}
+
+int32_t Memory::allocate_paged(size_t bytes, const std::string& folder) {
+  const auto failed = [&](const char* what, int error) {
+    return std::runtime_error(folder + ": " + megabytes(bytes) + " of paged memory: " + what + ": " + std::strerror(error));
+  };
+  std::string path = folder + "/.paged-XXXXXX";
+  const int file = mkstemp(path.data());
+  if (file < 0) throw failed("no file can be made", errno);
+  unlink(path.c_str());
+#if defined(__linux__)
+  const int full = posix_fallocate(file, 0, static_cast<off_t>(bytes));
+#else
+  const int full = ftruncate(file, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+#endif
+  void* data = full == 0 ? mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0) : MAP_FAILED;
+  const int error = full == 0 ? errno : full;
+  close(file);
+  if (data == MAP_FAILED) throw failed(full == 0 ? "it cannot be mapped" : "the disk has no room", error);
+  return insert({{data, bytes, true}, bytes, true, false, 0});
 }
 
 void Memory::free(int32_t id) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <list>
 #include <map>
+#include <string>
 #include <vector>
 
 namespace lowrank {
@@ -17,6 +18,8 @@ struct Block {
   bool mapped = false;
 };
 void release(const Block& block);
+// Writes a mapped file's changed pages and lets all of them go, if the process holds more than `limit` bytes of memory or nobody can tell.
+void page_out(const Block& block, double limit);
 
 struct Buffer {
   Block block;
@@ -39,6 +42,8 @@ class Memory {
   // All throw std::runtime_error, with a message for people.
   int32_t allocate(size_t bytes);
   int32_t map_file(const char* path);
+  // Zeros in a file of `folder` that has no name and ends with the buffer; its room on the disk is taken at once.
+  int32_t allocate_paged(size_t bytes, const std::string& folder);
   void free(int32_t id);
   // The buffer of a number that comes from JavaScript.
   Buffer& at(double id);

@@ -66,6 +66,10 @@ export interface Backend {
   read(buffer: DeviceBuffer, offset: number, length: number): Promise<Uint8Array>;
   /** Makes a local file's bytes a read-only buffer without copying them, where the device can. */
   mapFile?(path: string): DeviceBuffer;
+  /** Memory of zeros in a file of a local folder, which the system moves there under pressure; where the device can. Freed like any other. */
+  allocatePaged?(bytes: number, category: MemoryCategory, folder: string): DeviceBuffer;
+  /** Moves paged memory to its file after all that was enqueued before, if the process then holds more than `limit` bytes. */
+  release?(buffer: DeviceBuffer, limit: number): void;
   supports(op: OpName): boolean;
   run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void;
   /** Resolves when all that was enqueued is done; rejects with the first error of an op since the last call. */

@@ -1,6 +1,5 @@
 import { type Tensor, zeros } from '../core/tensor.js';
 import type { Algorithm, Slot } from './algorithm.js';
-import { state32 } from './state-maps.js';
 
 /** Defaults of transformers' Adafactor: eps[0], clip_threshold and decay_rate. */
 const eps = 1e-30;
@@ -11,7 +10,7 @@ const decayRate = -0.8;
  * Adafactor (Shazeer & Stern 2018) as transformers' Adafactor(scale_parameter=False, relative_step=False), without a first moment. A matrix
  * [R,C] keeps R + C numbers; β₂ = 1 − step^−0.8.
  */
-export const adafactor: Algorithm = (parameter, { weight_decay: weightDecay }): Slot => {
+export const adafactor: Algorithm = (parameter, { weight_decay: weightDecay }, _, memory): Slot => {
   const { backend, shape } = parameter;
   const state = (n: number) => zeros(backend, [n], 'f32', 'optimizer');
   const slot = (states: Slot['states'], outputs: { row?: Tensor; column?: Tensor; v?: Tensor }): Slot => ({
@@ -22,7 +21,7 @@ export const adafactor: Algorithm = (parameter, { weight_decay: weightDecay }): 
     },
   });
   if (shape.length !== 2) {
-    const v = state32(parameter);
+    const v = memory.state32(parameter);
     return slot({ exp_avg_sq: v }, { v });
   }
   const [row, column] = [state(shape[0]), state(shape[1])];

@@ -1,23 +1,23 @@
 import type { Algorithm, Slot } from './algorithm.js';
-import { inEightBits, state8, state32 } from './state-maps.js';
+import { inEightBits } from './state-memory.js';
 
 /**
  * AdamW (Loshchilov & Hutter 2019). With states in 32 bits as torch.optim.AdamW computes it, whose names the states bear; in 8 bits as
  * bitsandbytes' AdamW8bit does.
  */
-export const adamw: Algorithm = (parameter, options, bits, maps): Slot => {
+export const adamw: Algorithm = (parameter, options, bits, memory): Slot => {
   const { adam_beta1: beta1, adam_beta2: beta2, adam_epsilon: eps, weight_decay: weightDecay } = options;
   const { backend } = parameter;
   const settings = { beta1, beta2, eps, weightDecay };
   if (!inEightBits(parameter, bits)) {
-    const [m, v] = [state32(parameter), state32(parameter)];
+    const [m, v] = [memory.state32(parameter), memory.state32(parameter)];
     return {
       states: { exp_avg: m, exp_avg_sq: v },
       update: ({ gradient, ...now }) => backend.run('adamw', { gradient }, { parameter, m, v }, { ...settings, ...now }),
     };
   }
-  const [first, second] = [state8(parameter), state8(parameter)];
-  const [signed, unsigned] = [maps.get(backend, true), maps.get(backend, false)];
+  const [first, second] = [memory.state8(parameter), memory.state8(parameter)];
+  const [signed, unsigned] = [memory.map(backend, true), memory.map(backend, false)];
   const tables = { valuesM: signed.values, codesM: signed.codes, valuesV: unsigned.values, codesV: unsigned.codes };
   const outputs = { parameter, m: first.codes, absmaxM: first.absmax, v: second.codes, absmaxV: second.absmax };
   return {

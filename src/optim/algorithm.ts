@@ -1,5 +1,5 @@
 import type { Tensor } from '../core/tensor.js';
-import type { StateMaps } from './state-maps.js';
+import type { Paging, StateMemory } from './state-memory.js';
 
 /** Settings of all optimizers, by the names of recipes; each reads those that it has. */
 export interface OptimizerOptions {
@@ -7,6 +7,8 @@ export interface OptimizerOptions {
   adam_beta2: number;
   adam_epsilon: number;
   weight_decay: number;
+  /** Of the paged optimizers; without it their states stay in memory. */
+  paging?: Paging;
 }
 
 /** What one update is told; `step` counts from 1. */
@@ -25,4 +27,4 @@ export interface Slot {
 }
 
 /** Makes the slot of a parameter: states of zeros, which the optimizer disposes. */
-export type Algorithm = (parameter: Tensor, options: OptimizerOptions, bits: 8 | 32, maps: StateMaps) => Slot;
+export type Algorithm = (parameter: Tensor, options: OptimizerOptions, bits: 8 | 32, memory: StateMemory) => Slot;

@@ -7,7 +7,7 @@ import { adamw } from './adamw.js';
 import type { Algorithm, OptimizerOptions, Slot } from './algorithm.js';
 import { lion } from './lion.js';
 import { sgd } from './sgd.js';
-import { StateMaps } from './state-maps.js';
+import { StateMemory } from './state-memory.js';
 
 /** Updates trainable parameters (f32) from their gradients. */
 export interface Optimizer {
@@ -26,6 +26,8 @@ interface Choice {
   readonly algorithm: keyof typeof algorithms;
   /** Of the states of large parameters. */
   readonly bits: 8 | 32;
+  /** Whether states of 1e5 elements and more may leave the memory. */
+  readonly paged?: true;
 }
 
 /**
@@ -37,8 +39,11 @@ export const optimizers = {
   adamw_torch_fused: { algorithm: 'adamw', bits: 32 },
   adamw_bnb_8bit: { algorithm: 'adamw', bits: 8 },
   adamw_torch_8bit: { algorithm: 'adamw', bits: 8 },
+  paged_adamw_32bit: { algorithm: 'adamw', bits: 32, paged: true },
+  paged_adamw_8bit: { algorithm: 'adamw', bits: 8, paged: true },
   lion_pytorch: { algorithm: 'lion', bits: 32 },
   lion_8bit: { algorithm: 'lion', bits: 8 },
+  paged_lion_8bit: { algorithm: 'lion', bits: 8, paged: true },
   adafactor: { algorithm: 'adafactor', bits: 32 },
   sgd: { algorithm: 'sgd', bits: 32 },
 } as const satisfies Record<string, Choice>;
@@ -59,13 +64,14 @@ export function createOptimizer(name: OptimizerName, parameters: ReadonlyMap<str
 
 class SlotOptimizer implements Optimizer {
   steps = 0;
-  private readonly maps = new StateMaps();
+  private readonly memory: StateMemory;
   private readonly slots: ReadonlyMap<string, { parameter: Tensor; slot: Slot }>;
 
-  constructor(parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions, { algorithm, bits }: Choice) {
+  constructor(parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions, { algorithm, bits, paged }: Choice) {
+    this.memory = new StateMemory(paged && options.paging);
     const make: Algorithm = algorithms[algorithm];
     this.slots = unscoped(
-      () => new Map([...parameters].map(([name, parameter]) => [name, { parameter, slot: make(parameter, options, bits, this.maps) }])),
+      () => new Map([...parameters].map(([name, parameter]) => [name, { parameter, slot: make(parameter, options, bits, this.memory) }])),
     );
   }
 
@@ -73,7 +79,9 @@ class SlotOptimizer implements Optimizer {
     this.steps++;
     for (const { parameter, slot } of this.slots.values()) {
       const gradient = gradients.get(parameter);
-      if (gradient) slot.update({ gradient, lr, step: this.steps, gradientScale });
+      if (!gradient) continue;
+      slot.update({ gradient, lr, step: this.steps, gradientScale });
+      for (const state of Object.values(slot.states)) this.memory.release(state);
     }
   }
 
@@ -87,6 +95,6 @@ class SlotOptimizer implements Optimizer {
 
   dispose(): void {
     for (const { slot } of this.slots.values()) for (const state of Object.values(slot.states)) state.dispose();
-    this.maps.dispose();
+    this.memory.dispose();
   }
 }

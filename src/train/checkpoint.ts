@@ -60,6 +60,7 @@ const changeable = new Set<keyof Recipe>([
   'evals_per_epoch',
   'eval_steps',
   'eval_max_new_tokens',
+  'memory_limit',
 ]);
 
 /** The adapter of a checkpoint, attached, and the step that it was written after. Throws where the run is another one. */

@@ -87,6 +87,11 @@ export const Recipe = z.strictObject({
     .enum(Object.keys(optimizers) as [OptimizerName, ...OptimizerName[]])
     .default('adamw_torch')
     .describe('adamw_torch_8bit is adamw_bnb_8bit: bitsandbytes’ codes'),
+  memory_limit: z
+    .number()
+    .positive()
+    .optional()
+    .describe('GB; while the process holds more, paged optimizers keep their states on the disk of output_dir'),
   weight_decay: z.number().min(0).default(0),
   max_grad_norm: z.number().min(0).default(1).describe('0 for no clipping'),
   adam_beta1: z.number().min(0).lt(1).default(0.9),

@@ -74,7 +74,9 @@ export async function train(inputs: TrainInputs): Promise<{ adapter: LoraAdapter
   const { recipe, source, text, data } = inputs;
   const identity: RunIdentity = { recipe, data: await fingerprint(data), base: { name: source.name, identity: source.identity } };
   const { adapter, step } = await beginAdapter(inputs, identity);
-  const optimizer = createOptimizer(recipe.optimizer, adapter.parameters(), recipe);
+  const limit = recipe.memory_limit && recipe.memory_limit * 1e9;
+  const paging = { folder: inputs.folder.path, limit };
+  const optimizer = createOptimizer(recipe.optimizer, adapter.parameters(), { ...recipe, paging });
   try {
     if (inputs.resume) await restoreOptimizer(inputs.resume, optimizer, step);
     text.model.backend.resetPeak();

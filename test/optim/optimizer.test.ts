@@ -18,8 +18,11 @@ const states: Record<OptimizerName, string[]> = {
   adamw_torch_fused: ['exp_avg.large', 'exp_avg_sq.large', 'exp_avg.small', 'exp_avg_sq.small'],
   adamw_bnb_8bit: ['state1.large', 'absmax1.large', 'state2.large', 'absmax2.large', 'exp_avg.small', 'exp_avg_sq.small'],
   adamw_torch_8bit: ['state1.large', 'absmax1.large', 'state2.large', 'absmax2.large', 'exp_avg.small', 'exp_avg_sq.small'],
+  paged_adamw_32bit: ['exp_avg.large', 'exp_avg_sq.large', 'exp_avg.small', 'exp_avg_sq.small'],
+  paged_adamw_8bit: ['state1.large', 'absmax1.large', 'state2.large', 'absmax2.large', 'exp_avg.small', 'exp_avg_sq.small'],
   lion_pytorch: ['exp_avg.large', 'exp_avg.small'],
   lion_8bit: ['state1.large', 'absmax1.large', 'exp_avg.small'],
+  paged_lion_8bit: ['state1.large', 'absmax1.large', 'exp_avg.small'],
   adafactor: ['exp_avg_sq_row.large', 'exp_avg_sq_col.large', 'exp_avg_sq.small'],
   sgd: [],
 };

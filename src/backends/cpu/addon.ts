@@ -16,6 +16,8 @@ export interface Addon {
   free(handle: Handle, buffer: number): void;
   /** The buffer and its size. */
   mapFile(handle: Handle, path: string): [number, number];
+  allocatePaged(handle: Handle, bytes: number, folder: string): number;
+  release(handle: Handle, buffer: number, limit: number): void;
   write(handle: Handle, buffer: number, offset: number, data: Uint8Array): void;
   read(handle: Handle, buffer: number, offset: number, length: number): Promise<ArrayBuffer>;
   run(handle: Handle): void;

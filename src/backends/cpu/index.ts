@@ -1,3 +1,4 @@
+import { mkdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import {
   type Backend,
@@ -75,6 +76,25 @@ export class CpuBackend implements Backend {
     const [id, bytes] = reported('mapFile', () => this.addon.mapFile(this.handle, path));
     this.counter.add(bytes, 'weights');
     return new CpuBuffer(id, bytes, 'weights', this);
+  }
+
+  allocatePaged(bytes: number, category: MemoryCategory, folder: string): DeviceBuffer {
+    const mend = 'make room, choose a folder on another disk, or an optimizer that is not paged';
+    const id = reported(
+      'allocatePaged',
+      () => {
+        mkdirSync(folder, { recursive: true });
+        return this.addon.allocatePaged(this.handle, bytes, folder);
+      },
+      mend,
+    );
+    this.counter.add(bytes, category);
+    return new CpuBuffer(id, bytes, category, this);
+  }
+
+  release(buffer: DeviceBuffer, limit: number): void {
+    const { id } = this.checked(buffer);
+    reported('release', () => this.addon.release(this.handle, id, limit));
   }
 
   write(buffer: DeviceBuffer, data: Uint8Array, offset = 0): void {
@@ -182,11 +202,11 @@ function threadsFromEnvironment(): number {
 }
 
 /** The addon's errors as the project's, with the place where they came up. */
-function reported<R>(place: string, body: () => R): R {
+function reported<R>(place: string, body: () => R, mend?: string): R {
   try {
     return body();
   } catch (error) {
-    throw new LowrankError(messageOf(error), { place, cause: error });
+    throw new LowrankError(messageOf(error), { place, mend, cause: error });
   }
 }
 
