@@ -1,4 +1,4 @@
-import { type Tensor, zeros } from '../core/tensor.js';
+import type { Tensor } from '../core/tensor.js';
 import type { Algorithm, Slot } from './algorithm.js';
 
 /** Defaults of transformers' Adafactor: eps[0], clip_threshold and decay_rate. */
@@ -12,7 +12,7 @@ const decayRate = -0.8;
  */
 export const adafactor: Algorithm = (parameter, { weight_decay: weightDecay }, _, memory): Slot => {
   const { backend, shape } = parameter;
-  const state = (n: number) => zeros(backend, [n], 'f32', 'optimizer');
+  const state = (n: number) => memory.zeros(backend, [n], 'f32');
   const slot = (states: Slot['states'], outputs: { row?: Tensor; column?: Tensor; v?: Tensor }): Slot => ({
     states,
     update: ({ gradient, lr, step, gradientScale }) => {

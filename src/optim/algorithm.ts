@@ -26,5 +26,5 @@ export interface Slot {
   update(update: Update): void;
 }
 
-/** Makes the slot of a parameter: states of zeros, which the optimizer disposes. */
+/** Makes the slot of a parameter, its states zeros that `memory` owns. */
 export type Algorithm = (parameter: Tensor, options: OptimizerOptions, bits: 8 | 32, memory: StateMemory) => Slot;

@@ -65,14 +65,19 @@ export function createOptimizer(name: OptimizerName, parameters: ReadonlyMap<str
 class SlotOptimizer implements Optimizer {
   steps = 0;
   private readonly memory: StateMemory;
-  private readonly slots: ReadonlyMap<string, { parameter: Tensor; slot: Slot }>;
+  private readonly slots = new Map<string, { parameter: Tensor; slot: Slot }>();
 
   constructor(parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions, { algorithm, bits, paged }: Choice) {
     this.memory = new StateMemory(paged && options.paging);
     const make: Algorithm = algorithms[algorithm];
-    this.slots = unscoped(
-      () => new Map([...parameters].map(([name, parameter]) => [name, { parameter, slot: make(parameter, options, bits, this.memory) }])),
-    );
+    try {
+      unscoped(() => {
+        for (const [name, parameter] of parameters) this.slots.set(name, { parameter, slot: make(parameter, options, bits, this.memory) });
+      });
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
   }
 
   step(gradients: Gradients, lr: number, gradientScale: number): void {
@@ -94,7 +99,6 @@ class SlotOptimizer implements Optimizer {
   }
 
   dispose(): void {
-    for (const { slot } of this.slots.values()) for (const state of Object.values(slot.states)) state.dispose();
     this.memory.dispose();
   }
 }

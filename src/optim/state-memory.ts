@@ -1,6 +1,4 @@
 import type { Backend } from '../core/backend.js';
-import type { DType } from '../core/dtype.js';
-import { bytesPerElement } from '../core/dtype.js';
 import { fromArray, Storage, Tensor, zeros } from '../core/tensor.js';
 import { binCodes, dynamicMap, smallest8bit, stateBlock } from '../quant/dynamic-map.js';
 
@@ -24,6 +22,7 @@ const smallestPaged = 1e5;
 /** The memory of one optimizer: its states, paged or not, and the two maps of 8-bit ones, made when they are first asked for. */
 export class StateMemory {
   private readonly made = new Map<boolean, StateMap>();
+  private readonly states: Tensor[] = [];
   private readonly paged = new Set<Tensor>();
   private readonly paging?: Paging;
 
@@ -46,10 +45,17 @@ export class StateMemory {
     if (this.paging?.limit !== undefined && this.paged.has(state)) state.backend.release?.(state.buffer, this.paging.limit);
   }
 
-  private zeros(backend: Backend, shape: readonly number[], dtype: DType): Tensor {
+  /** A state of zeros that this memory owns. */
+  zeros(backend: Backend, shape: readonly number[], dtype: 'f32' | 'u8'): Tensor {
+    const tensor = this.allocate(backend, shape, dtype);
+    this.states.push(tensor);
+    return tensor;
+  }
+
+  private allocate(backend: Backend, shape: readonly number[], dtype: 'f32' | 'u8'): Tensor {
     const size = shape.reduce((product, n) => product * n, 1);
     if (!this.paging || size < smallestPaged || !backend.allocatePaged) return zeros(backend, shape, dtype, 'optimizer');
-    const buffer = backend.allocatePaged(size * bytesPerElement[dtype], 'optimizer', this.paging.folder);
+    const buffer = backend.allocatePaged(size * (dtype === 'f32' ? 4 : 1), 'optimizer', this.paging.folder);
     const tensor = new Tensor(new Storage(backend, buffer), 0, dtype, shape);
     this.paged.add(tensor);
     return tensor;
@@ -68,6 +74,7 @@ export class StateMemory {
   }
 
   dispose(): void {
+    for (const state of this.states.splice(0)) state.dispose();
     for (const { values, codes } of this.made.values()) {
       values.dispose();
       codes.dispose();

@@ -76,8 +76,9 @@ export async function train(inputs: TrainInputs): Promise<{ adapter: LoraAdapter
   const { adapter, step } = await beginAdapter(inputs, identity);
   const limit = recipe.memory_limit && recipe.memory_limit * 1e9;
   const paging = { folder: inputs.folder.path, limit };
-  const optimizer = createOptimizer(recipe.optimizer, adapter.parameters(), { ...recipe, paging });
+  let optimizer: Optimizer | undefined;
   try {
+    optimizer = createOptimizer(recipe.optimizer, adapter.parameters(), { ...recipe, paging });
     if (inputs.resume) await restoreOptimizer(inputs.resume, optimizer, step);
     text.model.backend.resetPeak();
     const result = await new Run(inputs, identity, adapter, optimizer).train();
@@ -86,7 +87,7 @@ export async function train(inputs: TrainInputs): Promise<{ adapter: LoraAdapter
     adapter.dispose();
     throw error;
   } finally {
-    optimizer.dispose();
+    optimizer?.dispose();
   }
 }
 

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -80,6 +80,17 @@ describe.skipIf(cpuInstructionSets().length === 0)('paged states', () => {
   test('a disk without room is an error that says so', () => {
     expect(() => backend.allocatePaged?.(2 ** 52, 'optimizer', folder)).toThrow(LowrankError);
     expect(() => backend.allocatePaged?.(2 ** 52, 'optimizer', folder)).toThrow(/the disk has no room/);
+  });
+
+  test('an optimizer that cannot be paged leaves nothing behind', async () => {
+    const parameter = fromArray(backend, start, shape);
+    const { current } = backend.memory();
+    const paging = { folder: join(folder, 'file'), limit: 0 };
+    writeFileSync(paging.folder, '');
+    expect(() => createOptimizer('paged_adamw_8bit', new Map([['p', parameter]]), { ...options, paging })).toThrow(LowrankError);
+    rmSync(paging.folder);
+    expect(backend.memory().current).toBe(current);
+    parameter.dispose();
   });
 
   test('only paged memory can be released', () => {

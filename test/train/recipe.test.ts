@@ -22,6 +22,12 @@ describe('recipes', () => {
     expect(loraConfigOf(recipe)).toMatchObject({ r: 16, lora_alpha: 32, target_modules: 'all-linear', lora_dropout: 0.05 });
   });
 
+  test('optimizers go by transformers’ names', () => {
+    for (const optimizer of ['adamw_torch', 'adamw_bnb_8bit', 'paged_adamw_8bit', 'lion_8bit', 'adafactor', 'sgd'])
+      expect(parseRecipe(`${minimal}optimizer: ${optimizer}\nmemory_limit: 1.5\n`, 'r')).toMatchObject({ optimizer, memory_limit: 1.5 });
+    expect(errorOf(`${minimal}optimizer: adam8\n`).message).toMatch(/adamw_bnb_8bit/);
+  });
+
   test('named target modules replace the linear layers unless both are asked for', () => {
     const targets = `${minimal}lora_target_modules: [q_proj]\n`;
     expect(loraConfigOf(parseRecipe(targets, 'r')).target_modules).toEqual(['q_proj']);
