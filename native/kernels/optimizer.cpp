@@ -85,6 +85,7 @@ void adamw(const Call& call, Pool& pool) {
   pool.ranges(size, kGrain, [&](int64_t begin, int64_t end, int) {
     const float* __restrict g = f32_at(gradient, 0);
     float *__restrict p = f32_at(parameter, 0), *__restrict first = f32_at(m, 0), *__restrict second = f32_at(v, 0);
+#pragma omp simd
     for (int64_t i = begin; i < end; i++) {
       const float d = scale * g[i];
       first[i] = beta1 * first[i] + rest1 * d;
@@ -137,13 +138,14 @@ void lion(const Call& call, Pool& pool) {
   const float beta1 = static_cast<float>(a[a_beta1]), rest1 = static_cast<float>(1 - a[a_beta1]);
   const float beta2 = static_cast<float>(a[a_beta2]), rest2 = static_cast<float>(1 - a[a_beta2]);
   const float scale = static_cast<float>(a[a_gradient_scale]);
-  pool.ranges(size, kGrain, [&](int64_t begin, int64_t end, int) {
-    const float* __restrict g = f32_at(gradient, 0);
-    float *__restrict p = f32_at(parameter, 0), *__restrict first = f32_at(m, 0);
-    for (int64_t i = begin; i < end; i++) {
-      const float d = scale * g[i];
-      p[i] = decay * p[i] - lr * sign(std::fma(d, rest1, beta1 * first[i]));
-      first[i] = std::fma(d, rest2, beta2 * first[i]);
+  each_block(size, pool, [&](int64_t begin, int64_t n) {
+    const float* __restrict g = f32_at(gradient, begin);
+    float *__restrict p = f32_at(parameter, begin), *__restrict first = f32_at(m, begin);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+      const float d = scale * g[i], before = first[i];
+      first[i] = std::fma(d, rest2, beta2 * before);
+      p[i] = decay * p[i] - lr * sign(std::fma(d, rest1, beta1 * before));
     }
   });
 }
