@@ -136,7 +136,7 @@ int32_t Memory::allocate_paged(size_t bytes, const std::string& folder) {
   void* data = full == 0 ? mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0) : MAP_FAILED;
   const int error = full == 0 ? errno : full;
   close(file);
-  if (data == MAP_FAILED) throw failed(full == 0 ? "it cannot be mapped" : "the disk has no room", error);
+  if (data == MAP_FAILED) throw failed(full == 0 ? "it cannot be mapped" : "the disk does not give it", error);
   return insert({{data, bytes, true}, bytes, true, false, 0});
 }
 
