@@ -287,7 +287,7 @@ Tensor decode_operand(Backend& backend, const double* fields, bool written) {
   buffer.last_use = backend.queue->pushed() + 1;
   Tensor tensor;
   const auto offset = static_cast<size_t>(field(fields[1], kLargestInteger, "offset"));
-  tensor.dtype = static_cast<DType>(field(fields[2], static_cast<double>(DType::u8), "dtype"));
+  tensor.dtype = static_cast<DType>(field(fields[2], static_cast<double>(DType::u4), "dtype"));
   tensor.rank = static_cast<int32_t>(field(fields[3], 4, "rank"));
   const int64_t width = bytes_per_element(tensor.dtype);
   int64_t bytes = width;
@@ -295,6 +295,7 @@ Tensor decode_operand(Backend& backend, const double* fields, bool written) {
     tensor.shape[i] = field(fields[4 + i], kLargestInteger, "extent");
     if (__builtin_mul_overflow(bytes, tensor.shape[i], &bytes)) throw std::runtime_error("a shape is too large");
   }
+  if (tensor.dtype == DType::u4) bytes = bytes / 2 + bytes % 2;
   tensor.data = range(buffer, offset, static_cast<size_t>(bytes));
   if (reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(width) != 0) throw std::runtime_error("an operand is not aligned to its dtype");
   return tensor;

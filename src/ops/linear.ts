@@ -101,7 +101,12 @@ function loraForward(
   const backend = x.backend;
   const h = empty(backend, [x.shape[0], A.shape[0]], x.dtype);
   if (backend.supports('loraLinear')) {
-    backend.run('loraLinear', { x, weight, A, B, mask, residual }, { y, h }, { scale, maskScale: maskScaleOf(lora) });
+    backend.run(
+      'loraLinear',
+      { x, weight, A, B, mask, residual, ...weight.quantization },
+      { y, h },
+      { scale, maskScale: maskScaleOf(lora) },
+    );
     return h;
   }
   matmulNT(backend, dropped(x, lora, mask), A, h, scale);
@@ -128,7 +133,7 @@ function loraBackward(
   const backend = x.backend;
   const dh = empty(backend, h.shape, h.dtype);
   if (dx && backend.supports('loraLinearBackward')) {
-    const operands = { dy, weight, A, B, mask, residual: gathered };
+    const operands = { dy, weight, A, B, mask, residual: gathered, ...weight.quantization };
     backend.run('loraLinearBackward', operands, { dx, dh }, { scale, maskScale: maskScaleOf(lora) });
   } else {
     matmulNN(backend, dy, B, dh, scale);
@@ -157,14 +162,14 @@ function dropped(x: Tensor, lora: LoraBranch, mask: Tensor | undefined): Tensor 
   return out;
 }
 
-/** out [M,N] = alpha · a [M,K] · b [N,K]ᵀ (+ out) */
+/** out [M,N] = alpha · a [M,K] · b [N,K]ᵀ (+ out); b may be quantised. */
 export function matmulNT(backend: Backend, a: Tensor, b: Tensor, out: Tensor, alpha = 1, accumulate: 0 | 1 = 0): void {
-  backend.run('matmul', { a, b }, { out }, { transposeA: 0, transposeB: 1, alpha, accumulate });
+  backend.run('matmul', { a, b, ...b.quantization }, { out }, { transposeA: 0, transposeB: 1, alpha, accumulate });
 }
 
-/** out [M,N] = alpha · a [M,K] · b [K,N] (+ out) */
+/** out [M,N] = alpha · a [M,K] · b [K,N] (+ out); b may be quantised. */
 export function matmulNN(backend: Backend, a: Tensor, b: Tensor, out: Tensor, alpha = 1, accumulate: 0 | 1 = 0): void {
-  backend.run('matmul', { a, b }, { out }, { transposeA: 0, transposeB: 0, alpha, accumulate });
+  backend.run('matmul', { a, b, ...b.quantization }, { out }, { transposeA: 0, transposeB: 0, alpha, accumulate });
 }
 
 /** out [M,N] = alpha · a [K,M]ᵀ · b [K,N] (+ out) */
