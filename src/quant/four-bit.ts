@@ -70,7 +70,7 @@ export function meanAsTorch(x: Float32Array): number {
   }
   while (step < steps) add();
   const sums = levels[0];
-  for (const level of levels.slice(1)) level.forEach((sum, i) => (sums[i] += sum));
+  for (const level of levels.slice(1)) for (let i = 0; i < width; i++) sums[i] += level[i];
   // The vectors that are left go to the first row, then rows and at last lanes are joined; single numbers come before the lanes.
   const vectors = Math.floor(x.length / lanes);
   for (let v = steps * rows; v < vectors; v++) for (let i = 0; i < lanes; i++) sums[i] += x[v * lanes + i];

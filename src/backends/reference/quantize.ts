@@ -82,7 +82,7 @@ export const quantizers: Kernels<'quantize4bit' | 'quantize8bit' | 'quantizeRows
       const begin = block * blockSize;
       const part = numbers.subarray(begin, begin + blockSize);
       const largest = part.reduce((most, number) => Math.max(most, Math.abs(number)), 0);
-      const divisor = largest < smallest ? smallest : largest;
+      const divisor = Math.max(largest, smallest);
       const whole = part.length === blockSize;
       scales[block] = whole ? largest : divisor;
       const scaled = (number: number) => fround(whole ? number * fround(1 / divisor) : number / divisor);
