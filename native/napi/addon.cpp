@@ -31,6 +31,7 @@ struct Backend {
 
   void close() {
     if (queue) queue->stop();
+    fetcher.reset();
     memory.reset();
     queue.reset();
   }
@@ -38,6 +39,7 @@ struct Backend {
   const InstructionSet& instruction_set;
   std::unique_ptr<Queue> queue;
   std::unique_ptr<Memory> memory;
+  std::unique_ptr<Fetcher> fetcher;  // made when it is first asked for
   double* command = nullptr;  // the memory of the Float64Array through which `run` is told what to do
   napi_ref command_reference = nullptr;
   napi_threadsafe_function settle = nullptr;
@@ -212,20 +214,39 @@ napi_value allocate_paged(napi_env env, const Arguments& arguments) {
   return number(env, arguments.backend().memory->allocate_paged(arguments.integer(1, kLargestInteger, "bytes"), arguments.text(2)));
 }
 
-napi_value page_out_buffer(napi_env env, const Arguments& arguments) {
-  Backend& backend = arguments.backend();
-  Buffer& buffer = backend.memory->at(arguments.number(1));
-  if (!buffer.block.mapped || buffer.read_only) throw std::runtime_error("only paged memory can be released");
-  backend.queue->push(-1, [block = buffer.block, limit = arguments.number(2)](Pool&) { page_out(block, limit); });
-  buffer.last_use = backend.queue->pushed();
-  return undefined(env);
-}
-
 // The part of a buffer that arguments 2 (offset) and `length` name.
 char* range(Buffer& buffer, size_t offset, size_t length) {
   if (offset > buffer.bytes || length > buffer.bytes - offset)
     throw std::runtime_error("bytes " + std::to_string(offset) + " … " + std::to_string(offset + length) + " of a buffer of " + std::to_string(buffer.bytes));
   return static_cast<char*>(buffer.block.data) + offset;
+}
+
+// The part of a mapped file that arguments 2 (offset) and 3 (length) name.
+Pages pages_of(Buffer& buffer, const Arguments& arguments) {
+  if (!buffer.block.mapped) throw std::runtime_error("only mapped files and paged memory are fetched and released");
+  const size_t length = arguments.integer(3, kLargestInteger, "length");
+  return {range(buffer, arguments.integer(2, kLargestInteger, "offset"), length), length};
+}
+
+napi_value fetch_pages(napi_env env, const Arguments& arguments) {
+  Backend& backend = arguments.backend();
+  Buffer& buffer = backend.memory->at(arguments.number(1));
+  if (!backend.fetcher) backend.fetcher = std::make_unique<Fetcher>();
+  backend.queue->push(-1, [fetcher = backend.fetcher.get(), pages = pages_of(buffer, arguments)](Pool&) { fetcher->fetch(pages); });
+  buffer.last_use = backend.queue->pushed();
+  return undefined(env);
+}
+
+napi_value release_pages(napi_env env, const Arguments& arguments) {
+  Backend& backend = arguments.backend();
+  Buffer& buffer = backend.memory->at(arguments.number(1));
+  const Pages pages = pages_of(buffer, arguments);
+  backend.queue->push(-1, [fetcher = backend.fetcher.get(), pages, read_only = buffer.read_only, limit = arguments.number(4)](Pool&) {
+    if (fetcher) fetcher->forget(pages);
+    page_out(pages, read_only, limit);
+  });
+  buffer.last_use = backend.queue->pushed();
+  return undefined(env);
 }
 
 napi_value write(napi_env env, const Arguments& arguments) {
@@ -387,7 +408,8 @@ napi_value initialize(napi_env env, napi_value exports) {
       LOWRANK_FUNCTION("free", free_buffer),
       LOWRANK_FUNCTION("mapFile", map_file),
       LOWRANK_FUNCTION("allocatePaged", allocate_paged),
-      LOWRANK_FUNCTION("release", page_out_buffer),
+      LOWRANK_FUNCTION("fetch", fetch_pages),
+      LOWRANK_FUNCTION("release", release_pages),
       LOWRANK_FUNCTION("write", write),
       LOWRANK_FUNCTION("read", read),
       LOWRANK_FUNCTION("run", run),

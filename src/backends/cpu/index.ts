@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import {
   type Backend,
   type DeviceBuffer,
+  type MappedRange,
   type MemoryCategory,
   MemoryCounter,
   type MemoryUse,
@@ -92,9 +93,14 @@ export class CpuBackend implements Backend {
     return new CpuBuffer(id, bytes, category, this);
   }
 
-  release(buffer: DeviceBuffer, limit: number): void {
+  fetch({ buffer, offset, bytes }: MappedRange): void {
     const { id } = this.checked(buffer);
-    reported('release', () => this.addon.release(this.handle, id, limit));
+    reported('fetch', () => this.addon.fetch(this.handle, id, offset, bytes));
+  }
+
+  release({ buffer, offset, bytes }: MappedRange, limit: number): void {
+    const { id } = this.checked(buffer);
+    reported('release', () => this.addon.release(this.handle, id, offset, bytes, limit));
   }
 
   write(buffer: DeviceBuffer, data: Uint8Array, offset = 0): void {
