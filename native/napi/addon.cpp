@@ -201,13 +201,9 @@ napi_value free_buffer(napi_env env, const Arguments& arguments) {
 }
 
 napi_value map_file(napi_env env, const Arguments& arguments) {
-  Memory& memory = *arguments.backend().memory;
-  const int32_t id = memory.map_file(arguments.text(1).c_str());
-  napi_value result;
-  check(napi_create_array(env, &result));
-  check(napi_set_element(env, result, 0, number(env, id)));
-  check(napi_set_element(env, result, 1, number(env, static_cast<double>(memory.at(id).bytes))));
-  return result;
+  const size_t offset = arguments.integer(2, kLargestInteger, "offset"), bytes = arguments.integer(3, kLargestInteger, "bytes");
+  if (bytes == 0) throw std::runtime_error("nothing to map");
+  return number(env, arguments.backend().memory->map_file(arguments.text(1).c_str(), offset, bytes));
 }
 
 napi_value allocate_paged(napi_env env, const Arguments& arguments) {

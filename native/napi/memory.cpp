@@ -107,8 +107,12 @@ void Fetcher::work() {
 }
 
 void release(const Block& block) {
-  if (block.mapped) munmap(block.data, block.capacity);
-  else free_block(block.data, block.capacity);
+  if (block.mapped) {
+    const Pages pages = whole({static_cast<char*>(block.data), block.capacity});
+    munmap(pages.data, pages.bytes);
+    return;
+  }
+  free_block(block.data, block.capacity);
 }
 
 Memory::~Memory() {
@@ -163,17 +167,19 @@ void Memory::trim(size_t wanted) {
   }
 }
 
-int32_t Memory::map_file(const char* path) {
+int32_t Memory::map_file(const char* path, size_t offset, size_t bytes) {
   const int file = open(path, O_RDONLY | O_CLOEXEC);
   struct stat status {};
   const bool found = file >= 0 && fstat(file, &status) == 0;
-  const bool mappable = found && S_ISREG(status.st_mode) && status.st_size > 0;
-  const auto bytes = static_cast<size_t>(status.st_size);
-  void* data = mappable ? mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
-  const std::string reason = found && !mappable ? "not a file with contents" : std::strerror(errno);
+  const auto size = static_cast<size_t>(status.st_size);
+  const bool mappable = found && S_ISREG(status.st_mode) && offset <= size && bytes <= size - offset;
+  // A mapping begins with a page.
+  const size_t before = offset % static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  void* data = mappable ? mmap(nullptr, before + bytes, PROT_READ, MAP_PRIVATE, file, static_cast<off_t>(offset - before)) : MAP_FAILED;
+  const std::string reason = found && !mappable ? "not a file that holds these bytes" : std::strerror(errno);
   if (file >= 0) close(file);
   if (data == MAP_FAILED) throw std::runtime_error(std::string(path) + ": " + reason);
-  return insert({{data, bytes, true}, bytes, true, true, 0});
+  return insert({{static_cast<char*>(data) + before, bytes, true}, bytes, true, true, 0});
 }
 
 int32_t Memory::allocate_paged(size_t bytes, const std::string& folder) {

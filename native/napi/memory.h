@@ -75,7 +75,7 @@ class Memory {
 
   // All throw std::runtime_error, with a message for people.
   int32_t allocate(size_t bytes);
-  int32_t map_file(const char* path);
+  int32_t map_file(const char* path, size_t offset, size_t bytes);
   // Zeros in a file of `folder` that has no name and ends with the buffer; its room on the disk is taken at once.
   int32_t allocate_paged(size_t bytes, const std::string& folder);
   void free(int32_t id);

@@ -77,7 +77,7 @@ export class LoraAdapter {
 
   private replace(path: string, key: 'weight' | 'bias', original: Tensor): void {
     const trained = empty(this.model.backend, original.shape, 'f32', 'adapters');
-    this.model.backend.run('cast', { x: original }, { out: trained }, {});
+    widen(original, trained);
     trained.requiresGrad = true;
     this.replacements.push({ path, key, original, trained });
   }
@@ -144,4 +144,11 @@ function matrix(model: CausalLM, rows: number, columns: number): Tensor {
   const tensor = empty(model.backend, [rows, columns], 'f32', 'adapters');
   tensor.requiresGrad = true;
   return tensor;
+}
+
+/** The numbers of a weight, quantised or not, as f32. */
+function widen(weight: Tensor, out: Tensor): void {
+  const { backend, quantization } = weight;
+  if (quantization) backend.run('dequantize', { weight, ...quantization }, { out }, {});
+  else backend.run('cast', { x: weight }, { out }, {});
 }

@@ -2,6 +2,7 @@ import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { localFolder } from '../io/node/folder.js';
 import { prepareData } from '../train/data.js';
+import { loadOptionsOf } from '../train/recipe.js';
 import { train } from '../train/run.js';
 import { duration, peakMemory, type Terminal, thousands } from './console.js';
 import { heldQuestions, measureExactMatch } from './eval.js';
@@ -25,7 +26,7 @@ export async function quickstartCommand(terminal: Terminal, overrides: string[],
   const codec = codecOf(source, recipe);
   const data = await prepareData(recipe, codec, datasets, tests);
   describeData(terminal, recipe, data);
-  const session = await openSession(terminal, source, codec, { device: options.device });
+  const session = await openSession(terminal, source, codec, { device: options.device, ...loadOptionsOf(recipe) });
   terminal.note(`device     ${session.backend.description}`);
   try {
     const questions = heldQuestions(recipe, codec, tests, new Set(data.held.map(({ row }) => row)));

@@ -9,7 +9,7 @@ import { type Row, readRows } from '../data/rows.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
 import { openModel } from '../io/node.js';
-import { loadModel } from '../models/load.js';
+import { type LoadOptions, loadModel } from '../models/load.js';
 import { openTextCodec, type TextCodec, type TextModel } from '../models/text-model.js';
 import type { DatasetRows } from '../train/data.js';
 import { parseRecipe, type Recipe, type RecipeDataset } from '../train/recipe.js';
@@ -18,9 +18,8 @@ import { isObject, parseJson } from '../util/json.js';
 import { bytes, type Terminal } from './console.js';
 
 /** Options that every command with a model has. */
-export interface ModelOptions {
+export interface ModelOptions extends Partial<Omit<LoadOptions, 'onProgress'>> {
   device?: string;
-  precision?: 'bf16' | 'fp32';
 }
 
 /** A model ready to be used, with what it was made from. */
@@ -54,7 +53,8 @@ export async function openSession(terminal: Terminal, source: ModelSource, codec
   const backend = await openBackend(options.device, (message) => terminal.warn(message));
   try {
     const onProgress = (done: number, total: number) => terminal.bar(done / total, `loading ${source.name}`);
-    const loaded = await loadModel(source, backend, { precision: options.precision ?? 'bf16', onProgress });
+    const { device: _, ...load } = options;
+    const loaded = await loadModel(source, backend, { precision: 'bf16', ...load, onProgress });
     terminal.clearBar();
     const close = async () => {
       loaded.dispose();

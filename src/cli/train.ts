@@ -8,7 +8,7 @@ import type { TextCodec } from '../models/text-model.js';
 import { listCheckpoints } from '../train/checkpoint.js';
 import { countSteps, prepareData, type RunData } from '../train/data.js';
 import { chromeTrace } from '../train/profile.js';
-import type { Recipe } from '../train/recipe.js';
+import { loadOptionsOf, type Recipe } from '../train/recipe.js';
 import { type TrainEvent, type TrainResult, train } from '../train/run.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, duration, peakMemory, type Terminal, thousands } from './console.js';
@@ -67,7 +67,7 @@ async function trainSession(
   },
 ): Promise<TrainResult> {
   const { recipe, device, codec, source, profile, ...rest } = run;
-  const session = await openSession(terminal, source, codec, { device, precision: recipe.bf16 === false ? 'fp32' : 'bf16' });
+  const session = await openSession(terminal, source, codec, { device, ...loadOptionsOf(recipe) });
   terminal.note(`device     ${session.backend.description}`);
   try {
     const start = recipe.lora_model_dir === undefined ? undefined : localFolder(recipe.lora_model_dir);

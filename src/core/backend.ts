@@ -71,8 +71,8 @@ export interface Backend {
   write(buffer: DeviceBuffer, data: Uint8Array, offset?: number): void;
   /** A copy of `length` bytes at `offset`, after all that was enqueued before. */
   read(buffer: DeviceBuffer, offset: number, length: number): Promise<Uint8Array>;
-  /** Makes a local file's bytes a read-only buffer without copying them, where the device can. */
-  mapFile?(path: string): DeviceBuffer;
+  /** Makes bytes of a local file a read-only buffer without copying them, where the device can. */
+  mapFile?(path: string, offset: number, bytes: number, category: MemoryCategory): DeviceBuffer;
   /** Memory of zeros in a file of a local folder, which the system moves there under pressure; where the device can. Freed like any other. */
   allocatePaged?(bytes: number, category: MemoryCategory, folder: string): DeviceBuffer;
   /** Begins to read part of a mapped file when what was enqueued before is done, beside what comes after. */

@@ -1,5 +1,6 @@
 import { LowrankError } from '../util/errors.js';
 import { type JsonObject, parseJsonObject } from '../util/json.js';
+import { groupQuantized } from './bitsandbytes.js';
 import type { Checkpoint } from './checkpoint.js';
 import { openSafetensors } from './safetensors-shards.js';
 import { type FileSource, type NamedFiles, readText } from './source.js';
@@ -33,9 +34,10 @@ export async function openModelFiles(files: NamedFiles, identity?: string): Prom
   // Older repositories name some special tokens only in special_tokens_map.json.
   const tokenizerConfig = { ...(await readJson(files, 'special_tokens_map.json')), ...(await readJson(files, 'tokenizer_config.json')) };
   const chatTemplate = await readText(files, 'chat_template.jinja');
-  const checkpoint = await openSafetensors(files);
+  const opened = await openSafetensors(files);
   try {
-    const sources = new Set([...checkpoint.tensors.values()].map((tensor) => tensor.file));
+    const checkpoint = await groupQuantized(opened);
+    const sources = new Set([...opened.tensors.values()].map((tensor) => tensor.file));
     return {
       name: files.name,
       config,
@@ -44,7 +46,7 @@ export async function openModelFiles(files: NamedFiles, identity?: string): Prom
       identity: identity ?? (await fingerprint([...sources], JSON.stringify(config))),
     };
   } catch (error) {
-    await checkpoint.close();
+    await opened.close();
     throw error;
   }
 }

@@ -42,6 +42,44 @@ export function fourBitConstants(values: Float32Array, blockSize: number, nested
   return constants;
 }
 
+/** Whether blocks of this size are known to the ops. */
+export function isBlockSize(size: unknown): size is number {
+  return typeof size === 'number' && size >= 32 && size <= 65536 && Number.isInteger(Math.log2(size));
+}
+
+/** The numbers of u4 codes: first to last element, two codes in a byte, the first in the upper half. */
+export function decodeFourBit(
+  codes: Uint8Array,
+  absmax: Float32Array | Uint8Array,
+  constants: Float32Array,
+  first: number,
+  target: Float32Array,
+): void {
+  const [blockSize] = constants;
+  const values = constants.subarray(1, 17);
+  for (let i = 0; i < target.length; ) {
+    const block = Math.floor((first + i) / blockSize);
+    const end = Math.min(target.length, (block + 1) * blockSize - first);
+    const scale = absmax instanceof Float32Array ? absmax[block] : nestedScale(absmax[block], block, constants);
+    for (; i < end; i++) {
+      const pair = codes[(first + i) >>> 1];
+      target[i] = values[(first + i) % 2 ? pair & 15 : pair >> 4] * scale;
+    }
+  }
+}
+
+function nestedScale(code: number, block: number, constants: Float32Array): number {
+  const [nestedBlockSize, offset] = [constants[17], constants[18]];
+  const product = Math.fround(constants[19 + code] * constants[275 + Math.floor(block / nestedBlockSize)]);
+  return Math.fround(product + offset);
+}
+
+/** The numbers of i8 codes with a scale per row. */
+export function decodeRows(codes: Int8Array, absmax: Float32Array, columns: number, first: number, target: Float32Array): void {
+  const unit = Math.fround(1 / 127);
+  for (let i = 0; i < target.length; i++) target[i] = Math.fround(codes[first + i] * absmax[Math.floor((first + i) / columns)]) * unit;
+}
+
 const lanes = 8;
 const rows = 4;
 

@@ -1,6 +1,8 @@
 import { type Document, isMap, isScalar, LineCounter, type Node, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { LoraConfig } from '../adapters/config.js';
+import type { LoadOptions } from '../models/load.js';
+import { standardQuantization } from '../models/quantize.js';
 import { type OptimizerName, optimizers } from '../optim/optimizer.js';
 import { schedulers } from '../optim/schedule.js';
 import { LowrankError, nearest } from '../util/errors.js';
@@ -38,7 +40,16 @@ const patterns = <T extends z.ZodType>(value: T) => z.record(z.string(), value).
 export const Recipe = z.strictObject({
   base_model: z.string().min(1).describe('Hugging Face id, folder, or .gguf file'),
   revision_of_model: z.string().optional().describe('branch, tag or commit on the hub; default main'),
-  adapter: z.literal('lora').default('lora').describe('what is trained'),
+  adapter: z.enum(['lora', 'qlora']).default('lora').describe('what is trained; qlora is lora with load_in_4bit'),
+  load_in_4bit: z.boolean().optional().describe('quantise the frozen matrices to 4 bits; with adapter: qlora it is true'),
+  load_in_8bit: z.boolean().default(false).describe('quantise them to 8 bits'),
+  bnb_config_kwargs: z
+    .strictObject({
+      bnb_4bit_quant_type: z.enum(['nf4', 'fp4']).default(standardQuantization.kind as 'nf4'),
+      bnb_4bit_use_double_quant: z.boolean().default(standardQuantization.double),
+    })
+    .prefault({})
+    .describe('how 4 bits are made: bnb_4bit_quant_type nf4 or fp4, bnb_4bit_use_double_quant'),
   bf16: z
     .union([z.boolean(), z.literal('auto')])
     .default('auto')
@@ -236,6 +247,23 @@ export function loraConfigOf(recipe: Recipe): LoraConfig {
     layers_to_transform: recipe.peft_layers_to_transform,
     init_lora_weights: recipe.peft_init_lora_weights,
   });
+}
+
+/** How the model is put on the device. */
+export function loadOptionsOf(recipe: Recipe): Pick<LoadOptions, 'precision' | 'quantization'> {
+  const { adapter, load_in_8bit, bnb_config_kwargs: kwargs } = recipe;
+  const { load_in_4bit = adapter === 'qlora' } = recipe;
+  const precision = recipe.bf16 === false ? 'fp32' : 'bf16';
+  const refuse = (problem: string, mend: string) => {
+    throw new LowrankError(problem, { place: 'recipe', mend });
+  };
+  if (load_in_4bit && load_in_8bit) refuse('load_in_4bit and load_in_8bit are both true', 'remove one of them');
+  if (adapter === 'qlora' && !load_in_4bit)
+    refuse('adapter is qlora, and load_in_4bit false', 'remove load_in_4bit, or write adapter: lora');
+  if (load_in_8bit) return { precision, quantization: { ...standardQuantization, kind: 'int8' } };
+  if (!load_in_4bit) return { precision };
+  const { bnb_4bit_quant_type: kind, bnb_4bit_use_double_quant: double } = kwargs;
+  return { precision, quantization: { ...standardQuantization, kind, double } };
 }
 
 /** Every key with its default and what it means, for help texts. */

@@ -73,10 +73,10 @@ export class CpuBackend implements Backend {
     this.counter.remove(block.bytes, block.category);
   }
 
-  mapFile(path: string): DeviceBuffer {
-    const [id, bytes] = reported('mapFile', () => this.addon.mapFile(this.handle, path));
-    this.counter.add(bytes, 'weights');
-    return new CpuBuffer(id, bytes, 'weights', this);
+  mapFile(path: string, offset: number, bytes: number, category: MemoryCategory): DeviceBuffer {
+    const id = reported('mapFile', () => this.addon.mapFile(this.handle, path, offset, bytes));
+    this.counter.add(bytes, category);
+    return new CpuBuffer(id, bytes, category, this);
   }
 
   allocatePaged(bytes: number, category: MemoryCategory, folder: string): DeviceBuffer {

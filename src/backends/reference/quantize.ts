@@ -1,4 +1,5 @@
 import { bins } from '../../quant/dynamic-map.js';
+import { decodeFourBit, decodeRows, isBlockSize } from '../../quant/four-bit.js';
 import { floats, type Kernels, type Operand } from './operand.js';
 
 const anyFloats = [...floats, 'f16'] as const;
@@ -14,41 +15,29 @@ export function numbersOf(weight: Operand, absmax: Operand | undefined, constant
   if (weight.dtype !== 'u4' && weight.dtype !== 'i8') return weight.values();
   const [rows, columns] = weight.check(['u4', 'i8'], [-1, -1]).shape;
   if (!absmax) weight.refuse('the weight has no absmax');
+  const numbers = new Float32Array(weight.size);
   if (weight.dtype === 'i8') {
-    const scales = absmax.check(['f32'], [rows]).values();
-    return Float32Array.from(new Int8Array(weight.bytes()), (code, e) => fround(code * scales[Math.floor(e / columns)]) * fround(1 / 127));
+    decodeRows(new Int8Array(weight.bytes()), absmax.check(['f32'], [rows]).values(), columns, 0, numbers);
+    return numbers;
   }
   if (!constants) weight.refuse('the weight has no constants');
-  const { blockSize, values, nested } = constantsOf(constants);
-  const blocks = Math.ceil(weight.size / blockSize);
+  const blocks = Math.ceil(weight.size / checkConstants(constants).blockSize);
+  const nested = constants.size > 17;
   absmax.check(nested ? ['u8'] : ['f32'], [blocks]);
-  const scales = nested
-    ? Float32Array.from(absmax.bytes(), (code, i) => {
-        return fround(nested.values[code] * nested.absmax[Math.floor(i / nested.blockSize)]) + nested.offset;
-      })
-    : absmax.values();
-  const codes = weight.bytes();
-  const code = (e: number) => (e % 2 ? codes[e >> 1] & 15 : codes[e >> 1] >> 4);
-  return Float32Array.from({ length: weight.size }, (_, e) => values[code(e)] * scales[Math.floor(e / blockSize)]);
+  decodeFourBit(weight.bytes(), nested ? absmax.bytes() : absmax.values(), constants.values(), 0, numbers);
+  return numbers;
 }
 
-/** The fields of `constants`, which has the nested ones only with absmax u8. */
-function constantsOf(constants: Operand) {
+function checkConstants(constants: Operand): { blockSize: number; values: Float32Array } {
   const numbers = constants.check(['f32'], [-1]).values();
   if (numbers.length < 17) constants.refuse(`has ${numbers.length} numbers`, 'at least 17');
-  const [blockSize] = numbers;
-  checkBlockSize(constants, blockSize);
-  const values = numbers.subarray(1, 17);
-  if (numbers.length === 17) return { blockSize, values };
-  const [nestedBlockSize, offset] = numbers.subarray(17);
-  checkBlockSize(constants, nestedBlockSize);
-  const nested = { blockSize: nestedBlockSize, offset, values: numbers.subarray(19, 275), absmax: numbers.subarray(275) };
-  return { blockSize, values, nested };
+  checkBlockSize(constants, numbers[0]);
+  if (numbers.length > 17) checkBlockSize(constants, numbers[17]);
+  return { blockSize: numbers[0], values: numbers.subarray(1, 17) };
 }
 
 function checkBlockSize(operand: Operand, size: number): void {
-  if (size >= 32 && size <= 65536 && Number.isInteger(Math.log2(size))) return;
-  operand.refuse(`a block size of ${size}`, 'a power of two from 32 to 65536');
+  if (!isBlockSize(size)) operand.refuse(`a block size of ${size}`, 'a power of two from 32 to 65536');
 }
 
 /** Stores the codes of numbers in blocks, by bins, and each block's largest magnitude. */
@@ -71,7 +60,7 @@ export function encodeBins(numbers: Float32Array, blockSize: number, codeOf: Ope
 export const quantizers: Kernels<'quantize4bit' | 'quantize8bit' | 'quantizeRows' | 'dequantize'> = {
   quantize4bit: ({ x, constants }, { out, absmax }) => {
     const numbers = x.check(anyFloats).values();
-    const { blockSize, values } = constantsOf(constants);
+    const { blockSize, values } = checkConstants(constants);
     const codes = out.check(['u4'], x.shape).bytes();
     const scales = absmax.check(['f32'], [Math.ceil(x.size / blockSize)]).values();
     const order = Array.from(values, (_, code) => code).sort((a, b) => values[a] - values[b]);
