@@ -17,6 +17,8 @@ const architectures: ReadonlyMap<string, Architecture> = new Map<string, Archite
 export interface LoadOptions {
   /** `bf16`: weights and activations bf16, sums f32; `fp32`: everything f32. */
   precision: 'bf16' | 'fp32';
+  /** Every weight in f32 and in memory of its own, for full fine-tuning; activations and products keep the precision. */
+  trainable?: boolean;
   onProgress?: (loaded: number, total: number) => void;
 }
 
@@ -30,7 +32,8 @@ export interface LoadedModel {
  * Puts a checkpoint's weights on a device and builds its model. Matrices get the precision's dtype and vectors f32; what is stored in
  * just that form is mapped from its file and used in place where the device can.
  */
-export async function loadModel(source: ModelSource, backend: Backend, { precision, onProgress }: LoadOptions): Promise<LoadedModel> {
+export async function loadModel(source: ModelSource, backend: Backend, options: LoadOptions): Promise<LoadedModel> {
+  const { precision, trainable = false, onProgress } = options;
   const architecture = architectureOf(source);
   const dtype: 'f32' | 'bf16' = precision === 'bf16' ? 'bf16' : 'f32';
   const tensors = new Map<string, Tensor>();
@@ -43,8 +46,9 @@ export async function loadModel(source: ModelSource, backend: Backend, { precisi
   try {
     const stored = [...source.checkpoint.tensors.values()];
     for (const [i, tensor] of stored.entries()) {
-      const wanted = tensor.shape.length > 1 ? dtype : 'f32';
-      tensors.set(tensor.name, mapTensor(backend, tensor, wanted, mapped) ?? (await upload(backend, tensor, wanted, owned)));
+      const wanted = tensor.shape.length > 1 && !trainable ? dtype : 'f32';
+      const inPlace = trainable ? undefined : mapTensor(backend, tensor, wanted, mapped);
+      tensors.set(tensor.name, inPlace ?? (await upload(backend, tensor, wanted, owned)));
       onProgress?.(i + 1, stored.length);
     }
     const build = new Builder({ name: source.name, tensors });

@@ -28,12 +28,14 @@ export class CpuBuffer implements DeviceBuffer {
   readonly bytes: number;
   readonly category: MemoryCategory;
   readonly owner: CpuBackend;
+  readonly readOnly: boolean;
 
-  constructor(id: number, bytes: number, category: MemoryCategory, owner: CpuBackend) {
+  constructor(id: number, bytes: number, category: MemoryCategory, owner: CpuBackend, readOnly = false) {
     this.id = id;
     this.bytes = bytes;
     this.category = category;
     this.owner = owner;
+    this.readOnly = readOnly;
   }
 }
 
@@ -75,7 +77,7 @@ export class CpuBackend implements Backend {
   mapFile(path: string): DeviceBuffer {
     const [id, bytes] = reported('mapFile', () => this.addon.mapFile(this.handle, path));
     this.counter.add(bytes, 'weights');
-    return new CpuBuffer(id, bytes, 'weights', this);
+    return new CpuBuffer(id, bytes, 'weights', this, true);
   }
 
   allocatePaged(bytes: number, category: MemoryCategory, folder: string): DeviceBuffer {
