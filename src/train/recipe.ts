@@ -38,7 +38,10 @@ const patterns = <T extends z.ZodType>(value: T) => z.record(z.string(), value).
 export const Recipe = z.strictObject({
   base_model: z.string().min(1).describe('Hugging Face id, folder, or .gguf file'),
   revision_of_model: z.string().optional().describe('branch, tag or commit on the hub; default main'),
-  adapter: z.literal('lora').default('lora').describe('what is trained'),
+  adapter: z
+    .preprocess((value) => (value === null ? 'full' : value), z.enum(['lora', 'full']))
+    .default('lora')
+    .describe('lora, or full: every weight; null means full'),
   bf16: z
     .union([z.boolean(), z.literal('auto')])
     .default('auto')
