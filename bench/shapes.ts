@@ -7,8 +7,10 @@ import { f32ToBf16 } from '#lowrank/util/half.js';
 import type { JsonObject } from '#lowrank/util/json.js';
 import { Random } from '#lowrank/util/philox.js';
 
-/** What a measured LoRA loop trains on. */
+/** What a measured loop trains on. */
 export interface Run {
+  /** LoRA of rank 16 on all linear layers (default), or every weight. */
+  method?: 'lora' | 'full';
   shape: keyof typeof shapes & string;
   dtype: 'bf16' | 'fp32';
   batch: number;

@@ -1,9 +1,12 @@
 /** What runs everywhere, in a browser too: no file system, no native code. `index.ts` adds Node's part. */
 export { LoraConfig, parseLoraConfig } from './adapters/config.js';
 export { openAdapter, saveAdapter } from './adapters/folder.js';
+export { FullTuner } from './adapters/full.js';
 export { LoraAdapter } from './adapters/lora.js';
 export { mergeAdapter } from './adapters/merge.js';
+export { writeModel } from './adapters/model-folder.js';
 export { adapterConfigJson, loadAdapter } from './adapters/peft.js';
+export type { Tuner } from './adapters/tuner.js';
 export { ReferenceBackend } from './backends/reference/index.js';
 export type { Backend, MemoryUse } from './core/backend.js';
 export { openBackend, registerBackend } from './core/device.js';

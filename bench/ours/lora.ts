@@ -1,6 +1,7 @@
-/** One LoRA loop of ours, a step for each request. The only argument is the case as JSON (bench/lora.ts). */
+/** One loop of ours, LoRA or full, a step for each request. The only argument is the case as JSON (bench/lora.ts). */
 import { readFileSync } from 'node:fs';
 import { parseLoraConfig } from '#lowrank/adapters/config.js';
+import { FullTuner } from '#lowrank/adapters/full.js';
 import { LoraAdapter } from '#lowrank/adapters/lora.js';
 import { openCpuBackend } from '#lowrank/backends/cpu/index.js';
 import { loadModel } from '#lowrank/models/load.js';
@@ -14,10 +15,11 @@ const run = JSON.parse(process.argv[2]) as Run;
 const precision = run.dtype === 'fp32' ? 'fp32' : 'bf16';
 const backend = await openCpuBackend();
 const source = await openSynthetic(await syntheticModel(run.shape, precision === 'bf16' ? 'BF16' : 'F32'), run.shape);
-const { model } = await loadModel(source, backend, { precision });
+const full = run.method === 'full';
+const { model } = await loadModel(source, backend, { precision, trainable: full });
 const config = { r: 16, lora_alpha: 32, lora_dropout: run.dropout ?? 0, target_modules: 'all-linear' };
-const adapter = await LoraAdapter.create(model, parseLoraConfig(config, 'bench'), 1);
-const parameters = adapter.parameters();
+const tuner = full ? new FullTuner(model) : await LoraAdapter.create(model, parseLoraConfig(config, 'bench'), 1);
+const parameters = tuner.parameters();
 const optimizer = createOptimizer('adamw_torch', parameters, {
   adam_beta1: 0.9,
   adam_beta2: 0.999,

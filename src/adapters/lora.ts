@@ -6,6 +6,7 @@ import { breather } from '../util/breathe.js';
 import { Random, streams } from '../util/philox.js';
 import type { LoraConfig } from './config.js';
 import { findSaved, findTargets, type LoraTarget } from './targets.js';
+import type { ParameterCount, Tuner } from './tuner.js';
 
 /** A weight or bias of the base model that the adapter trains as a whole: its own f32 copy, and what it stands in for. */
 interface Replacement {
@@ -16,7 +17,7 @@ interface Replacement {
 }
 
 /** A LoRA adapter on a model: attached, its layers answer with their update; detached, the base model answers alone. */
-export class LoraAdapter {
+export class LoraAdapter implements Tuner {
   readonly model: CausalLM;
   readonly config: LoraConfig;
   readonly layers = new Map<string, LoraLayer & LoraTarget>();
@@ -98,7 +99,7 @@ export class LoraAdapter {
   }
 
   /** Counts as PEFT's print_trainable_parameters has them: `all` holds the base model, the adapter and its whole copies. */
-  count(): { trainable: number; all: number; percent: number } {
+  count(): ParameterCount {
     const trainable = [...this.parameters().values()].reduce((sum, tensor) => sum + tensor.size, 0);
     const base = new Set<Tensor>();
     for (const module of this.model.modules.values()) {

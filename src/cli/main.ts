@@ -15,7 +15,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.
 process.stderr.on('error', () => {});
 
 const program = new Command('lowrank')
-  .description('Fine-tunes large language models: LoRA from one recipe.')
+  .description('Fine-tunes large language models: LoRA or all weights, from one recipe.')
   .version(version)
   .helpOption('-h, --help', 'show help')
   .configureHelp({ showGlobalOptions: true })
@@ -32,7 +32,7 @@ const recipeHelp = () => {
   return `\nRecipe keys (defaults in brackets):\n${definitions(rows, process.stdout.columns ?? 80)}`;
 };
 
-command('train', 'train the adapter that a recipe describes')
+command('train', 'train the adapter or the model that a recipe describes')
   .argument('<recipe>', 'YAML file; see the keys below')
   .argument('[key=value...]', 'settings that replace the recipe’s')
   .option('--resume [checkpoint]', 'go on from the newest checkpoint in output_dir, or from this one')

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
-import { openAdapter } from '../adapters/folder.js';
+import { adapterConfigFile, noAdapter, openAdapter } from '../adapters/folder.js';
 import type { LoraAdapter } from '../adapters/lora.js';
 import type { Backend } from '../core/backend.js';
 import { openBackend } from '../core/device.js';
@@ -79,14 +79,9 @@ export async function attachAdapter(terminal: Terminal, session: Session, path: 
 
 /** The base model that an adapter's folder names. */
 export async function baseOfAdapter(path: string): Promise<string> {
-  const place = join(path, 'adapter_config.json');
-  const text = await localFolder(path).readText('adapter_config.json');
-  if (text === undefined) {
-    throw new LowrankError('holds no adapter_config.json', {
-      place: path,
-      mend: 'give the folder of an adapter, or name the base with --model',
-    });
-  }
+  const place = join(path, adapterConfigFile);
+  const text = await localFolder(path).readText(adapterConfigFile);
+  if (text === undefined) throw await noAdapter(localFolder(path));
   const config = parseJson(text, place);
   if (isObject(config) && typeof config.base_model_name_or_path === 'string' && config.base_model_name_or_path !== '') {
     return config.base_model_name_or_path;

@@ -25,6 +25,8 @@ export interface MemoryUse {
 /** A block of device memory. Backends put their own handle behind it. */
 export interface DeviceBuffer {
   readonly bytes: number;
+  /** A file's own bytes, which no op may write. */
+  readonly readOnly?: boolean;
 }
 
 /** Some bytes of a buffer that is a mapped file or paged memory. */

@@ -33,6 +33,12 @@ export class Gradients extends Map<Tensor, Tensor> {
     this.replace(parameter, kept);
   }
 
+  /** The sum so far of a parameter's gradients, where nobody else holds it: a vjp may add to it and leave its result out. */
+  own(parameter: Tensor): Tensor | undefined {
+    const sum = this.get(parameter);
+    return sum?.storage.holders === 1 ? sum : undefined;
+  }
+
   /** Puts a gradient in the place of what was there. */
   replace(parameter: Tensor, gradient: Tensor): void {
     gradient.storage.hold();
@@ -190,4 +196,20 @@ export function checkpoint(
 /** Allocates the gradient of a parameter: f32, counted as gradients. */
 export function gradientLike(parameter: Tensor): Tensor {
   return empty(parameter.backend, parameter.shape, 'f32', 'gradients');
+}
+
+/**
+ * A parameter's gradient by an op that adds to its output, without a copy of what there is: `add` is given the sum so far, and then nothing is
+ * returned, or zeros, which are returned.
+ */
+export function addGradient(parameter: Tensor, gradients: Gradients, add: (sum: Tensor) => void): Tensor | undefined {
+  const sum = gradients.own(parameter);
+  if (sum) {
+    add(sum);
+    return undefined;
+  }
+  const gradient = gradientLike(parameter);
+  gradient.backend.run('fill', {}, { out: gradient }, { value: 0 });
+  add(gradient);
+  return gradient;
 }

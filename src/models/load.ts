@@ -19,6 +19,8 @@ const architectures: ReadonlyMap<string, Architecture> = new Map<string, Archite
 export interface LoadOptions {
   /** `bf16`: weights and activations bf16, sums f32; `fp32`: everything f32. */
   precision: 'bf16' | 'fp32';
+  /** Every weight in f32 and in memory of its own, for full fine-tuning; activations and products keep the precision. */
+  trainable?: boolean;
   /** Quantises the layers' matrices as they are read. Those of a checkpoint that is quantised already stay as they are. */
   quantization?: QuantizationConfig;
   onProgress?: (loaded: number, total: number) => void;
@@ -35,10 +37,10 @@ export interface LoadedModel {
  * one at a time; what is stored in just that form is mapped from its file and used in place where the device can.
  */
 export async function loadModel(source: ModelSource, backend: Backend, options: LoadOptions): Promise<LoadedModel> {
-  const { precision, quantization, onProgress } = options;
+  const { precision, onProgress } = options;
   const architecture = architectureOf(source);
   const dtype = precision === 'bf16' ? 'bf16' : 'f32';
-  const loader = new WeightLoader(backend, dtype, quantization);
+  const loader = new WeightLoader(backend, options);
   try {
     const tensors = new Map<string, Tensor>();
     const stored = [...source.checkpoint.tensors.values()];
@@ -89,16 +91,19 @@ const alignments: Readonly<Record<DType, number>> = { f32: 4, bf16: 2, f16: 2, i
 export class WeightLoader {
   private readonly backend: Backend;
   private readonly dtype: 'f32' | 'bf16';
+  private readonly trainable: boolean;
   private readonly quantizer?: Quantizer;
   private readonly owned: Storage[] = [];
 
-  constructor(backend: Backend, dtype: 'f32' | 'bf16', quantization?: QuantizationConfig) {
+  constructor(backend: Backend, { precision, trainable = false, quantization }: LoadOptions) {
     this.backend = backend;
-    this.dtype = dtype;
+    this.dtype = precision === 'bf16' ? 'bf16' : 'f32';
+    this.trainable = trainable;
     this.quantizer = quantization && new Quantizer(backend, quantization);
   }
 
   async load(stored: StoredTensor): Promise<Tensor> {
+    if (this.trainable) return this.own(await this.upload(stored, 'f32', 'weights'));
     if (stored.quantized) return this.loadQuantized(stored, stored.quantized);
     if (this.quantizer && isQuantizable(stored)) return this.own(await this.quantize(stored, this.quantizer));
     const wanted = stored.shape.length > 1 ? this.dtype : 'f32';

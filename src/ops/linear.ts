@@ -1,6 +1,6 @@
 import type { Backend } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
-import { gradientLike, record } from '../core/tape.js';
+import { addGradient, type Gradients, gradientLike, record } from '../core/tape.js';
 import { empty, overwritable, type Tensor } from '../core/tensor.js';
 import { checkShape } from './check.js';
 
@@ -55,20 +55,24 @@ export function linear(x: Tensor, weight: Tensor, options: LinearOptions = {}): 
   }
   const frozenInput = !lora && !weight.requiresGrad;
   const saved = [frozenInput ? undefined : x, weight, bias, h, lora?.A, lora?.B, mask];
-  const vjp = (dy: Tensor, _: unknown, gathered: Tensor | undefined) => {
+  const vjp = (dy: Tensor, gradients: Gradients, gathered: Tensor | undefined) => {
     const dx = x.requiresGrad ? (gathered ? overwritable(gathered) : empty(backend, x.shape, x.dtype)) : undefined;
     const { dA, dB } = lora && h ? loraBackward(x, weight, lora, mask, h, dy, dx, gathered) : {};
     if (!lora && dx) addProductNN(dy, weight, dx, gathered);
-    const dweight = weight.requiresGrad ? gradientLike(weight) : undefined;
-    if (dweight) matmulTN(backend, dy, x, dweight);
-    const dbias = bias?.requiresGrad ? gradientLike(bias) : undefined;
-    if (dbias) {
-      backend.run('fill', {}, { out: dbias }, { value: 0 });
-      backend.run('columnSum', { x: dy }, { out: dbias }, {});
-    }
+    const dweight = weight.requiresGrad ? weightGradient(dy, x, weight, gradients) : undefined;
+    const columnSum = (out: Tensor) => backend.run('columnSum', { x: dy }, { out }, {});
+    const dbias = bias?.requiresGrad ? addGradient(bias, gradients, columnSum) : undefined;
     return [dx, dweight, dbias, dA, dB, dy];
   };
   return record('linear', [x, weight, bias, lora?.A, lora?.B, residual], y, saved, vjp, true);
+}
+
+/** dW = dyᵀ·x, or nothing where it was added to the sum so far. */
+function weightGradient(dy: Tensor, x: Tensor, weight: Tensor, gradients: Gradients): Tensor | undefined {
+  const sum = gradients.own(weight);
+  const dweight = sum ?? gradientLike(weight);
+  matmulTN(x.backend, dy, x, dweight, 1, sum ? 1 : 0);
+  return sum ? undefined : dweight;
 }
 
 /** out = a·b + addend, which may share out's memory. */

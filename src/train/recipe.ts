@@ -40,7 +40,10 @@ const patterns = <T extends z.ZodType>(value: T) => z.record(z.string(), value).
 export const Recipe = z.strictObject({
   base_model: z.string().min(1).describe('Hugging Face id, folder, or .gguf file'),
   revision_of_model: z.string().optional().describe('branch, tag or commit on the hub; default main'),
-  adapter: z.enum(['lora', 'qlora']).default('lora').describe('what is trained; qlora is lora with load_in_4bit'),
+  adapter: z
+    .preprocess((value) => (value === null ? 'full' : value), z.enum(['lora', 'qlora', 'full']))
+    .default('lora')
+    .describe('lora; qlora: lora with load_in_4bit; full: every weight, as null means'),
   load_in_4bit: z.boolean().optional().describe('quantise the frozen matrices to 4 bits; with adapter: qlora it is true'),
   load_in_8bit: z.boolean().default(false).describe('quantise them to 8 bits'),
   bnb_config_kwargs: z
@@ -250,7 +253,7 @@ export function loraConfigOf(recipe: Recipe): LoraConfig {
 }
 
 /** How the model is put on the device. */
-export function loadOptionsOf(recipe: Recipe): Pick<LoadOptions, 'precision' | 'quantization'> {
+export function loadOptionsOf(recipe: Recipe): Omit<LoadOptions, 'onProgress'> {
   const { adapter, load_in_8bit, bnb_config_kwargs: kwargs } = recipe;
   const { load_in_4bit = adapter === 'qlora' } = recipe;
   const precision = recipe.bf16 === false ? 'fp32' : 'bf16';
@@ -260,6 +263,9 @@ export function loadOptionsOf(recipe: Recipe): Pick<LoadOptions, 'precision' | '
   if (load_in_4bit && load_in_8bit) refuse('load_in_4bit and load_in_8bit are both true', 'remove one of them');
   if (adapter === 'qlora' && !load_in_4bit)
     refuse('adapter is qlora, and load_in_4bit false', 'remove load_in_4bit, or write adapter: lora');
+  if (adapter === 'full' && (load_in_4bit || load_in_8bit))
+    refuse('adapter is full, and the weights are to be quantised', 'remove load_in_4bit and load_in_8bit, or write adapter: qlora');
+  if (adapter === 'full') return { precision, trainable: true };
   if (load_in_8bit) return { precision, quantization: { ...standardQuantization, kind: 'int8' } };
   if (!load_in_4bit) return { precision };
   const { bnb_4bit_quant_type: kind, bnb_4bit_use_double_quant: double } = kwargs;

@@ -81,6 +81,30 @@ describe('the way of a user', () => {
     expect(whole.text).toBe(answer.text);
   });
 
+  test('full fine-tuning: train, eval, generate; what is for adapters is refused', async () => {
+    const path = recipe('whole', 'adapter: null', 'num_epochs: 2');
+    const trained = await lowrank(['train', path, '--json']);
+    expect(trained).toMatchObject({ code: 0 });
+    const result = JSON.parse(trained.out);
+    expect(result).toMatchObject({ steps: 10, model_dir: at('whole') });
+    expect(result).not.toHaveProperty('adapter_dir');
+    expect(trained.err).toMatch(/parameters ([\d,. ]+) trainable of \1 \(100\.00 %\)/);
+    expect(trained.err).toContain(`next       lowrank chat --model ${at('whole')}`);
+
+    const base = JSON.parse((await lowrank(['eval', path, '--json'])).out);
+    const tuned = JSON.parse((await lowrank(['eval', path, `base_model=${at('whole')}`, '--json'])).out);
+    expect(tuned.loss).toBeLessThan(base.loss);
+    expect((await lowrank(['generate', '--model', at('whole'), '--max-new-tokens', '4', 'abc'])).code).toBe(0);
+
+    const merged = await lowrank(['merge', '--adapter', at('whole')]);
+    expect(merged.code).toBe(1);
+    expect(merged.err).toMatch(/whole: holds a whole model, not an adapter\n.*\n.*nothing to merge/);
+    expect((await lowrank(['train', path])).err).toMatch(/holds an earlier run/);
+    expect((await lowrank(['train', path, '--resume'])).err).toMatch(/nothing left to train[\s\S]*\(base_model\)/);
+    const onto = await lowrank(['train', path, `output_dir=${at('model')}`, '--overwrite']);
+    expect(onto.err).toMatch(/output_dir is the base model’s folder/);
+  });
+
   test('Ctrl-C finishes the step, saves and exits 130; --resume goes on', async () => {
     const path = recipe('stopped', 'num_epochs: 400', 'save_steps: 100000', 'evals_per_epoch: 1');
     let sent = false;

@@ -109,6 +109,47 @@ def train_real_model(folder, file, batch, adapter, out, steps, learning_rate):
     pathlib.Path(out).with_suffix(".json").write_text(json.dumps({"losses": losses, "curve": curve}))
 
 
+def train_whole_model(folder, steps, out, bf16, options):
+    """Full fine-tuning as transformers' Trainer does it: its groups of weight decay, f32 weights, autocast where bf16. `steps`: batches."""
+    from transformers import Trainer
+
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    decayed = set(Trainer.get_decay_parameter_names(None, model))
+    parameters = dict(model.named_parameters())
+    groups = [
+        {"params": [p for n, p in parameters.items() if n in decayed], "weight_decay": options["weight_decay"]},
+        {"params": [p for n, p in parameters.items() if n not in decayed], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=options["learning_rate"], betas=(0.9, 0.999), eps=1e-8)
+    curve, norms = [], []
+    for batch in steps:
+        loss = gradients_of(model, batch, torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext())
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), options["max_grad_norm"])))
+        optimizer.step()
+        optimizer.zero_grad()
+        curve.append(float(loss.detach()))
+    save_file({name: parameter.detach().clone() for name, parameter in parameters.items()}, out)
+    pathlib.Path(out).with_suffix(".json").write_text(json.dumps({"curve": curve, "norms": norms, "decayed": sorted(decayed)}))
+
+
+def read_whole(folder, examples, text, out):
+    """Everything in a model's folder as users open it: weights in their dtype, generation settings, tokenizer."""
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    problems = {key: list(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    assert not any(problems.values()), problems
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    facts = {
+        "dtype": str(model.dtype),
+        "tied": model.lm_head.weight is model.model.embed_tokens.weight,
+        "temperature": model.generation_config.temperature,
+        "eos": model.generation_config.eos_token_id,
+        "ids": tokenizer(text, add_special_tokens=False)["input_ids"],
+        "chat": tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True),
+    }
+    save_file(logits_of(model.float().eval(), examples), out)
+    pathlib.Path(out).with_suffix(".json").write_text(json.dumps(facts))
+
+
 def tokenize(folder, file, texts, out):
     """Token ids of texts, and of a conversation through the chat template, with the tokenizer inside a GGUF file."""
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)

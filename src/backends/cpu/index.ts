@@ -29,12 +29,14 @@ export class CpuBuffer implements DeviceBuffer {
   readonly bytes: number;
   readonly category: MemoryCategory;
   readonly owner: CpuBackend;
+  readonly readOnly: boolean;
 
-  constructor(id: number, bytes: number, category: MemoryCategory, owner: CpuBackend) {
+  constructor(id: number, bytes: number, category: MemoryCategory, owner: CpuBackend, readOnly = false) {
     this.id = id;
     this.bytes = bytes;
     this.category = category;
     this.owner = owner;
+    this.readOnly = readOnly;
   }
 }
 
@@ -76,7 +78,7 @@ export class CpuBackend implements Backend {
   mapFile(path: string, offset: number, bytes: number, category: MemoryCategory): DeviceBuffer {
     const id = reported('mapFile', () => this.addon.mapFile(this.handle, path, offset, bytes));
     this.counter.add(bytes, category);
-    return new CpuBuffer(id, bytes, category, this);
+    return new CpuBuffer(id, bytes, category, this, true);
   }
 
   allocatePaged(bytes: number, category: MemoryCategory, folder: string): DeviceBuffer {
