@@ -81,6 +81,19 @@ command('merge', 'write the base model with an adapter’s update in its weights
     await mergeCommand(new Terminal(options.json), options);
   });
 
+command('quantize', 'write a model in 4 or 8 bits, in the format of bitsandbytes')
+  .requiredOption('--model <name>', 'Hugging Face id, folder or .gguf file')
+  .requiredOption('--out <dir>', 'folder to be written')
+  .addOption(new Option('--format <name>', 'codes').choices(['nf4', 'fp4', 'int8']).default('nf4'))
+  .option('--double', 'quantise the scales of 4 bits as well: 4.127 bits per parameter instead of 4.5')
+  .option('--block-size <n>', 'elements of 4 bits that share a scale: a power of two from 32 to 4096', blockSize, 64)
+  .option('--max-shard-size <bytes>', 'largest file, such as 5GB', size, 5e9)
+  .addOption(device())
+  .action(async (options) => {
+    const { quantizeCommand } = await import('./quantize.js');
+    await quantizeCommand(new Terminal(options.json), options);
+  });
+
 command('doctor', 'what this machine offers, and what is wrong').action(async (options) => {
   const { doctorCommand } = await import('./doctor.js');
   await doctorCommand(new Terminal(options.json));
@@ -124,6 +137,13 @@ function number(text: string): number {
 function positive(text: string): number {
   const value = number(text);
   if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('Expected a whole number of at least 1.');
+  return value;
+}
+
+function blockSize(text: string): number {
+  const value = number(text);
+  if (value < 32 || value > 4096 || !Number.isInteger(Math.log2(value)))
+    throw new InvalidArgumentError('Expected a power of two from 32 to 4096.');
   return value;
 }
 

@@ -4,11 +4,11 @@ import { mergeAdapter } from '../adapters/merge.js';
 import { writeModel } from '../adapters/model-folder.js';
 import { scope } from '../core/scope.js';
 import { localFolder } from '../io/node/folder.js';
-import { byteLengthOf, type TensorToWrite } from '../io/safetensors.js';
+import { byteLengthOf } from '../io/safetensors.js';
 import { loadModel } from '../models/load.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
-import { bytes, type Terminal } from './console.js';
+import { bytes, type Terminal, withProgress } from './console.js';
 import { attachAdapter, baseOfAdapter, codecOf, findModel, openSession, type Session } from './session.js';
 
 export interface MergeOptions {
@@ -32,7 +32,7 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
     const merged = mergeAdapter(adapter, source.checkpoint);
     const size = merged.tensors.reduce((sum, { dtype, shape }) => sum + byteLengthOf(dtype, shape), 0);
     await localFolder(dirname(out)).create(basename(out), async (folder) => {
-      const tensors = withProgress(terminal, merged.tensors);
+      const tensors = withProgress(terminal, merged.tensors, 'merging');
       await writeModel(folder, { ...merged, tensors }, source, { maxShardBytes: options.maxShardSize });
       terminal.clearBar();
     });
@@ -52,18 +52,6 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
   } finally {
     await session.close();
   }
-}
-
-/** The tensors, with a bar that moves as their turns come. */
-function withProgress(terminal: Terminal, tensors: TensorToWrite[]): TensorToWrite[] {
-  let done = 0;
-  return tensors.map((tensor) => ({
-    ...tensor,
-    data: () => {
-      terminal.bar(++done / tensors.length, `merging ${done}/${tensors.length}`);
-      return tensor.data();
-    },
-  }));
 }
 
 /** Reads the written model back and compares its logits with the live ones on a sentence. */

@@ -141,71 +141,62 @@ export interface QuantizedMatrix {
   readonly kind: 'nf4' | 'fp4' | 'int8';
   readonly blockSize: number;
   /** Whether the scales are quantised. */
-  readonly nested: boolean;
-  /** The numbers of the codes, and of the codes of scales. */
-  readonly values: Float32Array;
-  readonly nestedValues: Float32Array;
+  readonly double: boolean;
   bytes(): Promise<QuantizedBytes>;
 }
 
+/** What a device holds of a quantised matrix (src/core/ops.table.ts). */
 export interface QuantizedBytes {
-  codes: Uint8Array;
-  absmax: Uint8Array;
-  nested?: { absmax: Float32Array; offset: number };
+  readonly codes: Uint8Array;
+  readonly absmax: Uint8Array;
+  readonly constants: Float32Array;
 }
 
-/** Room for the digits of an f32 as JSON has them. */
-const offsetWidth = 26;
+/** Room for a comma, a key and the digits of an f32 as JSON has them. */
+const offsetWidth = `,"nested_offset":`.length + 26;
 
 /** The tensors of a quantised matrix as bitsandbytes names them. `bytes` is asked once, for the first of them. */
 export function encodeQuantized(matrix: QuantizedMatrix, nestedBlockSize: number): TensorToWrite[] {
-  const { name, shape, kind, blockSize, nested, values, nestedValues } = matrix;
-  const size = shape.reduce((product, n) => product * n, 1);
+  const { name, shape, kind, blockSize, double } = matrix;
   let made: Promise<QuantizedBytes> | undefined;
-  const bytes = () => (made ??= matrix.bytes());
-  const codes = async () => (await bytes()).codes;
-  const absmax = async () => (await bytes()).absmax;
+  const part = (suffix: string, dtype: string, extents: readonly number[], take: (bytes: QuantizedBytes) => Uint8Array): TensorToWrite => ({
+    name: name + suffix,
+    dtype,
+    shape: extents,
+    data: async () => take(await (made ??= matrix.bytes())),
+  });
   if (kind === 'int8') {
     const path = name.replace(/\.weight$/, '');
     return [
-      { name, dtype: 'I8', shape, data: codes },
-      { name: `${path}.SCB`, dtype: 'F32', shape: [shape[0]], data: absmax },
-      { name: `${path}.weight_format`, dtype: 'U8', shape: [], data: async () => Uint8Array.of(0) },
+      part('', 'I8', shape, ({ codes }) => codes),
+      { ...part('', 'F32', [shape[0]], ({ absmax }) => absmax), name: `${path}.SCB` },
+      { ...part('', 'U8', [], () => Uint8Array.of(0)), name: `${path}.weight_format` },
     ];
   }
+  const size = shape[0] * shape[1];
   const blocks = Math.ceil(size / blockSize);
-  const own: TensorToWrite[] = [
-    { name, dtype: 'U8', shape: [Math.ceil(size / 2), 1], data: codes },
-    { name: `${name}.absmax`, dtype: nested ? 'U8' : 'F32', shape: [blocks], data: absmax },
-    { name: `${name}.quant_map`, dtype: 'F32', shape: [16], data: async () => bytesOf(values) },
-  ];
-  const state = (offset?: number) => {
+  const state = (constants?: Float32Array) => {
     const plain = { quant_type: kind, blocksize: blockSize, dtype: 'bfloat16', shape };
-    const text = JSON.stringify(
-      nested ? { ...plain, nested_blocksize: nestedBlockSize, nested_dtype: 'float32', nested_offset: offset } : plain,
-    );
-    return new TextEncoder().encode(text);
+    const nested = { nested_blocksize: nestedBlockSize, nested_dtype: 'float32', nested_offset: constants?.[18] };
+    return new TextEncoder().encode(JSON.stringify(double ? { ...plain, ...nested } : plain));
   };
-  // The header says how long the object is before the mean is known: it ends with as many spaces as are left.
-  const length = state(0).length + (nested ? offsetWidth : 0);
-  const padded = async () => {
-    const text = state((await bytes()).nested?.offset);
+  // A file's header has the object's length before the mean is known: it ends with as many spaces as are left.
+  const length = state().length + (double ? offsetWidth : 0);
+  const padded = ({ constants }: QuantizedBytes) => {
     const result = new Uint8Array(length).fill(0x20);
-    result.set(text);
+    result.set(state(constants));
     return result;
   };
-  const stateTensor = { name: `${name}.quant_state.bitsandbytes__${kind}`, dtype: 'U8', shape: [length], data: padded };
-  if (!nested) return [...own, stateTensor];
+  const nested = [
+    part('.nested_absmax', 'F32', [Math.ceil(blocks / nestedBlockSize)], ({ constants }) => bytesOf(constants.subarray(275))),
+    part('.nested_quant_map', 'F32', [256], ({ constants }) => bytesOf(constants.subarray(19, 275))),
+  ];
   return [
-    ...own,
-    {
-      name: `${name}.nested_absmax`,
-      dtype: 'F32',
-      shape: [Math.ceil(blocks / nestedBlockSize)],
-      data: async () => bytesOf((await bytes()).nested?.absmax ?? new Float32Array()),
-    },
-    { name: `${name}.nested_quant_map`, dtype: 'F32', shape: [256], data: async () => bytesOf(nestedValues) },
-    stateTensor,
+    part('', 'U8', [Math.ceil(size / 2), 1], ({ codes }) => codes),
+    part('.absmax', double ? 'U8' : 'F32', [blocks], ({ absmax }) => absmax),
+    part('.quant_map', 'F32', [16], ({ constants }) => bytesOf(constants.subarray(1, 17))),
+    ...(double ? nested : []),
+    part(`.quant_state.bitsandbytes__${kind}`, 'U8', [length], padded),
   ];
 }
 

@@ -105,13 +105,15 @@ export class WeightLoader {
   async load(stored: StoredTensor): Promise<Tensor> {
     if (this.trainable) return this.own(await this.upload(stored, 'f32', 'weights'));
     if (stored.quantized) return this.loadQuantized(stored, stored.quantized);
-    if (this.quantizer && isQuantizable(stored)) return this.own(await this.quantize(stored, this.quantizer));
+    if (this.quantizer && isQuantizable(stored)) return this.own(await this.quantize(stored));
     const wanted = stored.shape.length > 1 ? this.dtype : 'f32';
     return this.own(this.map(stored, wanted, 'weights') ?? (await this.upload(stored, wanted, 'weights')));
   }
 
-  /** Codes of a matrix, made from its stored numbers. */
-  async quantize(stored: StoredTensor, quantizer: Quantizer): Promise<Tensor> {
+  /** The codes of a matrix, made from its stored numbers; the caller's. */
+  async quantize(stored: StoredTensor): Promise<Tensor> {
+    const { quantizer } = this;
+    if (!quantizer) throw new LowrankError('the loader was made without a quantization');
     const types: ReadType[] = ['f32', 'bf16', 'f16'];
     const found = types.find((dtype) => storedNames[dtype] === stored.dtype);
     const x = (found && this.map(stored, found, 'workspace')) ?? (await this.upload(stored, found ?? 'bf16', 'workspace'));

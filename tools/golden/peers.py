@@ -193,6 +193,58 @@ def optimize(name, start, gradients, steps, options, out):
     save_file(tensors, out)
 
 
+def quantize(tensors, cases, out):
+    """Every tensor by every case {quant_type, blocksize, nested}: codes and state as bitsandbytes stores them; `i.int8` for matrices."""
+    import bitsandbytes.functional as F
+
+    result = {}
+    # The mean of the scales is summed by as many threads as there are.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, tensor in load_file(tensors).items():
+        for i, case in enumerate(cases):
+            packed, state = F.quantize_4bit(
+                tensor, blocksize=case["blocksize"], quant_type=case["quant_type"], compress_statistics=case["nested"]
+            )
+            result[f"{name}.{i}"] = packed.reshape(-1)
+            for key, value in state.as_dict(packed=True).items():
+                result[f"{name}.{i}.{key}"] = value.clone()
+            result[f"{name}.{i}.numbers"] = F.dequantize_4bit(packed, state).float().reshape(-1)
+        codes, scales, _ = F.int8_vectorwise_quant(tensor.to(torch.float16))
+        result[f"{name}.int8"], result[f"{name}.SCB"] = codes, scales
+    torch.set_num_threads(threads)
+    save_file(result, out)
+
+
+def bits_and_bytes(kind, nested):
+    from transformers import BitsAndBytesConfig
+
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=nested, bnb_4bit_compute_dtype=torch.float32
+    )
+
+
+def write_quantized(base, folder, kind, nested, examples, out):
+    """Quantises a model as transformers does and saves it; its logits with f32 activations (for inference it would take bf16)."""
+    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=bits_and_bytes(kind, nested), dtype=torch.float32)
+    model.save_pretrained(folder)
+    save_file(logits_of(model.train(), examples), out)
+
+
+def read_quantized(folder, examples, out):
+    """A quantised model that was saved, with f32 activations; fails on any missing or unexpected tensor."""
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    problems = {key: list(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    assert not any(problems.values()), problems
+    assert model.is_quantized
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = torch.float32
+    save_file(logits_of(model.train(), examples), out)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(2)
     for job in json.loads(pathlib.Path(sys.argv[1]).read_text()):
