@@ -49,7 +49,8 @@ export async function writeModel(
   await writeCheckpoint(folder, tensors, { maxShardBytes });
   await writeJson(folder, 'generation_config.json', source.generationConfig ?? generationConfigOf(config));
   await writeTokenizer(folder, source, jinja);
-  const { torch_dtype: _, ...rest } = config;
+  // What is written is plain, whatever the source was.
+  const { torch_dtype: _, quantization_config: __, ...rest } = config;
   await writeJson(folder, 'config.json', { architectures: ['LlamaForCausalLM'], ...rest, dtype: torchNames[mainType(tensors)] });
 }
 

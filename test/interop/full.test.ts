@@ -1,6 +1,8 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { FullTuner } from '../../src/adapters/full.js';
+import { writeModel } from '../../src/adapters/model-folder.js';
 import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import type { Batch } from '../../src/data/batches.js';
@@ -67,6 +69,8 @@ async function run(base: string, precision: 'fp32' | 'bf16'): Promise<object[]> 
   const { tuner } = await train({ recipe, source, text: model, data, folder: localFolder(recipe.output_dir), onEvent });
   record.chat = codec.tokenizer.decode(chatPrompt(model, [{ role: 'user', content: text }]));
   ours.set(`${base}-${precision}`, record);
+  const written = { tensors: (tuner as FullTuner).tensors('bf16'), config: source.config };
+  await writeModel(localFolder(at(`${base}-${precision}-shards`)), written, source, { maxShardBytes: 20_000 });
   tuner.dispose();
   loaded.dispose();
   await source.checkpoint.close();
@@ -100,7 +104,8 @@ beforeAll(async () => {
       const batches = await run(base, precision);
       const bf16 = precision === 'bf16';
       jobs.push({ do: 'train_whole_model', folder: at(base), steps: batches, out: at('theirs', `${name}.safetensors`), bf16, options });
-      jobs.push({ do: 'read_whole', folder: at(name), examples, text, out: at('theirs', `${name}-read.safetensors`) });
+      for (const form of [name, `${name}-shards`])
+        jobs.push({ do: 'read_whole', folder: at(form), examples, text, out: at('theirs', `${form}-read.safetensors`) });
     }
   }
   await askPeers(folder.path, jobs);
@@ -162,6 +167,9 @@ describe.each(bases)('full fine-tuning of a model with %s head against transform
     for (const [i, ids] of examples.entries())
       expect(distance(await logitsOf(model, ids), expected.get(`logits.${i}`)!)).toBeLessThan(1e-5);
     expect(facts).toMatchObject({ dtype: 'torch.bfloat16', tied: base === 'tied', temperature: 0.7, eos: 2 });
+    const sharded = await tensorsOf(at('theirs', `${name}-shards-read.safetensors`));
+    for (const [key, logits] of expected) expect(sharded.get(key), 'from shards').toEqual(logits);
+    expect(readdirSync(at(`${name}-shards`)).filter((file) => /^model-\d+-of-\d+\.safetensors$/.test(file)).length).toBeGreaterThan(2);
     expect(facts.ids).toEqual([...openTextCodec(source).tokenizer.encode(text)]);
     expect(facts.chat).toBe(ours.get(name)!.chat);
     dispose();

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { FullTuner } from '../../src/adapters/full.js';
+import { writeModel } from '../../src/adapters/model-folder.js';
 import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { scope } from '../../src/core/scope.js';
@@ -226,6 +227,17 @@ describe('a run', () => {
       expect(same, name).toBe(/norm|bias/.test(name));
     }
     await after.close();
+    await source.checkpoint.close();
+  });
+
+  test('a written config.json says what the weights beside it are', async () => {
+    const source = await openModel(at('tied'));
+    const tensors = [{ name: 'x', dtype: 'F16', shape: [2], data: async () => new Uint8Array(4) }];
+    const config = { model_type: 'llama', eos_token_id: 2, torch_dtype: 'int8', quantization_config: { quant_method: 'bitsandbytes' } };
+    await writeModel(localFolder(at('written')), { tensors, config }, source);
+    const read = (name: string) => JSON.parse(readFileSync(at('written', name), 'utf8'));
+    expect(read('config.json')).toEqual({ architectures: ['LlamaForCausalLM'], model_type: 'llama', eos_token_id: 2, dtype: 'float16' });
+    expect(read('generation_config.json')).toEqual({ _from_model_config: true, eos_token_id: 2 });
     await source.checkpoint.close();
   });
 
