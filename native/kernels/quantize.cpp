@@ -130,7 +130,7 @@ void quantize_rows(const Call& call, Pool& pool) {
       };
       each([&](const float* numbers, int64_t n, int8_t*) { most = std::max(most, largest(numbers, n)); });
       f32_at(absmax, 0)[row] = most;
-      const float factor = 127.f / std::max(most, kSmallestRow);
+      const float factor = 1.f / std::max(most, kSmallestRow) * 127.f;
       each([&](const float* __restrict numbers, int64_t n, int8_t* __restrict codes) {
         for (int64_t i = 0; i < n; i++) {
           const float scaled = numbers[i] * factor, above = scaled > -127.f ? scaled : -127.f;  // NaN, too

@@ -10,7 +10,7 @@ import { bytesAs, type ModelToWrite, type PlainType, plainType } from './model-f
  */
 export function mergeAdapter(adapter: LoraAdapter, checkpoint: Checkpoint): ModelToWrite {
   const { model } = adapter;
-  const { quantization_config: _, ...config }: Record<string, unknown> = model.config;
+  const config: Record<string, unknown> = { ...model.config };
   const replaced = new Map(adapter.replacements.map(({ path, key, trained }) => [`${path}.${key}`, trained]));
   const head = `${model.headPath}.weight`;
   const embedding = [...checkpoint.tensors.keys()].find((name) => name.endsWith('embed_tokens.weight'));

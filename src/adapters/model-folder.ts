@@ -32,6 +32,8 @@ export function mainType(tensors: Iterable<{ readonly dtype: string; readonly sh
 export interface ModelToWrite {
   tensors: TensorToWrite[];
   config: Readonly<Record<string, unknown>>;
+  /** How the tensors are quantised, where they are. */
+  quantizationConfig?: Readonly<Record<string, unknown>>;
 }
 
 const torchNames: Readonly<Record<PlainType, string>> = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' };
@@ -42,16 +44,17 @@ const torchNames: Readonly<Record<PlainType, string>> = { f32: 'float32', bf16: 
  */
 export async function writeModel(
   folder: Folder,
-  { tensors, config }: ModelToWrite,
+  { tensors, config, quantizationConfig }: ModelToWrite,
   source: ModelSource,
   { maxShardBytes, jinja }: { maxShardBytes?: number; jinja?: string } = {},
 ): Promise<void> {
   await writeCheckpoint(folder, tensors, { maxShardBytes });
   await writeJson(folder, 'generation_config.json', source.generationConfig ?? generationConfigOf(config));
   await writeTokenizer(folder, source, jinja);
-  // What is written is plain, whatever the source was.
   const { torch_dtype: _, quantization_config: __, ...rest } = config;
-  await writeJson(folder, 'config.json', { architectures: ['LlamaForCausalLM'], ...rest, dtype: torchNames[mainType(tensors)] });
+  const quantization = quantizationConfig && { quantization_config: quantizationConfig };
+  const dtype = torchNames[mainType(tensors)];
+  await writeJson(folder, 'config.json', { architectures: ['LlamaForCausalLM'], ...rest, dtype, ...quantization });
 }
 
 /** tokenizer.json, tokenizer_config.json and, where there is one, chat_template.jinja; `jinja` replaces the source's template. */

@@ -76,7 +76,7 @@ export const opTable = {
    * out = u8 codes of x − offset (x [n] and absmax f32) in blocks of blockSize, by bins as in adamw8bit: the scales of u4 become codes themselves.
    */
   quantize8bit: { inputs: ['x', 'codes'], outputs: ['out', 'absmax'], attributes: ['blockSize', 'offset'] },
-  /** out = i8 codes of x [m,n] float or f16: x·(127 / max(absmax, 1e-36)) rounded to nearest even, absmax [m] f32 the largest magnitude of each row. */
+  /** out = i8 codes of x [m,n] float or f16: x·(1 / max(absmax, 1e-36) · 127) rounded to nearest even, absmax [m] f32 the largest magnitude of each row. */
   quantizeRows: { inputs: ['x'], outputs: ['out', 'absmax'], attributes: [] },
   /** out = the numbers of a quantised weight, float or f16, rounded once. */
   dequantize: { inputs: ['weight', 'absmax', 'constants?'], outputs: ['out'], attributes: [] },

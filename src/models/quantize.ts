@@ -60,7 +60,10 @@ export class Quantizer {
 
   private async rows(x: Tensor, create: Create): Promise<Tensor> {
     const [out, absmax] = [create(x.shape, 'i8', 'weights'), create([x.shape[0]], 'f32', 'constants')];
-    this.backend.run('quantizeRows', { x }, { out, absmax }, {});
+    // bitsandbytes takes f16, whatever the model has.
+    const half = create(x.shape, 'f16', 'workspace');
+    this.backend.run('cast', { x }, { out: half }, {});
+    this.backend.run('quantizeRows', { x: half }, { out, absmax }, {});
     out.quantization = { absmax };
     return out;
   }
@@ -95,7 +98,11 @@ export class Quantizer {
   }
 }
 
-type Create = (shape: readonly number[], dtype: 'u4' | 'i8' | 'u8' | 'f32', category: 'weights' | 'constants' | 'workspace') => Tensor;
+type Create = (
+  shape: readonly number[],
+  dtype: 'u4' | 'i8' | 'u8' | 'f32' | 'f16',
+  category: 'weights' | 'constants' | 'workspace',
+) => Tensor;
 
 /** The tensors of a matrix that may be quantised. */
 export function partsOf(weight: Tensor): Tensor[] {

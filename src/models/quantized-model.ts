@@ -8,10 +8,11 @@ import { LowrankError } from '../util/errors.js';
 import { WeightLoader } from './load.js';
 import { isQuantizable, partsOf, type QuantizationConfig } from './quantize.js';
 
-/** A quantised model in bitsandbytes' format: its tensors, each made on the device when its turn comes, and its config.json. */
+/** A quantised model in bitsandbytes' format: its tensors, each made on the device when its turn comes, and what config.json says. */
 export interface QuantizedModel {
   readonly tensors: TensorToWrite[];
-  readonly config: Record<string, unknown>;
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly quantizationConfig: Readonly<Record<string, unknown>>;
   /** Elements and bytes of the matrices that are quantised, with all that belongs to them. */
   readonly quantized: { elements: number; bytes: number };
   dispose(): void;
@@ -36,12 +37,11 @@ export function quantizeModel(source: ModelSource, backend: Backend, quantizatio
     for (const part of parts) quantized.bytes += byteLengthOf(part.dtype, part.shape);
     return parts;
   });
-  const config = { ...source.config, quantization_config: configOf(quantization) };
   const dispose = () => {
     loader.finish();
     loader.dispose();
   };
-  return { tensors, config, quantized, dispose };
+  return { tensors, config: source.config, quantizationConfig: configOf(quantization), quantized, dispose };
 }
 
 /** As it is stored; what a safetensors file cannot hold becomes bf16. */

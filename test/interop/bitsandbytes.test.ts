@@ -5,7 +5,7 @@ import { writeModel } from '../../src/adapters/model-folder.js';
 import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import type { Backend } from '../../src/core/backend.js';
-import { empty, fromArray, type Tensor } from '../../src/core/tensor.js';
+import { empty, fromArray } from '../../src/core/tensor.js';
 import { encodeQuantized } from '../../src/io/bitsandbytes.js';
 import type { Checkpoint } from '../../src/io/checkpoint.js';
 import { localFolder } from '../../src/io/node/folder.js';
@@ -16,6 +16,9 @@ import { quantizeModel } from '../../src/models/quantized-model.js';
 import { nestedBlockSize } from '../../src/quant/four-bit.js';
 import { Random } from '../../src/util/philox.js';
 import { askPeers, distance, json, logitsOf, openBase, relativeError, temporaryFolder, tensorsOf } from './peers.js';
+
+/** A product below it may be rounded either way. */
+const leastNumber = 2 ** -149;
 
 const folder = temporaryFolder();
 const at = (...names: string[]) => join(folder.path, ...names);
@@ -33,7 +36,7 @@ const matrices: Record<string, { shape: [number, number]; values: Float32Array }
   'zeros beside': { shape: [6, 128], values: normal(768).fill(0, 100, 300) },
   tiny: { shape: [5, 100], values: normal(500, 1e-30) },
   subnormal: { shape: [5, 64], values: normal(320, 1e-40) },
-  huge: { shape: [5, 100], values: normal(500, 1e37) },
+  huge: { shape: [5, 100], values: normal(500, 1e36) },
   odd: { shape: [37, 51], values: normal(37 * 51) },
   single: { shape: [1, 1], values: Float32Array.of(-3) },
   large: { shape: [1100, 2048], values: normal(1100 * 2048, 0.05) },
@@ -151,7 +154,8 @@ describe('codes and scales equal bitsandbytes’', () => {
         const numbers = empty(device, shape, 'f32');
         device.run('dequantize', { weight, ...weight.quantization! }, { out: numbers }, {});
         const want = new Float32Array((await peersBytes(`${name}.${i}.numbers`)).slice().buffer);
-        expect(await numbers.toFloat32(), label).toEqual(want);
+        const got = await numbers.toFloat32();
+        expect(got.length === want.length && got.every((number, k) => Math.abs(number - want[k]) <= leastNumber), label).toBe(true);
         for (const tensor of [...partsOf(weight), numbers]) tensor.dispose();
         quantizer.dispose();
       }
@@ -163,13 +167,11 @@ describe('codes and scales equal bitsandbytes’', () => {
 test.each(['normal', 'constant', 'zeros beside', 'odd', 'large'])('rows of int8: %s', async (name) => {
   const { shape, values } = matrices[name];
   const x = fromArray(backend, values, shape);
-  const half = empty(backend, shape, 'f16');
-  backend.run('cast', { x }, { out: half }, {});
   const quantizer = new Quantizer(backend, { kind: 'int8', blockSize: 64, double: false });
-  const weight = await quantizer.quantize(half);
+  const weight = await quantizer.quantize(x);
   expect(Buffer.from(await weight.read()).equals(Buffer.from(await peersBytes(`${name}.int8`)))).toBe(true);
   expect(Buffer.from(await weight.quantization!.absmax.read()).equals(Buffer.from(await peersBytes(`${name}.SCB`)))).toBe(true);
-  for (const tensor of [...partsOf(weight), x, half] as Tensor[]) tensor.dispose();
+  for (const tensor of [...partsOf(weight), x]) tensor.dispose();
   quantizer.dispose();
 });
 

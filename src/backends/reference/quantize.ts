@@ -104,7 +104,7 @@ export const quantizers: Kernels<'quantize4bit' | 'quantize8bit' | 'quantizeRows
     scales.forEach((_, row) => {
       const part = numbers.subarray(row * columns, (row + 1) * columns);
       scales[row] = part.reduce((most, number) => Math.max(most, Math.abs(number)), 0);
-      const factor = fround(127 / Math.max(scales[row], fround(1e-36)));
+      const factor = fround(fround(1 / Math.max(scales[row], fround(1e-36))) * 127);
       part.forEach((number, i) => {
         codes[row * columns + i] = roundToEven(Math.min(Math.max(fround(number * factor), -127), 127));
       });
