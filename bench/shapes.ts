@@ -9,8 +9,10 @@ import { Random } from '#lowrank/util/philox.js';
 
 /** What a measured loop trains on. */
 export interface Run {
-  /** LoRA of rank 16 on all linear layers (default), or every weight. */
-  method?: 'lora' | 'full';
+  /** LoRA on all linear layers (default), the same over NF4 with double quantisation, or every weight. */
+  method?: 'lora' | 'qlora' | 'full';
+  /** Of the adapters; default 16. */
+  rank?: number;
   shape: keyof typeof shapes & string;
   dtype: 'bf16' | 'fp32';
   batch: number;
@@ -54,11 +56,11 @@ function llama(
 }
 
 /**
- * The work of one LoRA step of rank 16 on all linear layers, in GFLOP: forward and input gradient of every frozen matrix (the head's at
+ * The work of one LoRA step on all linear layers, in GFLOP: forward and input gradient of every frozen matrix (the head's at
  * supervised positions), forward and both gradients of the adapters, causal attention with a backward of 2.5 times its forward. What
  * checkpointing computes again is not counted.
  */
-export function workOf({ shape, batch, length, supervised = 1 }: Run): number {
+export function workOf({ shape, batch, length, supervised = 1, rank = 16 }: Run): number {
   const {
     hidden_size: C,
     intermediate_size: F,
@@ -68,14 +70,17 @@ export function workOf({ shape, batch, length, supervised = 1 }: Run): number {
     vocab_size: V,
   } = shapes[shape] as Record<string, number>;
   const matrices = [[C, C], [C, (C / H) * G], [C, (C / H) * G], [C, C], [C, F], [C, F], [F, C]]; // biome-ignore format: q k v o gate up down
-  const layer = matrices.reduce((sum, [inputs, outputs]) => sum + 4 * inputs * outputs + 6 * 16 * (inputs + outputs), 0);
+  const layer = matrices.reduce((sum, [inputs, outputs]) => sum + 4 * inputs * outputs + 6 * rank * (inputs + outputs), 0);
   const attention = 3.5 * 4 * C * (length / 2);
   return (batch * length * (L * (layer + attention) + 4 * C * V * supervised)) / 1e9;
 }
 
+/** Where a synthetic model lies. */
+export const modelFolder = (shape: string, dtype: 'BF16' | 'F32') => resolve(import.meta.dirname, '../models', `${shape}-${dtype}`);
+
 /** A folder with random weights of that shape, written once. */
 export async function syntheticModel(shape: string, dtype: 'BF16' | 'F32'): Promise<string> {
-  const folder = resolve(import.meta.dirname, '../models', `${shape}-${dtype}`);
+  const folder = modelFolder(shape, dtype);
   if (existsSync(join(folder, 'config.json'))) return folder;
   const config = shapes[shape];
   await localFolder(folder).write('model.safetensors', encodeSafetensors(tensorsOf(config, dtype)));
