@@ -4,7 +4,7 @@ import { questionsOf } from '../data/questions.js';
 import { type ExactMatch, exactMatch } from '../generate/exact-match.js';
 import type { TextCodec } from '../models/text-model.js';
 import { type DatasetRows, datasetOptions, heldBatches, prepareData } from '../train/data.js';
-import { loadOptionsOf, type Recipe } from '../train/recipe.js';
+import { loadOptionsOf, type Recipe, streamingOf } from '../train/recipe.js';
 import { evaluateLoss } from '../train/step.js';
 import { LowrankError } from '../util/errors.js';
 import type { Terminal } from './console.js';
@@ -29,7 +29,11 @@ export async function evalCommand(terminal: Terminal, path: string, overrides: s
   if (data.held.length === 0) {
     throw new LowrankError('the recipe holds nothing out', { place: path, mend: 'add test_datasets, or val_set_size=0.1' });
   }
-  const session = await openSession(terminal, source, codec, { device: options.device, ...loadOptionsOf(recipe) });
+  const session = await openSession(terminal, source, codec, {
+    device: options.device,
+    ...loadOptionsOf(recipe),
+    streaming: streamingOf(recipe),
+  });
   try {
     const adapter = options.adapter === undefined ? undefined : await attachAdapter(terminal, session, options.adapter);
     const held = new Set(data.held.map(({ row }) => row));

@@ -16,10 +16,12 @@ import { parseRecipe, type Recipe, type RecipeDataset } from '../train/recipe.js
 import { LowrankError } from '../util/errors.js';
 import { isObject, parseJson } from '../util/json.js';
 import { bytes, type Terminal } from './console.js';
+import { type Streaming, streamedSource } from './streaming.js';
 
 /** Options that every command with a model has. */
-export interface ModelOptions extends Partial<Omit<LoadOptions, 'onProgress'>> {
+export interface ModelOptions extends Partial<Omit<LoadOptions, 'onProgress' | 'stream'>> {
   device?: string;
+  streaming?: Streaming;
 }
 
 /** A model ready to be used, with what it was made from. */
@@ -53,12 +55,14 @@ export async function openSession(terminal: Terminal, source: ModelSource, codec
   const backend = await openBackend(options.device, (message) => terminal.warn(message));
   try {
     const onProgress = (done: number, total: number) => terminal.bar(done / total, `loading ${source.name}`);
-    const { device: _, ...load } = options;
-    const loaded = await loadModel(source, backend, { precision: 'bf16', ...load, onProgress });
+    const { device: _, streaming, ...load } = options;
+    const streamed = streaming && (await streamedSource(terminal, source, backend, streaming, load.quantization));
+    const loaded = await loadModel(streamed ?? source, backend, { precision: 'bf16', ...load, stream: streamed !== undefined, onProgress });
     terminal.clearBar();
     const close = async () => {
       loaded.dispose();
       await backend.close();
+      if (streamed !== source) await streamed?.checkpoint.close();
       await source.checkpoint.close();
     };
     return { backend, source, text: { ...codec, model: loaded.model }, close };

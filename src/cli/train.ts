@@ -8,7 +8,7 @@ import type { TextCodec } from '../models/text-model.js';
 import { listCheckpoints } from '../train/checkpoint.js';
 import { countSteps, prepareData, type RunData } from '../train/data.js';
 import { chromeTrace } from '../train/profile.js';
-import { loadOptionsOf, type Recipe } from '../train/recipe.js';
+import { loadOptionsOf, type Recipe, streamingOf } from '../train/recipe.js';
 import { type TrainEvent, type TrainResult, train } from '../train/run.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, duration, peakMemory, type Terminal, thousands } from './console.js';
@@ -70,7 +70,7 @@ async function trainSession(
   },
 ): Promise<TrainResult> {
   const { recipe, device, codec, source, profile, ...rest } = run;
-  const session = await openSession(terminal, source, codec, { device, ...loadOptionsOf(recipe) });
+  const session = await openSession(terminal, source, codec, { device, ...loadOptionsOf(recipe), streaming: streamingOf(recipe) });
   terminal.note(`device     ${session.backend.description}`);
   try {
     const start = recipe.lora_model_dir === undefined ? undefined : localFolder(recipe.lora_model_dir);
@@ -176,6 +176,7 @@ function describeResult(terminal: Terminal, result: TrainResult, peak: number): 
   const state = interrupted ? `interrupted after step ${steps} of ${total_steps}` : `${steps} steps`;
   terminal.note(`done       ${state} in ${duration(seconds)}, ${thousands(tokens_per_second)} tokens/s, loss ${mean_loss.toFixed(4)}`);
   terminal.note(`memory     ${bytes(peak)} peak, of it tensors ${bytes(memory.peak)}`);
+  if (result.streamed_bytes_per_step) terminal.note(`streamed   ${bytes(result.streamed_bytes_per_step)} of weights a step`);
   const [kind, path] = outcome(result);
   terminal.note(`${kind.padEnd(10)} ${path}`);
   terminal.note(interrupted ? 'next       the same command with --resume' : `next       lowrank chat --${kind} ${path}`);

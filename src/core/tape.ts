@@ -157,6 +157,14 @@ export function record(
   return output;
 }
 
+/** What happens around a checkpointed body, besides. */
+export interface CheckpointOptions {
+  /** Runs the body and its backward pass: `forward` the first time, and again when the gradient is asked for. */
+  around?: <R>(forward: boolean, run: () => R) => R;
+  /** Gives what is kept in a tensor's place. */
+  keep?: (tensor: Tensor) => Tensor;
+}
+
 /**
  * Gradient checkpointing (Chen et al. 2016): computes `body(x)` keeping its input and its results, and computes it again when its gradient
  * is asked for. `body` returns its output and after it whatever else is worth keeping, and is given all of that the second time, so that it
@@ -167,27 +175,30 @@ export function checkpoint(
   x: Tensor,
   shared: readonly Tensor[],
   body: (x: Tensor, known?: readonly Tensor[]) => readonly Tensor[],
+  { around = (_, run) => run(), keep = (tensor) => tensor }: CheckpointOptions = {},
 ): Tensor {
   const tape = active;
-  if (!tape) return scope(() => body(x)[0]);
+  if (!tape) return around(true, () => scope(() => body(x)[0]));
   return scope(() => {
-    const known = withoutTape(() => scope(() => body(x)));
-    const [output] = known;
+    const results = around(true, () => withoutTape(() => scope(() => body(x))));
+    const [output] = results;
+    const [start, ...known] = [x, ...results].map(keep);
     output.requiresGrad = true;
     tape.push({
       name: 'checkpoint',
       inputs: [x],
       output,
-      saved: [x, ...shared, ...known],
+      saved: [start, ...shared, ...known],
       gathers: false,
-      vjp: (dout, gradients) => {
-        const leaf = x.view(x.shape);
-        leaf.requiresGrad = x.requiresGrad;
-        const inner = new Tape();
-        const [again] = inner.record(() => scope(() => body(leaf, known)));
-        inner.backward(again, dout, gradients);
-        return [gradients.take(leaf)];
-      },
+      vjp: (dout, gradients) =>
+        around(false, () => {
+          const leaf = start.view(x.shape);
+          leaf.requiresGrad = x.requiresGrad;
+          const inner = new Tape();
+          const [again] = inner.record(() => scope(() => body(leaf, known)));
+          inner.backward(again, dout, gradients);
+          return [gradients.take(leaf)];
+        }),
     });
     return output;
   });

@@ -1,10 +1,11 @@
-import type { Backend, MemoryCategory } from '../core/backend.js';
+import type { Backend, MappedRange, MemoryCategory } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
 import { unscoped } from '../core/scope.js';
 import { empty, fromArray, Storage, Tensor } from '../core/tensor.js';
 import type { QuantizedParts, ReadType, StoredTensor } from '../io/checkpoint.js';
 import type { ModelSource } from '../io/model-source.js';
 import { Builder } from '../nn/builder.js';
+import { LayerStream } from '../nn/layer-stream.js';
 import type { Architecture, CausalLM } from '../nn/model.js';
 import { LowrankError, nearest } from '../util/errors.js';
 import { isObject } from '../util/json.js';
@@ -23,6 +24,8 @@ export interface LoadOptions {
   trainable?: boolean;
   /** Quantises the layers' matrices as they are read. Those of a checkpoint that is quantised already stay as they are. */
   quantization?: QuantizationConfig;
+  /** Keeps mapped weights of layers in their files, a few layers at a time in memory. */
+  stream?: boolean;
   onProgress?: (loaded: number, total: number) => void;
 }
 
@@ -50,6 +53,7 @@ export async function loadModel(source: ModelSource, backend: Backend, options: 
     }
     const build = new Builder({ name: source.name, tensors });
     const model = architecture(source.config, build, backend, dtype);
+    if (options.stream) model.stream = new LayerStream(backend, layersOf(tensors));
     const dispose = () => {
       model.dispose();
       loader.dispose();
@@ -82,6 +86,18 @@ function architectureOf({ config, name }: ModelSource): Architecture {
     expected: [...architectures.keys()].join(', '),
     mend: near ? `if it is one, write "${near}"` : 'choose a model of one of these architectures',
   });
+}
+
+/** The mapped tensors of each numbered layer. */
+function layersOf(tensors: ReadonlyMap<string, Tensor>): MappedRange[][] {
+  const layers: MappedRange[][] = [];
+  for (const [name, tensor] of tensors) {
+    const index = /\.(\d+)\./.exec(name)?.[1];
+    if (index === undefined || !isQuantizable({ name, shape: tensor.shape })) continue;
+    const ranges = (layers[Number(index)] ??= []);
+    ranges.push(...partsOf(tensor).filter(({ buffer }) => buffer.readOnly));
+  }
+  return layers;
 }
 
 const storedNames: Readonly<Record<DType, string>> = { f32: 'F32', bf16: 'BF16', f16: 'F16', i32: 'I32', u8: 'U8', i8: 'I8', u4: 'U8' };

@@ -17,6 +17,12 @@ export interface QuantizationConfig {
 /** What QLoRA uses. */
 export const standardQuantization: QuantizationConfig = { kind: 'nf4', blockSize: 64, double: true };
 
+/** What an element takes in a file, with its share of the scales. */
+export function bitsPerParameter({ kind, blockSize, double }: QuantizationConfig): number {
+  if (kind === 'int8') return 8;
+  return 4 + (double ? 8 + 32 / nestedBlockSize : 32) / blockSize;
+}
+
 /** The matrices that are quantised: those of the numbered layers. Embeddings, norms and the head keep their 16 bits. */
 export function isQuantizable({ name, shape }: { name: string; shape: readonly number[] }): boolean {
   return shape.length === 2 && /\.\d+\..+\.weight$/.test(name);

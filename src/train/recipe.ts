@@ -111,7 +111,14 @@ export const Recipe = z.strictObject({
   adam_beta1: z.number().min(0).lt(1).default(0.9),
   adam_beta2: z.number().min(0).lt(1).default(0.999).describe('adam_beta1 and adam_beta2 are Lion’s betas, too'),
   adam_epsilon: z.number().positive().default(1e-8),
-  gradient_checkpointing: z.boolean().default(false).describe('keep only each layer’s input: less memory, a third slower'),
+  gradient_checkpointing: z
+    .union([z.boolean(), z.literal('offload_disk')])
+    .default(false)
+    .describe('keep only each layer’s input: less memory, a third slower; offload_disk keeps it on the disk of output_dir'),
+  stream_base: z
+    .union([z.boolean(), z.literal('auto')])
+    .default('auto')
+    .describe('read the frozen weights from their file as they are used; auto: where half of the memory does not hold them'),
 
   output_dir: z.string().min(1).default('./model-out').describe('relative to the current folder'),
   logging_steps: count.min(1).default(1),
@@ -250,6 +257,19 @@ export function loraConfigOf(recipe: Recipe): LoraConfig {
     layers_to_transform: recipe.peft_layers_to_transform,
     init_lora_weights: recipe.peft_init_lora_weights,
   });
+}
+
+/** When the base is streamed; it needs gradient_checkpointing. */
+export function streamingOf(recipe: Recipe): { mode: true | 'auto'; limit?: number } | undefined {
+  const { stream_base: mode, adapter, gradient_checkpointing, memory_limit } = recipe;
+  const refuse = (problem: string, mend: string) => {
+    throw new LowrankError(problem, { place: 'recipe', mend });
+  };
+  if (mode === true && adapter === 'full')
+    refuse('adapter is full, and stream_base true', 'remove stream_base: trained weights are in memory');
+  if (mode === true && !gradient_checkpointing) refuse('stream_base needs gradient_checkpointing', 'write gradient_checkpointing: true');
+  if (mode === false || adapter === 'full' || !gradient_checkpointing) return undefined;
+  return { mode, limit: memory_limit && memory_limit * 1e9 };
 }
 
 /** How the model is put on the device. */

@@ -65,6 +65,8 @@ export interface TrainResult {
   /** and where the whole model was. */
   model_dir?: string;
   memory: MemoryUse;
+  /** Of weights that were read from their file as they were used. */
+  streamed_bytes_per_step?: number;
 }
 
 /**
@@ -129,6 +131,7 @@ class Run {
     this.firstStep = optimizer.steps;
     this.options = {
       ...recipe,
+      offloadFolder: inputs.folder.path,
       steps_per_epoch,
       total_steps,
       // transformers rounds up, too.
@@ -151,6 +154,8 @@ class Run {
     onEvent?.({ type: 'start', ...tuner.count(), total_steps, steps_per_epoch, step: this.firstStep });
     this.begun = performance.now();
     const trainable = { model: this.inputs.text.model, parameters: tuner.parameters(), optimizer: this.optimizer };
+    const { stream } = this.inputs.text.model;
+    const readBefore = stream?.bytesRead ?? 0;
     const batches = (epoch: number) => trainingBatches(recipe, data, epoch);
     const { steps, interrupted } = await trainLoop(trainable, batches, this.options, {
       signal,
@@ -172,6 +177,7 @@ class Run {
       tokens_per_second: this.tokens / this.stepSeconds,
       ...(kind === 'adapter' ? { adapter_dir: folder.path } : { model_dir: folder.path }),
       memory: this.inputs.text.model.backend.memory(),
+      streamed_bytes_per_step: stream && (stream.bytesRead - readBefore) / (steps - this.firstStep),
     };
     onEvent?.({ type: 'end', result });
     return result;
