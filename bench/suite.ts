@@ -9,7 +9,15 @@ export interface Row {
   /** Ours ÷ the peer's: speed should be large, memory small. */
   speed?: number;
   memory?: number;
-  goal: { speed?: number; share?: number; memory?: number; memory_over_line?: number; time_over_explained?: number };
+  goal: {
+    speed?: number;
+    share?: number;
+    memory?: number;
+    memory_over_line?: number;
+    time_over_explained?: number;
+    peak_rss_gb?: number;
+    beyond_quantized_gb?: number;
+  };
   ok: boolean;
 }
 
@@ -37,7 +45,9 @@ export function judged(row: Omit<Row, 'ok'>): Row {
     reaches(ours.share, goal.share) &&
     below(memory, goal.memory) &&
     below(ours.memory_over_line, goal.memory_over_line) &&
-    below(ours.time_over_explained, goal.time_over_explained);
+    below(ours.time_over_explained, goal.time_over_explained) &&
+    below(ours.peak_rss_gb, goal.peak_rss_gb) &&
+    below(ours.beyond_quantized_gb, goal.beyond_quantized_gb);
   return { ...row, ok };
 }
 
