@@ -19,6 +19,8 @@ export interface Run {
   /** Of the adapters; default 16. */
   rank?: number;
   shape: keyof typeof shapes & string;
+  /** A checkpoint that is quantised already, instead of one in `dtype`. */
+  quantized?: boolean;
   dtype: 'bf16' | 'fp32';
   batch: number;
   length: number;

@@ -47,7 +47,9 @@ export function judged(row: Omit<Row, 'ok'>): Row {
     below(ours.memory_over_line, goal.memory_over_line) &&
     below(ours.time_over_explained, goal.time_over_explained) &&
     below(ours.peak_rss_gb, goal.peak_rss_gb) &&
-    below(ours.beyond_quantized_gb, goal.beyond_quantized_gb);
+    below(ours.beyond_quantized_gb, goal.beyond_quantized_gb) &&
+    reaches(ours.planned_over_measured, goal.planned_over_measured?.[0]) &&
+    below(ours.planned_over_measured, goal.planned_over_measured?.[1]);
   return { ...row, ok };
 }
 

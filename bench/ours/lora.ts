@@ -15,7 +15,9 @@ import { openSynthetic, type Run, syntheticModel } from '../shapes.js';
 const run = JSON.parse(process.argv[2]) as Run;
 const precision = run.dtype === 'fp32' ? 'fp32' : 'bf16';
 const backend = await openCpuBackend();
-const source = await openSynthetic(await syntheticModel(run.shape, precision === 'bf16' ? 'BF16' : 'F32'), run.shape);
+const runtime = process.memoryUsage.rss();
+const stored = run.quantized ? 'NF4' : precision === 'bf16' ? 'BF16' : 'F32';
+const source = await openSynthetic(await syntheticModel(run.shape, stored), run.shape);
 const full = run.method === 'full';
 const quantization = run.method === 'qlora' ? standardQuantization : undefined;
 const { model } = await loadModel(source, backend, { precision, trainable: full, quantization });
@@ -62,7 +64,7 @@ const batches = run.data
   : [packed(randomSequences(run))];
 
 await serve(async ({ step, ops }: { step?: number; ops?: boolean }) => {
-  if (step === undefined) return { peak_rss_gb: peakRssGb(), tensors_gb: backend.memory().peak / 1e9 };
+  if (step === undefined) return { peak_rss_gb: peakRssGb(), tensors_gb: backend.memory().peak / 1e9, runtime_gb: runtime / 1e9 };
   if (ops) backend.startProfile();
   const start = performance.now();
   const { loss } = await trainStep(model, parameters, optimizer, [batches[step % batches.length]], options);

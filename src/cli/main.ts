@@ -38,12 +38,27 @@ command('train', 'train the adapter or the model that a recipe describes')
   .option('--resume [checkpoint]', 'go on from the newest checkpoint in output_dir, or from this one')
   .option('--overwrite', 'replace an earlier run in output_dir')
   .option('--preview', 'show the first examples with what is supervised in them, and stop')
+  .option('--force', 'train although the plan says that the memory does not hold it')
   .option('--profile <file>', 'write a Chrome trace of one step: ops, shapes, GFLOP/s')
   .addOption(device())
   .addHelpText('after', recipeHelp)
   .action(async (recipe, overrides, options) => {
     const { trainCommand } = await import('./train.js');
     await trainCommand(new Terminal(options.json), recipe, overrides, options);
+  });
+
+command('plan', 'what full fine-tuning, LoRA and QLoRA take in memory and time')
+  .argument('[recipe]', 'YAML file')
+  .argument('[key=value...]', 'settings that replace the recipe’s')
+  .option('--model <name>', 'instead of a recipe: Hugging Face id, folder, .gguf file, or a shape such as llama-2-7b')
+  .addOption(new Option('--method <name>', 'this one alone').choices(['full', 'lora', 'qlora']))
+  .option('--rank <n>', 'rank of the adapters', positive)
+  .option('--sequence-len <n>', 'tokens of an example', positive)
+  .option('--micro-batch-size <n>', 'examples in a forward pass', positive)
+  .option('--memory <size>', 'memory that there is, such as 16GB; default: this machine’s', size)
+  .action(async (recipe, overrides, options) => {
+    const { planCommand } = await import('./plan.js');
+    await planCommand(new Terminal(options.json), recipe, overrides, options);
   });
 
 command('eval', 'loss, perplexity and exact match on a recipe’s held-out data')

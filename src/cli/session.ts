@@ -120,7 +120,7 @@ export async function readRowsFile(path: string): Promise<Row[]> {
 }
 
 /** A path as it was written, from the folder `near` or from the current one, whichever exists. */
-function beside(path: string, near = '.'): string | undefined {
+export function beside(path: string, near = '.'): string | undefined {
   if (isAbsolute(path)) return existsSync(path) ? path : undefined;
   return [join(near, path), path].find((candidate) => existsSync(candidate));
 }

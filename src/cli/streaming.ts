@@ -19,6 +19,20 @@ export interface Streaming {
   limit?: number;
 }
 
+/** The layers' matrices, how they are to be quantised where they are not yet, and what they take. */
+function matricesOf(source: ModelSource, quantization: QuantizationConfig | undefined) {
+  const matrices = [...source.checkpoint.tensors.values()].filter(isQuantizable);
+  const made = quantization && !matrices.some(({ quantized }) => quantized) ? quantization : undefined;
+  const sizes = matrices.map(({ shape, byteLength }) => (made ? (shape[0] * shape[1] * bitsPerParameter(made)) / 8 : byteLength));
+  return { made, size: sizes.reduce((sum, n) => sum + n, 0) };
+}
+
+/** Whether a base is to be streamed. */
+export function wantsStreaming(source: ModelSource, { mode, limit }: Streaming, quantization: QuantizationConfig | undefined): boolean {
+  const available = limit ?? Math.min(freemem(), process.constrainedMemory?.() || Number.POSITIVE_INFINITY);
+  return mode === true || matricesOf(source, quantization).size > available / 2;
+}
+
 /**
  * The model to stream a base from, or undefined where the base should be in memory. A base that is to be quantised is quantised once, into the
  * cache; one that is not, or already is, is streamed from its own files.
@@ -27,17 +41,15 @@ export async function streamedSource(
   terminal: Terminal,
   source: ModelSource,
   backend: Backend,
-  { mode, limit }: Streaming,
+  streaming: Streaming,
   quantization: QuantizationConfig | undefined,
 ): Promise<ModelSource | undefined> {
-  const matrices = [...source.checkpoint.tensors.values()].filter(isQuantizable);
-  const made = quantization && !matrices.some(({ quantized }) => quantized) ? quantization : undefined;
-  const sizes = matrices.map(({ shape, byteLength }) => (made ? (shape[0] * shape[1] * bitsPerParameter(made)) / 8 : byteLength));
-  const size = sizes.reduce((sum, n) => sum + n, 0);
-  const available = limit ?? Math.min(freemem(), process.constrainedMemory?.() || Number.POSITIVE_INFINITY);
-  if (mode === 'auto' && (size <= available / 2 || !backend.fetch)) return undefined;
-  if (!backend.fetch)
+  if (!wantsStreaming(source, streaming, quantization)) return undefined;
+  if (!backend.fetch) {
+    if (streaming.mode === 'auto') return undefined;
     throw new LowrankError(`the backend ${backend.name} cannot map files`, { place: 'stream_base', mend: 'use --device cpu' });
+  }
+  const { made, size } = matricesOf(source, quantization);
   const streamed = made ? await cachedQuantized(terminal, source, backend, made) : source;
   terminal.note(`streaming  ${bytes(size)} of weights from ${streamed.name}`);
   return streamed;

@@ -13,6 +13,7 @@ import { type TrainEvent, type TrainResult, train } from '../train/run.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, duration, peakMemory, type Terminal, thousands } from './console.js';
 import { interruptedExitCode, interruptible } from './interrupt.js';
+import { describeRun, machineMemory, planRun } from './plan.js';
 import { codecOf, findModel, openSession, readDatasets, readRecipe } from './session.js';
 
 export interface TrainOptions {
@@ -22,6 +23,7 @@ export interface TrainOptions {
   resume?: true | string;
   overwrite?: boolean;
   preview?: boolean;
+  force?: boolean;
   /** File for the profile of one step. */
   profile?: string;
 }
@@ -46,12 +48,21 @@ export async function trainCommand(terminal: Terminal, path: string, overrides: 
     terminal.result({ preview: data.train.length }, '');
     return source.checkpoint.close();
   }
+  const plan = await planRun(recipe, source, data, streamingOf(recipe));
+  terminal.note(`plan       ${describeRun(plan)}`);
+  if (!plan.fits && !options.force) {
+    await source.checkpoint.close();
+    throw new LowrankError(`the run would hold ${bytes(plan.peak_rss_bytes)} of memory, and the machine has ${bytes(machineMemory())}`, {
+      place: path,
+      mend: 'set adapter: qlora, gradient_checkpointing: true or stream_base: true, or lower sequence_len; --force tries nevertheless',
+    });
+  }
   const result = await interruptible(terminal, 'finishing the step under way, then saving', (signal) =>
     trainSession(terminal, { recipe, source, codec, data, folder, resume, signal, device: options.device, profile: options.profile }),
   );
   const peak = peakMemory();
-  terminal.result({ ...result, peak_rss_gb: peak / 1e9 }, '');
-  describeResult(terminal, result, peak);
+  terminal.result({ ...result, peak_rss_gb: peak / 1e9, planned_rss_gb: plan.peak_rss_bytes / 1e9 }, '');
+  describeResult(terminal, result, peak, plan.peak_rss_bytes);
   if (result.interrupted) process.exitCode = interruptedExitCode;
 }
 
@@ -171,11 +182,11 @@ export function trainReporter(terminal: Terminal, recipe: Recipe): (event: Train
   };
 }
 
-function describeResult(terminal: Terminal, result: TrainResult, peak: number): void {
+function describeResult(terminal: Terminal, result: TrainResult, peak: number, planned: number): void {
   const { steps, total_steps, interrupted, seconds, tokens_per_second, mean_loss, memory } = result;
   const state = interrupted ? `interrupted after step ${steps} of ${total_steps}` : `${steps} steps`;
   terminal.note(`done       ${state} in ${duration(seconds)}, ${thousands(tokens_per_second)} tokens/s, loss ${mean_loss.toFixed(4)}`);
-  terminal.note(`memory     ${bytes(peak)} peak, of it tensors ${bytes(memory.peak)}`);
+  terminal.note(`memory     ${bytes(peak)} peak, planned ${bytes(planned)}; tensors ${bytes(memory.peak)}`);
   if (result.streamed_bytes_per_step) terminal.note(`streamed   ${bytes(result.streamed_bytes_per_step)} of weights a step`);
   const [kind, path] = outcome(result);
   terminal.note(`${kind.padEnd(10)} ${path}`);

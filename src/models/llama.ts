@@ -144,7 +144,7 @@ export class LlamaForCausalLM implements CausalLM {
   }
 
   logits(hidden: Tensor, options: ForwardOptions = {}): Tensor {
-    return this.head.forward(hidden, options, { dtype: 'f32' });
+    return this.head.forward(hidden, options, { dtype: 'f32', category: 'logits' });
   }
 
   dispose(): void {

@@ -41,7 +41,7 @@ export interface LoadedModel {
  */
 export async function loadModel(source: ModelSource, backend: Backend, options: LoadOptions): Promise<LoadedModel> {
   const { precision, onProgress } = options;
-  const architecture = architectureOf(source);
+  checkModel(source);
   const dtype = precision === 'bf16' ? 'bf16' : 'f32';
   const loader = new WeightLoader(backend, options);
   try {
@@ -52,7 +52,7 @@ export async function loadModel(source: ModelSource, backend: Backend, options: 
       onProgress?.(i + 1, stored.length);
     }
     const build = new Builder({ name: source.name, tensors });
-    const model = architecture(source.config, build, backend, dtype);
+    const model = buildModel(source, build, backend, dtype);
     if (options.stream) model.stream = new LayerStream(backend, layersOf(tensors));
     const dispose = () => {
       model.dispose();
@@ -67,7 +67,13 @@ export async function loadModel(source: ModelSource, backend: Backend, options: 
   }
 }
 
-function architectureOf({ config, name }: ModelSource): Architecture {
+/** A model of the architecture that config.json names, from what `build` gives it. */
+export function buildModel(source: Pick<ModelSource, 'name' | 'config'>, build: Builder, backend: Backend, dtype: DType): CausalLM {
+  return checkModel(source)(source.config, build, backend, dtype);
+}
+
+/** The architecture of a model that can be loaded. */
+function checkModel({ config, name }: Pick<ModelSource, 'name' | 'config'>): Architecture {
   const place = `${name}: config.json`;
   const method = isObject(config.quantization_config) ? config.quantization_config.quant_method : undefined;
   if (method !== undefined && method !== 'bitsandbytes') {
@@ -89,7 +95,7 @@ function architectureOf({ config, name }: ModelSource): Architecture {
 }
 
 /** The mapped tensors of each numbered layer. */
-function layersOf(tensors: ReadonlyMap<string, Tensor>): MappedRange[][] {
+export function layersOf(tensors: ReadonlyMap<string, Tensor>): MappedRange[][] {
   const layers: MappedRange[][] = [];
   for (const [name, tensor] of tensors) {
     const index = /\.(\d+)\./.exec(name)?.[1];

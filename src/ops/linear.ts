@@ -1,4 +1,4 @@
-import type { Backend } from '../core/backend.js';
+import type { Backend, MemoryCategory } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
 import { addGradient, type Gradients, gradientLike, record } from '../core/tape.js';
 import { empty, overwritable, type Tensor } from '../core/tensor.js';
@@ -32,6 +32,8 @@ export interface LinearOptions {
   value?: Tensor;
   /** The dtype of y; x's where absent. */
   dtype?: DType;
+  /** What y's memory is counted as; `activations` where absent. */
+  category?: MemoryCategory;
 }
 
 /**
@@ -41,11 +43,11 @@ export interface LinearOptions {
  * dx = dy·W + dropout(dh·A), dh = s·dy·B;  dW = dyᵀ·x;  db = Σ_t dy;  dA = dhᵀ·x̃;  dB = dyᵀ·h;  dR = dy
  */
 export function linear(x: Tensor, weight: Tensor, options: LinearOptions = {}): Tensor {
-  const { bias, lora, residual, value, dtype = x.dtype } = options;
+  const { bias, lora, residual, value, dtype = x.dtype, category } = options;
   const backend = x.backend;
   checkShape('linear', 'x', x, [-1, weight.shape[1]]);
   if (residual) checkShape('linear', 'residual', residual, [x.shape[0], weight.shape[0]]);
-  const y = value ?? empty(backend, [x.shape[0], weight.shape[0]], dtype);
+  const y = value ?? empty(backend, [x.shape[0], weight.shape[0]], dtype, category);
   const mask = lora?.dropout && dropoutMask(x, lora.dropout);
   const h = lora && loraForward(x, weight, lora, mask, residual, value ? undefined : y);
   if (!value) {

@@ -1,0 +1,155 @@
+import { LowrankError, nearest } from '../util/errors.js';
+import type { JsonObject } from '../util/json.js';
+
+/** C, F, L, H, G, V and what else the config.json of a model says. */
+type Row = readonly [C: number, F: number, L: number, H: number, G: number, V: number, more?: Readonly<Record<string, unknown>>];
+
+const tied = { tie_word_embeddings: true };
+
+/**
+ * Models by name, a family each under its model_type: what their config.json on the hub says (meta-llama, Qwen, google, mistralai,
+ * HuggingFaceTB, TinyLlama), for the first Llama the sizes of Touvron et al. 2023, table 2. The tests hold the published counts of parameters.
+ */
+const table: Readonly<Record<string, Readonly<Record<string, Row>>>> = {
+  llama: {
+    'llama-1-7b': [4096, 11008, 32, 32, 32, 32000],
+    'llama-1-13b': [5120, 13824, 40, 40, 40, 32000],
+    'llama-1-33b': [6656, 17920, 60, 52, 52, 32000],
+    'llama-1-65b': [8192, 22016, 80, 64, 64, 32000],
+    'llama-2-7b': [4096, 11008, 32, 32, 32, 32000],
+    'llama-2-13b': [5120, 13824, 40, 40, 40, 32000],
+    'llama-2-70b': [8192, 28672, 80, 64, 8, 32000],
+    'llama-3.1-8b': [4096, 14336, 32, 32, 8, 128256],
+    'llama-3.1-70b': [8192, 28672, 80, 64, 8, 128256],
+    'llama-3.2-1b': [2048, 8192, 16, 32, 8, 128256, tied],
+    'llama-3.2-3b': [3072, 8192, 28, 24, 8, 128256, tied],
+    'smollm2-135m': [576, 1536, 30, 9, 3, 49152, tied],
+    'smollm2-360m': [960, 2560, 32, 15, 5, 49152, tied],
+    'smollm2-1.7b': [2048, 8192, 24, 32, 32, 49152, tied],
+    'tinyllama-1.1b': [2048, 5632, 22, 32, 4, 32000],
+  },
+  mistral: {
+    'mistral-7b': [4096, 14336, 32, 32, 8, 32000],
+    'mistral-7b-v0.3': [4096, 14336, 32, 32, 8, 32768],
+  },
+  qwen2: {
+    'qwen2.5-0.5b': [896, 4864, 24, 14, 2, 151936, tied],
+    'qwen2.5-1.5b': [1536, 8960, 28, 12, 2, 151936, tied],
+    'qwen2.5-3b': [2048, 11008, 36, 16, 2, 151936, tied],
+    'qwen2.5-7b': [3584, 18944, 28, 28, 4, 152064],
+    'qwen2.5-14b': [5120, 13824, 48, 40, 8, 152064],
+    'qwen2.5-32b': [5120, 27648, 64, 40, 8, 152064],
+    'qwen2.5-72b': [8192, 29568, 80, 64, 8, 152064],
+  },
+  qwen3: {
+    'qwen3-0.6b': [1024, 3072, 28, 16, 8, 151936, { ...tied, head_dim: 128 }],
+    'qwen3-1.7b': [2048, 6144, 28, 16, 8, 151936, { ...tied, head_dim: 128 }],
+    'qwen3-4b': [2560, 9728, 36, 32, 8, 151936, { ...tied, head_dim: 128 }],
+    'qwen3-8b': [4096, 12288, 36, 32, 8, 151936, { head_dim: 128 }],
+    'qwen3-14b': [5120, 17408, 40, 40, 8, 151936, { head_dim: 128 }],
+    'qwen3-32b': [5120, 25600, 64, 64, 8, 151936, { head_dim: 128 }],
+  },
+  gemma2: {
+    'gemma-2-2b': [2304, 9216, 26, 8, 4, 256000, { head_dim: 256 }],
+    'gemma-2-9b': [3584, 14336, 42, 16, 8, 256000, { head_dim: 256 }],
+    'gemma-2-27b': [4608, 36864, 46, 32, 16, 256000, { head_dim: 128 }],
+  },
+};
+
+/** In what a family's layers differ from Llama's, as transformers' modelling files have them. */
+interface Family {
+  /** A bias on q, k and v whatever config.json says. */
+  qkvBias?: true;
+  /** A norm over each head of q and of k. */
+  headNorms?: true;
+  /** Norms behind attention and MLP, besides those before them. */
+  postNorms?: true;
+  /** Whether the head is the embedding where config.json does not say. */
+  tied?: true;
+}
+
+const families: Readonly<Record<string, Family>> = {
+  llama: {},
+  mistral: {},
+  qwen2: { qkvBias: true },
+  qwen3: { headNorms: true },
+  gemma2: { postNorms: true, tied: true },
+};
+
+/** The config.json of known shapes by name. */
+const known: ReadonlyMap<string, JsonObject> = new Map(
+  Object.entries(table).flatMap(([model_type, rows]) =>
+    Object.entries(rows).map(([name, [C, F, L, H, G, V, more]]): [string, JsonObject] => {
+      const sizes = { hidden_size: C, intermediate_size: F, num_hidden_layers: L, num_attention_heads: H, num_key_value_heads: G };
+      return [name, { model_type, ...sizes, vocab_size: V, max_position_embeddings: 131_072, ...more } as JsonObject];
+    }),
+  ),
+);
+
+export const shapeNames: readonly string[] = [...known.keys()];
+
+/** The config.json of a shape that is known under this name, whatever the case of its letters. */
+export function knownShape(name: string): JsonObject | undefined {
+  return known.get(name.toLowerCase());
+}
+
+/** The error for a model that is neither a known shape nor found in any other way. */
+export function unknownShape(name: string, cause: unknown): LowrankError {
+  const near = nearest(name.toLowerCase(), shapeNames);
+  return new LowrankError(`"${name}" is neither a model that can be opened nor a known shape`, {
+    place: '--model',
+    expected: `a folder, an id of the hub, or one of ${shapeNames.join(', ')}`,
+    mend: near ? `write "${near}"` : 'name one of these, or a folder with a config.json',
+    cause,
+  });
+}
+
+/** What can be planned with, and its exact number of parameters. */
+export interface PlanModel {
+  /** A Llama of the same sizes: what other families add takes next to no memory. */
+  readonly config: JsonObject;
+  readonly parameters: number;
+}
+
+/** Reads the sizes in a config.json. */
+export function planModel(config: JsonObject, name: string): PlanModel {
+  const place = `${name}: config.json`;
+  const type = String(config.model_type);
+  const family = Object.hasOwn(families, type) ? families[type] : undefined;
+  if (!family) {
+    throw new LowrankError(`the parameters of model_type "${type}" cannot be counted`, {
+      place,
+      expected: Object.keys(families).join(', '),
+      mend: 'plan with a known shape that is about as large',
+    });
+  }
+  const size = (key: string, otherwise?: number): number => {
+    const value = config[key] ?? otherwise;
+    if (!Number.isSafeInteger(value) || (value as number) < 1 || (value as number) > 2 ** 24)
+      throw new LowrankError(`${key} is ${JSON.stringify(value)}`, { place, expected: 'a size', mend: 'use the model’s own config.json' });
+    return value as number;
+  };
+  const [C, F, L, H, V] = ['hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads', 'vocab_size'].map((key) =>
+    size(key),
+  );
+  const G = size('num_key_value_heads', H);
+  const D = size('head_dim', C / H);
+  const tied = config.tie_word_embeddings ?? family.tied ?? false;
+  const qkv = family.qkvBias === true || config.attention_bias === true;
+  const biases =
+    (qkv ? (H + 2 * G) * D : 0) + (config.attention_bias === true && !family.qkvBias ? C : 0) + (config.mlp_bias === true ? 2 * F + C : 0);
+  const norms = (family.postNorms ? 4 : 2) * C + (family.headNorms ? 2 * D : 0);
+  const layer = 2 * C * H * D + 2 * C * G * D + 3 * C * F + biases + norms;
+  const parameters = L * layer + C + V * C * (tied ? 1 : 2);
+  const sizes = { hidden_size: C, intermediate_size: F, num_hidden_layers: L, num_attention_heads: H, num_key_value_heads: G };
+  const rest = {
+    head_dim: D,
+    vocab_size: V,
+    max_position_embeddings: size('max_position_embeddings', 131_072),
+    tie_word_embeddings: Boolean(tied),
+  };
+  return {
+    config: { model_type: 'llama', ...sizes, ...rest, attention_bias: qkv, mlp_bias: config.mlp_bias === true, rope_theta: 10_000 },
+    parameters,
+  };
+}
