@@ -17,6 +17,7 @@ export interface Row {
     time_over_explained?: number;
     peak_rss_gb?: number;
     beyond_quantized_gb?: number;
+    planned_over_measured?: [number, number];
   };
   ok: boolean;
 }

@@ -159,9 +159,9 @@ const advantages: Readonly<Record<PlanMethod, string>> = {
 
 function recommend(plans: readonly MethodPlan[]): { method: PlanMethod | null; reasons: string[] } {
   const fitting = plans.filter(({ fits }) => fits);
-  // In memory before streamed, then 16 bits before 4.
-  const order: readonly PlanMethod[] = ['lora', 'qlora', 'full'];
-  const rank = ({ method, settings }: MethodPlan) => order.indexOf(method) + (settings.stream_base ? order.length : 0);
+  // In memory before streamed; 16 bits before 4, but the other way round where all of it is read twice in a step.
+  const order = ['lora', 'qlora', 'full', 'qlora streamed', 'lora streamed'];
+  const rank = ({ method, settings }: MethodPlan) => order.indexOf(settings.stream_base ? `${method} streamed` : method);
   const [chosen] = [...fitting].sort((a, b) => rank(a) - rank(b));
   if (!chosen) {
     const least = Math.min(...plans.map(({ peak_rss_bytes }) => peak_rss_bytes));
