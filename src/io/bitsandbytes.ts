@@ -24,7 +24,7 @@ export async function groupQuantized(checkpoint: Checkpoint): Promise<Checkpoint
   for (const [name, stored] of checkpoint.tensors) {
     const suffix = Object.keys(stateSuffixes).find((end) => name.endsWith(end));
     if (suffix !== undefined) await groupFourBit(tensors, name.slice(0, -suffix.length), stored, stateSuffixes[suffix]);
-    else if (name.endsWith('.SCB')) groupRows(tensors, name.slice(0, -'.SCB'.length));
+    else if (name.endsWith('.SCB')) await groupRows(tensors, name.slice(0, -'.SCB'.length));
   }
   return { ...checkpoint, tensors, close: () => checkpoint.close() };
 }
@@ -80,7 +80,7 @@ function nestedParts(
   return { blockSize, offset, absmax, map: part('.nested_quant_map', ['F32'], 256) };
 }
 
-function groupRows(tensors: Map<string, StoredTensor>, path: string): void {
+async function groupRows(tensors: Map<string, StoredTensor>, path: string): Promise<void> {
   const [codes, absmax, format] = [`${path}.weight`, `${path}.SCB`, `${path}.weight_format`].map((name) => tensors.get(name));
   const fits = codes?.dtype === 'I8' && codes.shape.length === 2 && absmax?.dtype === 'F32' && absmax.shape.join() === `${codes.shape[0]}`;
   if (!codes || !absmax || !fits) {
@@ -89,6 +89,15 @@ function groupRows(tensors: Map<string, StoredTensor>, path: string): void {
       place,
       expected: `"${path}.weight" [out, in] I8 with SCB F32 [out]`,
       mend,
+    });
+  }
+  // 0 is row by row; the others are layouts of GPUs.
+  if (format && (format.byteLength > 8 || (await format.read()).some((byte) => byte !== 0))) {
+    const place = `${format.file.name}: tensor "${format.name}"`;
+    throw new LowrankError('the codes are laid out for a GPU', {
+      place,
+      expected: '0',
+      mend: 'save the model again with a current bitsandbytes',
     });
   }
   tensors.delete(absmax.name);
