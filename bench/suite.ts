@@ -18,6 +18,9 @@ export interface Row {
     peak_rss_gb?: number;
     beyond_quantized_gb?: number;
     planned_over_measured?: [number, number];
+    points_lost?: number;
+    curve_distance?: number;
+    ratio?: number;
   };
   ok: boolean;
 }
@@ -49,6 +52,9 @@ export function judged(row: Omit<Row, 'ok'>): Row {
     below(ours.time_over_explained, goal.time_over_explained) &&
     below(ours.peak_rss_gb, goal.peak_rss_gb) &&
     below(ours.beyond_quantized_gb, goal.beyond_quantized_gb) &&
+    below(ours.points_lost, goal.points_lost) &&
+    below(ours.curve_distance, goal.curve_distance) &&
+    below(ours.ratio, goal.ratio) &&
     reaches(ours.planned_over_measured, goal.planned_over_measured?.[0]) &&
     below(ours.planned_over_measured, goal.planned_over_measured?.[1]);
   return { ...row, ok };
