@@ -103,6 +103,7 @@ const rows: readonly [string, (plan: MethodPlan) => number][] = [
 
 function describe(plan: Plan): string {
   const { methods, recommendation, parameters, memory_bytes, sequence_tokens } = plan;
+  const full = plan.arithmetic.full_16_bit;
   const line = (label: string, cells: string[]) => label.padEnd(18) + cells.map((cell) => cell.padStart(20)).join('');
   const each = (label: string, cell: (method: MethodPlan) => string) => line(label, methods.map(cell));
   const settings = ({ settings: { gradient_checkpointing, optimizer, stream_base } }: MethodPlan) =>
@@ -124,6 +125,7 @@ function describe(plan: Plan): string {
       ? [each('seconds a step', ({ seconds_per_step }) => (seconds_per_step === undefined ? '–' : seconds_per_step.toPrecision(3)))]
       : []),
     '',
+    `in 16 bits throughout, full fine-tuning holds weights ${bytes(full.weights)}, gradients ${bytes(full.gradients)}, Adam ${bytes(full.adam)}`,
     recommendation.method ? `recommended: ${recommendation.method}` : 'none of them fits',
     ...recommendation.reasons.map((reason) => `  ${reason}`),
   ].join('\n');

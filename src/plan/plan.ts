@@ -129,7 +129,7 @@ export async function planModelOn(machine: PlanMachine, request: PlanRequest, me
     sequence_tokens: request.batches.reduce((sum, { inputIds }) => sum + inputIds.length, 0),
     methods: plans,
     recommendation: recommend(plans),
-    arithmetic: quotedArithmetic(model.parameters),
+    arithmetic: quotedArithmetic(request.name, model.parameters),
   };
 }
 
@@ -137,10 +137,14 @@ export async function planModelOn(machine: PlanMachine, request: PlanRequest, me
  * The arithmetic that everyone quotes, in bytes: full fine-tuning with weights, gradients and Adam's two states in 16 bits; and what rank 8 on a
  * 4096 × 4096 matrix trains (Hu et al. 2021, §4.1).
  */
-export function quotedArithmetic(parameters: number, rank = 8, [outputs, inputs] = [4096, 4096]) {
+export function quotedArithmetic(name: string, parameters: number, rank = 8, [outputs, inputs] = [4096, 4096]) {
   const trained = rank * (outputs + inputs);
+  const full = (count: number) => ({ weights: 2 * count, gradients: 2 * count, adam: 4 * count, sum: 8 * count });
+  const billions = /(?:^|[^a-z\d.])(\d+(?:\.\d+)?)b(?![a-z\d])/i.exec(name)?.[1];
   return {
-    full_16_bit: { weights: 2 * parameters, gradients: 2 * parameters, adam: 4 * parameters },
+    full_16_bit: full(parameters),
+    /** The same for the round number in the name. */
+    full_16_bit_nominal: billions === undefined ? undefined : full(1e9 * Number(billions)),
     low_rank: {
       rank,
       matrix: [outputs, inputs],

@@ -59,8 +59,9 @@ test('what is built of a known shape has as many parameters', async () => {
 
 test('the arithmetic that everyone quotes', () => {
   const { parameters } = planModel(knownShape('llama-2-7b')!, 'llama-2-7b');
-  const { full_16_bit: full, low_rank: low } = quotedArithmetic(parameters);
-  expect([full.weights, full.gradients, full.adam].map((bytes) => Math.round(bytes / 1e9))).toEqual([13, 13, 27]);
+  const { full_16_bit: full, full_16_bit_nominal: nominal, low_rank: low } = quotedArithmetic('llama-2-7b', parameters);
+  expect(full).toMatchObject({ weights: 13_476_831_232, gradients: 13_476_831_232, adam: 26_953_662_464 });
+  expect(nominal).toMatchObject({ weights: 14e9, gradients: 14e9, adam: 28e9 });
   expect(low).toMatchObject({ parameters: 16_777_216, trained: 65_536, percent_fewer: 99.6 });
 });
 
