@@ -4,7 +4,7 @@ import type { DType } from '../core/dtype.js';
 import { discard, scope } from '../core/scope.js';
 import { checkpoint } from '../core/tape.js';
 import { fromArray, type Tensor } from '../core/tensor.js';
-import { Attention } from '../nn/attention.js';
+import { type Attended, Attention } from '../nn/attention.js';
 import type { Builder } from '../nn/builder.js';
 import type { ForwardOptions, LayerContext, PackedTokens } from '../nn/context.js';
 import type { LayerStream } from '../nn/layer-stream.js';
@@ -67,13 +67,17 @@ class LlamaLayer {
     });
   }
 
-  /** The layer's output, and what is dear to compute and small to keep: the attention's output before and after its projection. */
-  forward(x: Tensor, context: LayerContext, known: readonly Tensor[] = []): readonly Tensor[] {
-    const [value, attended, out, lse] = known;
-    const { y, heads } = this.attention.forward(this.inputNorm.forward(x), x, context, { y: attended, heads: out && { out, lse } });
-    const output = this.mlp.forward(this.postAttentionNorm.forward(y), y, context.options, value);
-    return [output, y, heads.out, ...(heads.lse ? [heads.lse] : [])];
+  /** The layer's output, and what is dear to compute and small to keep: the attention's inputs, and its output before and after its projection. */
+  forward(x: Tensor, context: LayerContext, known?: readonly Tensor[]): readonly Tensor[] {
+    const attended = known && attendedOf(known);
+    const { y, heads, q, k, v } = this.attention.forward(this.inputNorm.forward(x), x, context, attended);
+    const output = this.mlp.forward(this.postAttentionNorm.forward(y), y, context.options, known?.[0]);
+    return [output, y, q, k, v, heads.out, ...(heads.lse ? [heads.lse] : [])];
   }
+}
+
+function attendedOf([, y, q, k, v, out, lse]: readonly Tensor[]): Attended {
+  return { y, q, k, v, heads: { out, lse } };
 }
 
 /** LlamaForCausalLM: Llama 2 and 3.x, TinyLlama, SmolLM2 (https://huggingface.co/docs/transformers/model_doc/llama). */

@@ -146,8 +146,8 @@ describe('a plan for a machine', () => {
     const settings = async (gigabytes: number) =>
       (await planModelOn(machine(gigabytes), request('llama-1-65b'), ['qlora'])).methods[0].settings;
     expect(await settings(80)).toEqual({ gradient_checkpointing: false, optimizer: 'adamw_torch', stream_base: false });
-    expect(await settings(50)).toEqual({ gradient_checkpointing: true, optimizer: 'adamw_torch', stream_base: false });
-    expect(await settings(44)).toEqual({ gradient_checkpointing: true, optimizer: 'paged_adamw_32bit', stream_base: false });
+    expect(await settings(53)).toEqual({ gradient_checkpointing: true, optimizer: 'adamw_torch', stream_base: false });
+    expect(await settings(46.5)).toEqual({ gradient_checkpointing: true, optimizer: 'paged_adamw_32bit', stream_base: false });
     expect(await settings(12)).toEqual({ gradient_checkpointing: true, optimizer: 'paged_adamw_32bit', stream_base: true });
   });
 });

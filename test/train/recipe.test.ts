@@ -31,7 +31,7 @@ describe('recipes', () => {
       'full',
       'full',
     ]);
-    expect(errorOf(`${minimal}adapter: dora\n`).message).toMatch(/r.yaml:3:10: adapter: .*"lora"\|"full"/);
+    expect(errorOf(`${minimal}adapter: dora\n`).message).toMatch(/r.yaml:3:10: adapter: .*"lora"\|"qlora"\|"full"/);
   });
 
   test('optimizers go by transformers’ names', () => {
