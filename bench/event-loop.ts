@@ -54,10 +54,10 @@ async function delays(): Promise<object> {
   const preparing = watch.take();
   const session = await openSession(terminal, source, codec, {});
   const loading = watch.take();
-  const { adapter } = await train({ recipe, source, text: session.text, data, folder: localFolder(recipe.output_dir) });
+  const { tuner } = await train({ recipe, source, text: session.text, data, folder: localFolder(recipe.output_dir) });
   const training = watch.take();
   watch.stop();
-  adapter.dispose();
+  tuner.dispose();
   await session.close();
   return { preparing, loading, training };
 }

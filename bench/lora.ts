@@ -11,7 +11,7 @@ import { codecOf, readDatasets, readRecipe } from '#lowrank/cli/session.js';
 import '#lowrank/index.js';
 import { prepareData } from '#lowrank/train/data.js';
 import { Contender, median } from './contender.js';
-import { type Run, shapes, workOf } from './shapes.js';
+import { modelFolder, type Run, shapes, workOf } from './shapes.js';
 import { type Bench, judged, ours, peer, type Row, root, round } from './suite.js';
 
 interface Case {
@@ -42,14 +42,14 @@ const cases: Case[] = [
 /** Steps that count; one before them does not. */
 const rounds = 5;
 
-interface Measured {
+export interface Measured {
   /** The median of a step, seconds. */
   seconds: number;
   peakGb: number;
 }
 
 /** Takes turns: a warm-up of each, then `count` steps of each. */
-async function alternate(contenders: readonly Contender[], count: number, note: Bench['note']): Promise<Measured[]> {
+export async function alternate(contenders: readonly Contender[], count: number, note: Bench['note']): Promise<Measured[]> {
   const seconds = contenders.map((): number[] => []);
   for (let step = 0; step <= count; step++) {
     for (const [i, contender] of contenders.entries()) {
@@ -64,7 +64,7 @@ async function alternate(contenders: readonly Contender[], count: number, note: 
 }
 
 export function contendersOf(run: Run, python: string): { ours: () => Contender; eager: () => Contender; compiled: () => Contender } {
-  const known = { ...run, config: shapes[run.shape], threads: availableParallelism() };
+  const known = { ...run, config: shapes[run.shape], folder: modelFolder(run.shape, 'BF16'), threads: availableParallelism() };
   return {
     ours: () => new Contender('ours', process.execPath, [ours('lora'), JSON.stringify(run)]),
     eager: () => new Contender('PEFT', python, [peer('lora'), JSON.stringify(known)]),

@@ -1,6 +1,7 @@
 /**
  * `npm run bench -- SUITE … [--json] [--only TEXT]`: measures ours beside the peer, taking turns on this machine, and writes
- * bench/results/SUITE.json and the README's table. Exits 1 where a figure falls short of its goal. Suites: gemm, lora, memory, length.
+ * bench/results/SUITE.json and the README's table. Exits 1 where a figure falls short of its goal. Suites: gemm, lora, memory, length, qlora,
+ * scale, plan, quality.
  */
 import { parseArgs } from 'node:util';
 import { preparePeers } from '../tools/golden/venv.js';
@@ -8,10 +9,14 @@ import { gemmSuite } from './gemm.js';
 import { lengthSuite } from './length.js';
 import { loraSuites } from './lora.js';
 import { machine, measurePeaks, writeResults } from './machine.js';
+import { planSuite } from './plan.js';
+import { qloraSuite } from './qlora.js';
+import { qualitySuite } from './quality.js';
 import { updateReadme } from './readme.js';
+import { scaleSuite } from './scale.js';
 import type { Bench, Row } from './suite.js';
 
-const suites = ['gemm', 'lora', 'memory', 'length'];
+const suites = ['gemm', 'lora', 'memory', 'length', 'qlora', 'scale', 'plan', 'quality'];
 const usage = `usage: npm run bench -- SUITE … [--json] [--only TEXT]
   SUITE         ${suites.join(', ')}
   --json        print one JSON value on standard output
@@ -65,6 +70,10 @@ if (wanted.includes('lora') || wanted.includes('memory')) {
   if (wanted.includes('memory')) results.memory = memory;
 }
 if (wanted.includes('length')) results.length = await lengthSuite(bench);
+if (wanted.includes('qlora')) results.qlora = await qloraSuite(bench);
+if (wanted.includes('scale')) results.scale = await scaleSuite(bench);
+if (wanted.includes('plan')) results.plan = await planSuite(bench);
+if (wanted.includes('quality')) results.quality = await qualitySuite(bench);
 for (const [suite, rows] of Object.entries(results)) {
   print(suite, rows);
   if (only === undefined) writeResults(suite, { machine: described, rows });

@@ -1,15 +1,26 @@
+import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { encodeQuantized, groupQuantized } from '#lowrank/io/bitsandbytes.js';
 import { localFolder } from '#lowrank/io/node/folder.js';
 import { openFile } from '#lowrank/io/node.js';
 import { encodeSafetensors, readSafetensors, type TensorToWrite } from '#lowrank/io/safetensors.js';
+import { isQuantizable, standardQuantization } from '#lowrank/models/quantize.js';
+import { dynamicMap } from '#lowrank/quant/dynamic-map.js';
+import { fourBitConstants, fourBitValues, nestedBlockSize } from '#lowrank/quant/four-bit.js';
 import { f32ToBf16 } from '#lowrank/util/half.js';
 import type { JsonObject } from '#lowrank/util/json.js';
 import { Random } from '#lowrank/util/philox.js';
 
-/** What a measured LoRA loop trains on. */
+/** What a measured loop trains on. */
 export interface Run {
+  /** LoRA on all linear layers (default), the same over NF4 with double quantisation, or every weight. */
+  method?: 'lora' | 'qlora' | 'full';
+  /** Of the adapters; default 16. */
+  rank?: number;
   shape: keyof typeof shapes & string;
+  /** A checkpoint that is quantised already, instead of one in `dtype`. */
+  quantized?: boolean;
   dtype: 'bf16' | 'fp32';
   batch: number;
   length: number;
@@ -25,6 +36,10 @@ export interface Run {
 export const shapes: Record<string, JsonObject> = {
   smol135: llama(576, 1536, 30, 9, 3, 49152, { rope_theta: 100_000, tie_word_embeddings: true }),
   tiny1b: llama(2048, 5632, 22, 32, 4, 32000, { rope_theta: 10_000, tie_word_embeddings: false }),
+  llama7b: llama(4096, 11008, 32, 32, 32, 32000, { rope_theta: 10_000, tie_word_embeddings: false }),
+  llama13b: llama(5120, 13824, 40, 40, 40, 32000, { rope_theta: 10_000, tie_word_embeddings: false }),
+  llama33b: llama(6656, 17920, 60, 52, 52, 32000, { rope_theta: 10_000, tie_word_embeddings: false }),
+  llama65b: llama(8192, 22016, 80, 64, 64, 32000, { rope_theta: 10_000, tie_word_embeddings: false }),
 };
 
 function llama(
@@ -52,11 +67,11 @@ function llama(
 }
 
 /**
- * The work of one LoRA step of rank 16 on all linear layers, in GFLOP: forward and input gradient of every frozen matrix (the head's at
+ * The work of one LoRA step on all linear layers, in GFLOP: forward and input gradient of every frozen matrix (the head's at
  * supervised positions), forward and both gradients of the adapters, causal attention with a backward of 2.5 times its forward. What
  * checkpointing computes again is not counted.
  */
-export function workOf({ shape, batch, length, supervised = 1 }: Run): number {
+export function workOf({ shape, batch, length, supervised = 1, rank = 16 }: Run): number {
   const {
     hidden_size: C,
     intermediate_size: F,
@@ -66,26 +81,46 @@ export function workOf({ shape, batch, length, supervised = 1 }: Run): number {
     vocab_size: V,
   } = shapes[shape] as Record<string, number>;
   const matrices = [[C, C], [C, (C / H) * G], [C, (C / H) * G], [C, C], [C, F], [C, F], [F, C]]; // biome-ignore format: q k v o gate up down
-  const layer = matrices.reduce((sum, [inputs, outputs]) => sum + 4 * inputs * outputs + 6 * 16 * (inputs + outputs), 0);
+  const layer = matrices.reduce((sum, [inputs, outputs]) => sum + 4 * inputs * outputs + 6 * rank * (inputs + outputs), 0);
   const attention = 3.5 * 4 * C * (length / 2);
   return (batch * length * (L * (layer + attention) + 4 * C * V * supervised)) / 1e9;
 }
 
-/** A folder with random weights of that shape, written once. */
-export async function syntheticModel(shape: string, dtype: 'BF16' | 'F32'): Promise<string> {
-  const folder = resolve(import.meta.dirname, '../models', `${shape}-${dtype}`);
+/** Where a synthetic model lies. */
+export const modelFolder = (shape: string, dtype: 'BF16' | 'F32' | 'NF4') => resolve(import.meta.dirname, '../models', `${shape}-${dtype}`);
+
+/** A folder with random weights of that shape, written once. NF4: quantised twice over, as `lowrank quantize --double` writes it. */
+export async function syntheticModel(shape: string, dtype: 'BF16' | 'F32' | 'NF4'): Promise<string> {
+  const folder = modelFolder(shape, dtype);
   if (existsSync(join(folder, 'config.json'))) return folder;
   const config = shapes[shape];
-  await localFolder(folder).write('model.safetensors', encodeSafetensors(tensorsOf(config, dtype)));
+  const tensors = dtype === 'NF4' ? tensorsOf(config, 'BF16').flatMap(randomlyQuantized) : tensorsOf(config, dtype);
+  await localFolder(folder).write('model.safetensors', encodeSafetensors(tensors));
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, 'config.tmp'), JSON.stringify(config));
   renameSync(join(folder, 'config.tmp'), join(folder, 'config.json'));
   return folder;
 }
 
+let noiseBytes: Buffer | undefined;
+
+/** A matrix of a layer with random codes and scales, any other tensor as it is. */
+function randomlyQuantized(tensor: TensorToWrite): TensorToWrite[] {
+  const { name, shape } = tensor;
+  if (!isQuantizable(tensor)) return [tensor];
+  const bytes = async () => {
+    const blocks = (shape[0] * shape[1]) / 64;
+    noiseBytes ??= randomBytes(1 << 27);
+    const nested = { offset: 0.02, values: dynamicMap(true), absmax: new Float32Array(Math.ceil(blocks / nestedBlockSize)).fill(0.01) };
+    const constants = fourBitConstants(fourBitValues.nf4, 64, nested);
+    return { codes: noiseBytes.subarray(0, 32 * blocks), absmax: noiseBytes.subarray(7, 7 + blocks), constants };
+  };
+  return encodeQuantized({ name, shape, ...standardQuantization, bytes }, nestedBlockSize);
+}
+
 /** Opens a synthetic model, which has no tokenizer. */
 export async function openSynthetic(folder: string, shape: string) {
-  const checkpoint = await readSafetensors(await openFile(join(folder, 'model.safetensors')));
+  const checkpoint = await groupQuantized(await readSafetensors(await openFile(join(folder, 'model.safetensors'))));
   return { name: shape, config: shapes[shape], tokenizer: { tokenizerJson: {}, tokenizerConfig: {} }, checkpoint, identity: shape };
 }
 

@@ -9,7 +9,19 @@ export interface Row {
   /** Ours ÷ the peer's: speed should be large, memory small. */
   speed?: number;
   memory?: number;
-  goal: { speed?: number; share?: number; memory?: number; memory_over_line?: number; time_over_explained?: number };
+  goal: {
+    speed?: number;
+    share?: number;
+    memory?: number;
+    memory_over_line?: number;
+    time_over_explained?: number;
+    peak_rss_gb?: number;
+    beyond_quantized_gb?: number;
+    planned_over_measured?: [number, number];
+    points_lost?: number;
+    curve_distance?: number;
+    ratio?: number;
+  };
   ok: boolean;
 }
 
@@ -37,7 +49,14 @@ export function judged(row: Omit<Row, 'ok'>): Row {
     reaches(ours.share, goal.share) &&
     below(memory, goal.memory) &&
     below(ours.memory_over_line, goal.memory_over_line) &&
-    below(ours.time_over_explained, goal.time_over_explained);
+    below(ours.time_over_explained, goal.time_over_explained) &&
+    below(ours.peak_rss_gb, goal.peak_rss_gb) &&
+    below(ours.beyond_quantized_gb, goal.beyond_quantized_gb) &&
+    below(ours.points_lost, goal.points_lost) &&
+    below(ours.curve_distance, goal.curve_distance) &&
+    below(ours.ratio, goal.ratio) &&
+    reaches(ours.planned_over_measured, goal.planned_over_measured?.[0]) &&
+    below(ours.planned_over_measured, goal.planned_over_measured?.[1]);
   return { ...row, ok };
 }
 

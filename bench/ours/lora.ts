@@ -1,9 +1,11 @@
-/** One LoRA loop of ours, a step for each request. The only argument is the case as JSON (bench/lora.ts). */
+/** One loop of ours, LoRA, QLoRA or full, a step for each request. The only argument is the case as JSON (bench/lora.ts). */
 import { readFileSync } from 'node:fs';
 import { parseLoraConfig } from '#lowrank/adapters/config.js';
+import { FullTuner } from '#lowrank/adapters/full.js';
 import { LoraAdapter } from '#lowrank/adapters/lora.js';
 import { openCpuBackend } from '#lowrank/backends/cpu/index.js';
 import { loadModel } from '#lowrank/models/load.js';
+import { standardQuantization } from '#lowrank/models/quantize.js';
 import { createOptimizer } from '#lowrank/optim/optimizer.js';
 import { type LabelledTokens, trainStep } from '#lowrank/train/step.js';
 import { serve } from '../contender.js';
@@ -13,11 +15,16 @@ import { openSynthetic, type Run, syntheticModel } from '../shapes.js';
 const run = JSON.parse(process.argv[2]) as Run;
 const precision = run.dtype === 'fp32' ? 'fp32' : 'bf16';
 const backend = await openCpuBackend();
-const source = await openSynthetic(await syntheticModel(run.shape, precision === 'bf16' ? 'BF16' : 'F32'), run.shape);
-const { model } = await loadModel(source, backend, { precision });
-const config = { r: 16, lora_alpha: 32, lora_dropout: run.dropout ?? 0, target_modules: 'all-linear' };
-const adapter = await LoraAdapter.create(model, parseLoraConfig(config, 'bench'), 1);
-const parameters = adapter.parameters();
+const runtime = process.memoryUsage.rss();
+const stored = run.quantized ? 'NF4' : precision === 'bf16' ? 'BF16' : 'F32';
+const source = await openSynthetic(await syntheticModel(run.shape, stored), run.shape);
+const full = run.method === 'full';
+const quantization = run.method === 'qlora' ? standardQuantization : undefined;
+const { model } = await loadModel(source, backend, { precision, trainable: full, quantization });
+const rank = run.rank ?? 16;
+const config = { r: rank, lora_alpha: 2 * rank, lora_dropout: run.dropout ?? 0, target_modules: 'all-linear' };
+const tuner = full ? new FullTuner(model) : await LoraAdapter.create(model, parseLoraConfig(config, 'bench'), 1);
+const parameters = tuner.parameters();
 const optimizer = createOptimizer('adamw_torch', parameters, {
   adam_beta1: 0.9,
   adam_beta2: 0.999,
@@ -57,7 +64,7 @@ const batches = run.data
   : [packed(randomSequences(run))];
 
 await serve(async ({ step, ops }: { step?: number; ops?: boolean }) => {
-  if (step === undefined) return { peak_rss_gb: peakRssGb(), tensors_gb: backend.memory().peak / 1e9 };
+  if (step === undefined) return { peak_rss_gb: peakRssGb(), tensors_gb: backend.memory().peak / 1e9, runtime_gb: runtime / 1e9 };
   if (ops) backend.startProfile();
   const start = performance.now();
   const { loss } = await trainStep(model, parameters, optimizer, [batches[step % batches.length]], options);

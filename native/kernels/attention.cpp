@@ -60,7 +60,7 @@ struct Geometry {
     padded = round_up(width, kColumns);
     scale = static_cast<float>(attributes[1]);
     window = static_cast<int64_t>(attributes[2]);
-    form = q.dtype == DType::f32 && k.dtype == DType::f32 && v.dtype == DType::f32 ? Form::exact : form_of(DType::bf16, DType::bf16);
+    form = q.dtype == DType::f32 && k.dtype == DType::f32 && v.dtype == DType::f32 ? Form::exact : kNarrow;
     expect(table.dtype == DType::i32 && table.rank == 2 && table.shape[1] == 4, "segments [S, 4] i32");
     const auto* s = static_cast<const int32_t*>(table.data);
     int64_t query = 0;

@@ -1,11 +1,22 @@
 // Float operands of any width as f32: kernels work on blocks that fit the first-level cache and are widened and rounded at its border.
 #pragma once
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include <bit>
 #include <cstring>
 
 #include "kernels.h"
 
 namespace lowrank::LOWRANK_ISA {
+
+// Keeps a float or a vector in its register, so that the compiler joins no product and sum around it.
+#if defined(__x86_64__)
+#define LOWRANK_OPAQUE(value) asm volatile("" : "+x"(value))
+#else
+#define LOWRANK_OPAQUE(value) asm volatile("" : "+w"(value))
+#endif
 
 // Elements of a block: three operands of it fit a 32 KiB cache.
 inline constexpr int64_t kBlock = 1024;
@@ -38,6 +49,22 @@ inline uint16_t to_f16(float x) {
   half = magnitude > 0x7f800000 ? 0x7e00 : half;
   return static_cast<uint16_t>(sign | half);
 }
+
+#if defined(__AVX512F__)
+inline __mmask16 first(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1); }
+
+inline __m256i round_lanes(__m512 x) {
+#if defined(__AVX512BF16__)
+  return (__m256i)_mm512_cvtneps_pbh(x);
+#else
+  const __m512i u = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
+  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet));
+#endif
+}
+#endif
 
 inline float* f32_at(const Tensor& t, int64_t begin) { return static_cast<float*>(t.data) + begin; }
 inline uint16_t* half_at(const Tensor& t, int64_t begin) { return static_cast<uint16_t*>(t.data) + begin; }

@@ -62,6 +62,8 @@ void fill(const Call& call, Pool& pool) {
     case DType::f16: return fill_with(out, to_f16(static_cast<float>(value)), pool);
     case DType::i32: return fill_with(out, static_cast<int32_t>(value), pool);
     case DType::u8: return fill_with(out, static_cast<uint8_t>(value), pool);
+    case DType::i8:
+    case DType::u4: fail("codes are not filled");
   }
 }
 

@@ -229,10 +229,10 @@ void pack_left(const Product& p, const Block& block, Pool& pool) {
 
 // Asks for the lines of rows [begin, end) of K in a panel of columns that is about to be packed.
 inline void prefetch_rows(const Factor& f, int64_t begin, int64_t end, int64_t columns) {
-  const int64_t width = bytes_per_element(f.tensor->dtype);
+  const int64_t halves = f.tensor->dtype == DType::u4 ? 1 : 2 * bytes_per_element(f.tensor->dtype);
   for (int64_t k = begin; k < end; k++) {
-    const char* line = static_cast<const char*>(f.tensor->data) + f.element(0, k) * width;
-    for (int64_t at = 0; at < columns * width; at += 64) __builtin_prefetch(line + at, 0, 2);
+    const char* line = static_cast<const char*>(f.tensor->data) + f.element(0, k) * halves / 2;
+    for (int64_t at = 0; at < columns * halves / 2; at += 64) __builtin_prefetch(line + at, 0, 2);
   }
 }
 
@@ -385,6 +385,13 @@ Mask expect_mask(const Tensor& words, int64_t rows, int64_t columns) {
   return {static_cast<const uint32_t*>(words.data), stride};
 }
 
+// The codes of a weight, or none where it is of floats.
+Codes expect_weight(const Tensor& weight, const Tensor& absmax, const Tensor& constants) {
+  if (is_quantized(weight)) return Codes::of(weight, absmax, constants);
+  expect_floats(weight);
+  return {};
+}
+
 const Tensor* expect_residual(const Tensor& residual, const Tensor& out) {
   if (!residual) return nullptr;
   expect(is_float(residual) && (!out || same_shape(residual, out)), "a residual of the result's shape");
@@ -397,19 +404,20 @@ void matmul(const Call& call, Pool& pool) {
   using namespace matmul_op;
   const Tensor &a = call.inputs[i_a], &b = call.inputs[i_b], &out = call.outputs[o_out];
   const bool ta = call.attributes[a_transpose_a] != 0, tb = call.attributes[a_transpose_b] != 0;
-  expect_floats(a, b, out);
+  expect_floats(a, out);
+  const Codes codes = expect_weight(b, call.inputs[i_absmax], call.inputs[i_constants]);
   expect(a.rank == 2 && b.rank == 2 && out.rank == 2, "matrices");
   const int64_t m = a.shape[ta ? 1 : 0], k = a.shape[ta ? 0 : 1], n = b.shape[tb ? 0 : 1];
   if (b.shape[tb ? 1 : 0] != k || out.shape[0] != m || out.shape[1] != n)
     fail("a [%lld, %lld], b [%lld, %lld] and out [%lld, %lld] do not fit", (long long)a.shape[0], (long long)a.shape[1],
          (long long)b.shape[0], (long long)b.shape[1], (long long)out.shape[0], (long long)out.shape[1]);
   multiply_product({.a = Factor::left(a, ta),
-                    .b = Factor::right(b, tb),
+                    .b = Factor::weight(b, tb, codes),
                     .out = &out,
                     .m = m,
                     .n = n,
                     .k = k,
-                    .form = form_of(a.dtype, b.dtype),
+                    .form = form_of(a, b),
                     .alpha = static_cast<float>(call.attributes[a_alpha]),
                     .addend = call.attributes[a_accumulate] != 0 ? &out : nullptr,
                     .row_stride = n},
@@ -422,7 +430,8 @@ void lora_linear(const Call& call, Pool& pool) {
   const Tensor &y = call.outputs[o_y], &h = call.outputs[o_h];
   const int64_t rows = x.rows(), in = x.columns(), out = weight.rows(), rank = A.rows();
   expect_matrix(x, rows, in, "x");
-  expect_matrix(weight, out, in, "weight");
+  expect(weight.rank == 2 && weight.columns() == in, "a weight [out, in]");
+  const Codes codes = expect_weight(weight, call.inputs[i_absmax], call.inputs[i_constants]);
   expect_matrix(A, rank, in, "A");
   expect_matrix(B, out, rank, "B");
   if (y) expect_matrix(y, rows, out, "y");
@@ -436,12 +445,12 @@ void lora_linear(const Call& call, Pool& pool) {
                       .mask_scale = static_cast<float>(call.attributes[a_mask_scale]),
                       .rank = rank};
   multiply_product({.a = Factor::left(x, false),
-                    .b = Factor::right(weight, true),
+                    .b = Factor::weight(weight, true, codes),
                     .out = &y,
                     .m = rows,
                     .n = y ? out : 0,
                     .k = in,
-                    .form = form_of(x.dtype, weight.dtype),
+                    .form = form_of(x, weight),
                     .addend = expect_residual(call.inputs[i_residual], y),
                     .row_stride = out,
                     .branch = &branch},
@@ -454,7 +463,8 @@ void lora_linear_backward(const Call& call, Pool& pool) {
   const Tensor &dx = call.outputs[o_dx], &dh = call.outputs[o_dh];
   const int64_t rows = dy.rows(), in = weight.columns(), out = dy.columns(), rank = A.rows();
   expect_matrix(dy, rows, out, "dy");
-  expect_matrix(weight, out, in, "weight");
+  expect(weight.rank == 2 && weight.rows() == out, "a weight [out, in]");
+  const Codes codes = expect_weight(weight, call.inputs[i_absmax], call.inputs[i_constants]);
   expect_matrix(A, rank, in, "A");
   expect_matrix(B, out, rank, "B");
   expect_matrix(dx, rows, in, "dx");
@@ -468,12 +478,12 @@ void lora_linear_backward(const Call& call, Pool& pool) {
                       .mask_scale = static_cast<float>(call.attributes[a_mask_scale]),
                       .rank = rank};
   multiply_product({.a = Factor::left(dy, false),
-                    .b = Factor::right(weight, false),
+                    .b = Factor::weight(weight, false, codes),
                     .out = &dx,
                     .m = rows,
                     .n = in,
                     .k = out,
-                    .form = form_of(dy.dtype, weight.dtype),
+                    .form = form_of(dy, weight),
                     .addend = expect_residual(call.inputs[i_residual], dx),
                     .row_stride = in,
                     .branch = &branch},
@@ -494,11 +504,11 @@ void lora_gradients(const Call& call, Pool& pool) {
   Factor inputs = Factor::right(x, false);
   inputs.mask = expect_mask(call.inputs[i_mask], rows, in);
   // Both with the rank as rows of the tiles, so that the wide matrices are packed in whole lines; dB is stored transposed.
-  multiply_product({.a = Factor::left(dh, true), .b = inputs, .out = &dA, .m = rank, .n = in, .k = rows, .form = form_of(dh.dtype, x.dtype),
+  multiply_product({.a = Factor::left(dh, true), .b = inputs, .out = &dA, .m = rank, .n = in, .k = rows, .form = form_of(dh, x),
                     .alpha = inputs.mask ? static_cast<float>(call.attributes[a_mask_scale]) : 1.f, .row_stride = in},
                    pool);
   multiply_product({.a = Factor::left(h, true), .b = Factor::right(dy, false), .out = &dB, .m = rank, .n = out, .k = rows,
-                    .form = form_of(h.dtype, dy.dtype), .row_stride = 1, .column_stride = rank},
+                    .form = form_of(h, dy), .row_stride = 1, .column_stride = rank},
                    pool);
 }
 

@@ -10,7 +10,7 @@
 
 #include <array>
 
-#include "blocks.h"
+#include "quantized.h"
 
 namespace lowrank::LOWRANK_ISA {
 
@@ -33,6 +33,7 @@ inline constexpr bool kHasPairs = false;
 
 // How factors are packed: f32 as they are, f32 rounded to bf16, or pairs of bf16.
 enum class Form { exact, rounded, pairs };
+inline constexpr Form kNarrow = kHasPairs ? Form::pairs : Form::rounded;
 
 inline int64_t steps_of(Form form, int64_t k) { return form == Form::pairs ? (k + 1) / 2 : k; }
 
@@ -53,12 +54,16 @@ struct Factor {
   int64_t stride;  // elements from row to row
   int64_t lane = 0, k = 0;  // where a panel begins
   Mask mask = {};
+  const Codes* codes = nullptr;  // of a quantised weight
 
   // op(m) of a product as the left factor (lanes are rows unless it is transposed), or as the right one.
   static Factor left(const Tensor& m, bool transposed) { return {&m, !transposed, m.shape[1]}; }
   static Factor right(const Tensor& m, bool transposed) { return {&m, transposed, m.shape[1]}; }
+  static Factor weight(const Tensor& m, bool transposed, const Codes& codes) {
+    return {.tensor = &m, .lanes_are_rows = transposed, .stride = m.shape[1], .codes = codes ? &codes : nullptr};
+  }
 
-  Factor at(int64_t l, int64_t step) const { return {tensor, lanes_are_rows, stride, lane + l, k + step, mask}; }
+  Factor at(int64_t l, int64_t step) const { return {tensor, lanes_are_rows, stride, lane + l, k + step, mask, codes}; }
   int64_t element(int64_t l, int64_t step) const {
     return lanes_are_rows ? (lane + l) * stride + k + step : (k + step) * stride + lane + l;
   }
@@ -97,23 +102,9 @@ inline void transpose(__m512i (&r)[16]) {
   }
 }
 
-inline __mmask16 first(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1); }
-
 inline __m512 load_lanes(const Tensor& t, int64_t at, __mmask16 mask) {
   if (t.dtype == DType::f32) return _mm512_maskz_loadu_ps(mask, f32_at(t, at));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, half_at(t, at))), 16));
-}
-
-inline __m256i round_lanes(__m512 x) {
-#if defined(__AVX512BF16__)
-  return (__m256i)_mm512_cvtneps_pbh(x);
-#else
-  const __m512i u = _mm512_castps_si512(x);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
-  const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
-  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet));
-#endif
 }
 
 // Sixteen bf16 numbers of a tensor, rounded where it is f32.
@@ -128,6 +119,11 @@ inline __m512i load_units(const Factor& f, int64_t l, int64_t k, int64_t left, F
   const Tensor& t = *f.tensor;
   const int64_t at = f.element(l, k);
   const uint32_t bits = f.bits<Masked>(l, k);
+  if (f.codes) {
+    if (form == Form::pairs) return f.codes->halves(at, left);
+    const __m512 numbers = f.codes->lanes(at, left);
+    return form == Form::exact ? _mm512_castps_si512(numbers) : _mm512_slli_epi32(_mm512_cvtepu16_epi32(round_lanes(numbers)), 16);
+  }
   if (form == Form::pairs) {
     const __mmask32 mask = (left >= 32 ? 0xffffffffu : (1u << left) - 1) & bits;
     if (t.dtype == DType::bf16) return _mm512_maskz_loadu_epi16(mask, half_at(t, at));
@@ -145,11 +141,18 @@ template <bool Masked>
 inline __m512i load_step(const Factor& f, int64_t l, int64_t k, int64_t left, __mmask16 lanes, Form form) {
   const Tensor& t = *f.tensor;
   const auto mask = [&](int64_t step) { return static_cast<__mmask16>(lanes & f.bits<Masked>(l, step)); };
-  if (form == Form::exact) return _mm512_castps_si512(load_lanes(t, f.element(l, k), mask(k)));
-  const __m512i low = _mm512_cvtepu16_epi32(load_halves(t, f.element(l, k), mask(k)));
+  const auto numbers = [&](int64_t step) {
+    if (f.codes) return f.codes->lanes(f.element(l, step), std::popcount(lanes));
+    return load_lanes(t, f.element(l, step), mask(step));
+  };
+  const auto halves = [&](int64_t step) {
+    return _mm512_cvtepu16_epi32(f.codes ? round_lanes(numbers(step)) : load_halves(t, f.element(l, step), mask(step)));
+  };
+  if (form == Form::exact) return _mm512_castps_si512(numbers(k));
+  const __m512i low = halves(k);
   if (form == Form::rounded) return _mm512_slli_epi32(low, 16);
   if (left < 2) return low;
-  return _mm512_or_si512(low, _mm512_slli_epi32(_mm512_cvtepu16_epi32(load_halves(t, f.element(l, k + 1), mask(k + 1))), 16));
+  return _mm512_or_si512(low, _mm512_slli_epi32(halves(k + 1), 16));
 }
 
 // Packs 32 neighbouring lanes of bf16 in pairs: two rows are shuffled into each other.
@@ -161,10 +164,12 @@ inline void pack_pairs(const Factor& f, int64_t k, uint32_t* __restrict panel) {
     return o;
   }();
   const __m512i first_lanes = _mm512_load_si512(order.data()), last_lanes = _mm512_load_si512(order.data() + 32);
+  const auto row = [&](int64_t step) {
+    if (f.codes) return f.codes->halves(f.element(0, step), 32);
+    return _mm512_maskz_loadu_epi16(f.bits<Masked>(0, step), half_at(*f.tensor, f.element(0, step)));
+  };
   for (int64_t step = 0; step < k; step += 2, panel += 32) {
-    const __m512i low = _mm512_maskz_loadu_epi16(f.bits<Masked>(0, step), half_at(*f.tensor, f.element(0, step)));
-    const __m512i high = step + 1 < k ? _mm512_maskz_loadu_epi16(f.bits<Masked>(0, step + 1), half_at(*f.tensor, f.element(0, step + 1)))
-                                      : _mm512_setzero_si512();
+    const __m512i low = row(step), high = step + 1 < k ? row(step + 1) : _mm512_setzero_si512();
     _mm512_storeu_si512(panel, _mm512_permutex2var_epi16(low, first_lanes, high));
     _mm512_storeu_si512(panel + 16, _mm512_permutex2var_epi16(low, last_lanes, high));
   }
@@ -176,7 +181,8 @@ template <bool Masked>
 inline void pack_lanes(const Factor& f, int64_t valid, int64_t lanes, int64_t k, Form form, uint32_t* __restrict panel) {
   const int64_t steps = steps_of(form, k), per_step = form == Form::pairs ? 2 : 1;
 #if defined(__AVX512F__)
-  if (!f.lanes_are_rows && valid == 32 && lanes == 32 && form == Form::pairs && f.tensor->dtype == DType::bf16) return pack_pairs<Masked>(f, k, panel);
+  if (!f.lanes_are_rows && valid == 32 && lanes == 32 && form == Form::pairs && (f.codes || f.tensor->dtype == DType::bf16))
+    return pack_pairs<Masked>(f, k, panel);
   for (int64_t lane = 0; lane < lanes; lane += 16) {
     const __mmask16 stored = first(lanes - lane), loaded = first(valid - lane);
     if (!f.lanes_are_rows) {
@@ -203,7 +209,8 @@ inline void pack_lanes(const Factor& f, int64_t valid, int64_t lanes, int64_t k,
   for (int64_t lane = 0; lane < lanes; lane++)
     for (int64_t step = 0; step < steps; step++) {
       float x = 0, buffer;
-      if (lane < valid && (f.bits<Masked>(lane, step * per_step) & 1)) x = *load(*f.tensor, f.element(lane, step * per_step), 1, &buffer);
+      if (lane < valid && f.codes) f.codes->decode(f.element(lane, step), 1, &x);
+      else if (lane < valid && (f.bits<Masked>(lane, step * per_step) & 1)) x = *load(*f.tensor, f.element(lane, step * per_step), 1, &buffer);
       panel[step * lanes + lane] = std::bit_cast<uint32_t>(form == Form::exact ? x : from_bf16(to_bf16(x)));
     }
 #endif
@@ -258,10 +265,10 @@ inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps,
     for (int v = 0; v < Vectors; v++) std::memcpy(out + r * stride + v * kLanes, &sums[r][v], sizeof(Lanes));
 }
 
-// The form in which a product of these dtypes is computed.
-inline Form form_of(DType a, DType b) {
-  if (a == DType::f32 && b == DType::f32) return Form::exact;
-  return kHasPairs ? Form::pairs : Form::rounded;
+// The form in which a product of these dtypes is computed; a quantised weight is the second.
+inline Form form_of(const Tensor& a, const Tensor& b) {
+  if (a.dtype == DType::f32 && (b.dtype == DType::f32 || is_quantized(b))) return Form::exact;
+  return kNarrow;
 }
 
 }  // namespace lowrank::LOWRANK_ISA

@@ -13,6 +13,10 @@ enum class Op : int {
   lora_linear,
   lora_linear_backward,
   lora_gradients,
+  quantize4bit,
+  quantize8bit,
+  quantize_rows,
+  dequantize,
   add_bias,
   column_sum,
   gather_rows,
@@ -68,17 +72,17 @@ enum Out { o_out };
 enum Attribute { a_factor };
 }  // namespace accumulate_op
 namespace matmul_op {
-enum In { i_a, i_b };
+enum In { i_a, i_b, i_absmax, i_constants };
 enum Out { o_out };
 enum Attribute { a_transpose_a, a_transpose_b, a_alpha, a_accumulate };
 }  // namespace matmul_op
 namespace lora_linear_op {
-enum In { i_x, i_weight, i_a, i_b, i_mask, i_residual };
+enum In { i_x, i_weight, i_a, i_b, i_mask, i_residual, i_absmax, i_constants };
 enum Out { o_y, o_h };
 enum Attribute { a_scale, a_mask_scale };
 }  // namespace lora_linear_op
 namespace lora_linear_backward_op {
-enum In { i_dy, i_weight, i_a, i_b, i_mask, i_residual };
+enum In { i_dy, i_weight, i_a, i_b, i_mask, i_residual, i_absmax, i_constants };
 enum Out { o_dx, o_dh };
 enum Attribute { a_scale, a_mask_scale };
 }  // namespace lora_linear_backward_op
@@ -87,6 +91,23 @@ enum In { i_x, i_h, i_dy, i_dh, i_mask };
 enum Out { o_d_a, o_d_b };
 enum Attribute { a_mask_scale };
 }  // namespace lora_gradients_op
+namespace quantize4bit_op {
+enum In { i_x, i_constants };
+enum Out { o_out, o_absmax };
+}  // namespace quantize4bit_op
+namespace quantize8bit_op {
+enum In { i_x, i_codes };
+enum Out { o_out, o_absmax };
+enum Attribute { a_block_size, a_offset };
+}  // namespace quantize8bit_op
+namespace quantize_rows_op {
+enum In { i_x };
+enum Out { o_out, o_absmax };
+}  // namespace quantize_rows_op
+namespace dequantize_op {
+enum In { i_weight, i_absmax, i_constants };
+enum Out { o_out };
+}  // namespace dequantize_op
 namespace add_bias_op {
 enum In { i_x, i_bias };
 enum Out { o_out };
@@ -239,10 +260,14 @@ inline constexpr OpInfo op_infos[] = {
     {"add", 2, 1, 0},
     {"mul", 2, 1, 0},
     {"accumulate", 1, 1, 1},
-    {"matmul", 2, 1, 4},
-    {"loraLinear", 6, 2, 2},
-    {"loraLinearBackward", 6, 2, 2},
+    {"matmul", 4, 1, 4},
+    {"loraLinear", 8, 2, 2},
+    {"loraLinearBackward", 8, 2, 2},
     {"loraGradients", 5, 2, 1},
+    {"quantize4bit", 2, 2, 0},
+    {"quantize8bit", 2, 2, 2},
+    {"quantizeRows", 1, 2, 0},
+    {"dequantize", 3, 1, 0},
     {"addBias", 2, 1, 0},
     {"columnSum", 1, 1, 0},
     {"gatherRows", 2, 1, 0},

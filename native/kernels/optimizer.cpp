@@ -2,14 +2,13 @@
 #include <cmath>
 #include <vector>
 
-#include "blocks.h"
+#include "quantized.h"
 
 namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
 constexpr int64_t kStateBlock = 256;
-constexpr int64_t kBins = 65536;
 
 // A state of 8 bits: codes in blocks of 256, each with the scale of its numbers, and the tables between codes and numbers.
 class State {
@@ -30,23 +29,7 @@ class State {
   }
 
   void encode(int64_t begin, int64_t n, const float* __restrict x) const {
-    float absmax = 0.f;
-#pragma omp simd reduction(max : absmax)
-    for (int64_t i = 0; i < n; i++) absmax = std::max(absmax, std::fabs(x[i]));
-    absmax_[begin / kStateBlock] = absmax;
-    if (absmax == 0.f) {
-      std::fill_n(codes_ + begin, n, uint8_t{0});
-      return;
-    }
-    int32_t bins[kStateBlock];
-    const float inverse = 1.f / absmax;
-    for (int64_t i = 0; i < n; i++) {
-      const float scaled = x[i] * inverse;
-      const float above = scaled > -1.f ? scaled : -1.f;  // NaN, too
-      const float inside = above < 1.f ? above : 1.f;
-      bins[i] = static_cast<int32_t>(std::fma((inside + 1.f) * 0.5f, 65535.f, 0.5f));
-    }
-    for (int64_t i = 0; i < n; i++) codes_[begin + i] = code_of_bin_[bins[i]];
+    absmax_[begin / kStateBlock] = encode_bins(x, n, code_of_bin_, codes_ + begin);
   }
 
  private:

@@ -1,9 +1,6 @@
 // The kernels of one instruction set, in the order of the op table, and the loops that measure its peak.
+#include "blocks.h"
 #include "dispatch.h"
-
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 namespace lowrank::LOWRANK_ISA {
 
@@ -17,11 +14,6 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
-#if defined(__x86_64__)
-#define LOWRANK_OPAQUE(vector) asm volatile("" : "+x"(vector))
-#else
-#define LOWRANK_OPAQUE(vector) asm volatile("" : "+w"(vector))
-#endif
 // Independent sums: enough to hide the latency of a multiply-add, few enough for 16 registers.
 constexpr int kChains = 12;
 

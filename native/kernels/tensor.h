@@ -6,9 +6,12 @@
 namespace lowrank {
 
 // The order of `dtypeCodes` in src/core/dtype.ts.
-enum class DType : int32_t { f32, bf16, f16, i32, u8 };
+enum class DType : int32_t { f32, bf16, f16, i32, u8, i8, u4 };
 
-inline constexpr int64_t bytes_per_element(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : t == DType::u8 ? 1 : 2; }
+// Of u4, which has two elements in a byte, the memory of one.
+inline constexpr int64_t bytes_per_element(DType t) {
+  return t == DType::f32 || t == DType::i32 ? 4 : t == DType::bf16 || t == DType::f16 ? 2 : 1;
+}
 
 struct Tensor {
   void* data = nullptr;  // nullptr where an optional operand is absent

@@ -31,6 +31,7 @@ struct Backend {
 
   void close() {
     if (queue) queue->stop();
+    fetcher.reset();
     memory.reset();
     queue.reset();
   }
@@ -38,6 +39,7 @@ struct Backend {
   const InstructionSet& instruction_set;
   std::unique_ptr<Queue> queue;
   std::unique_ptr<Memory> memory;
+  std::unique_ptr<Fetcher> fetcher;  // made when it is first asked for
   double* command = nullptr;  // the memory of the Float64Array through which `run` is told what to do
   napi_ref command_reference = nullptr;
   napi_threadsafe_function settle = nullptr;
@@ -199,26 +201,13 @@ napi_value free_buffer(napi_env env, const Arguments& arguments) {
 }
 
 napi_value map_file(napi_env env, const Arguments& arguments) {
-  Memory& memory = *arguments.backend().memory;
-  const int32_t id = memory.map_file(arguments.text(1).c_str());
-  napi_value result;
-  check(napi_create_array(env, &result));
-  check(napi_set_element(env, result, 0, number(env, id)));
-  check(napi_set_element(env, result, 1, number(env, static_cast<double>(memory.at(id).bytes))));
-  return result;
+  const size_t offset = arguments.integer(2, kLargestInteger, "offset"), bytes = arguments.integer(3, kLargestInteger, "bytes");
+  if (bytes == 0) throw std::runtime_error("nothing to map");
+  return number(env, arguments.backend().memory->map_file(arguments.text(1).c_str(), offset, bytes));
 }
 
 napi_value allocate_paged(napi_env env, const Arguments& arguments) {
   return number(env, arguments.backend().memory->allocate_paged(arguments.integer(1, kLargestInteger, "bytes"), arguments.text(2)));
-}
-
-napi_value page_out_buffer(napi_env env, const Arguments& arguments) {
-  Backend& backend = arguments.backend();
-  Buffer& buffer = backend.memory->at(arguments.number(1));
-  if (!buffer.block.mapped || buffer.read_only) throw std::runtime_error("only paged memory can be released");
-  backend.queue->push(-1, [block = buffer.block, limit = arguments.number(2)](Pool&) { page_out(block, limit); });
-  buffer.last_use = backend.queue->pushed();
-  return undefined(env);
 }
 
 // The part of a buffer that arguments 2 (offset) and `length` name.
@@ -226,6 +215,34 @@ char* range(Buffer& buffer, size_t offset, size_t length) {
   if (offset > buffer.bytes || length > buffer.bytes - offset)
     throw std::runtime_error("bytes " + std::to_string(offset) + " … " + std::to_string(offset + length) + " of a buffer of " + std::to_string(buffer.bytes));
   return static_cast<char*>(buffer.block.data) + offset;
+}
+
+// The part of a mapped file that arguments 2 (offset) and 3 (length) name.
+Pages pages_of(Buffer& buffer, const Arguments& arguments) {
+  if (!buffer.block.mapped) throw std::runtime_error("only mapped files and paged memory are fetched and released");
+  const size_t length = arguments.integer(3, kLargestInteger, "length");
+  return {range(buffer, arguments.integer(2, kLargestInteger, "offset"), length), length};
+}
+
+napi_value fetch_pages(napi_env env, const Arguments& arguments) {
+  Backend& backend = arguments.backend();
+  Buffer& buffer = backend.memory->at(arguments.number(1));
+  if (!backend.fetcher) backend.fetcher = std::make_unique<Fetcher>();
+  backend.queue->push(-1, [fetcher = backend.fetcher.get(), pages = pages_of(buffer, arguments)](Pool&) { fetcher->fetch(pages); });
+  buffer.last_use = backend.queue->pushed();
+  return undefined(env);
+}
+
+napi_value release_pages(napi_env env, const Arguments& arguments) {
+  Backend& backend = arguments.backend();
+  Buffer& buffer = backend.memory->at(arguments.number(1));
+  const Pages pages = pages_of(buffer, arguments);
+  backend.queue->push(-1, [fetcher = backend.fetcher.get(), pages, read_only = buffer.read_only, limit = arguments.number(4)](Pool&) {
+    if (fetcher) fetcher->forget(pages);
+    page_out(pages, read_only, limit);
+  });
+  buffer.last_use = backend.queue->pushed();
+  return undefined(env);
 }
 
 napi_value write(napi_env env, const Arguments& arguments) {
@@ -287,7 +304,7 @@ Tensor decode_operand(Backend& backend, const double* fields, bool written) {
   buffer.last_use = backend.queue->pushed() + 1;
   Tensor tensor;
   const auto offset = static_cast<size_t>(field(fields[1], kLargestInteger, "offset"));
-  tensor.dtype = static_cast<DType>(field(fields[2], static_cast<double>(DType::u8), "dtype"));
+  tensor.dtype = static_cast<DType>(field(fields[2], static_cast<double>(DType::u4), "dtype"));
   tensor.rank = static_cast<int32_t>(field(fields[3], 4, "rank"));
   const int64_t width = bytes_per_element(tensor.dtype);
   int64_t bytes = width;
@@ -295,6 +312,7 @@ Tensor decode_operand(Backend& backend, const double* fields, bool written) {
     tensor.shape[i] = field(fields[4 + i], kLargestInteger, "extent");
     if (__builtin_mul_overflow(bytes, tensor.shape[i], &bytes)) throw std::runtime_error("a shape is too large");
   }
+  if (tensor.dtype == DType::u4) bytes = bytes / 2 + bytes % 2;
   tensor.data = range(buffer, offset, static_cast<size_t>(bytes));
   if (reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(width) != 0) throw std::runtime_error("an operand is not aligned to its dtype");
   return tensor;
@@ -386,7 +404,8 @@ napi_value initialize(napi_env env, napi_value exports) {
       LOWRANK_FUNCTION("free", free_buffer),
       LOWRANK_FUNCTION("mapFile", map_file),
       LOWRANK_FUNCTION("allocatePaged", allocate_paged),
-      LOWRANK_FUNCTION("release", page_out_buffer),
+      LOWRANK_FUNCTION("fetch", fetch_pages),
+      LOWRANK_FUNCTION("release", release_pages),
       LOWRANK_FUNCTION("write", write),
       LOWRANK_FUNCTION("read", read),
       LOWRANK_FUNCTION("run", run),

@@ -42,17 +42,77 @@ double resident_bytes() {
   return pages * static_cast<double>(sysconf(_SC_PAGESIZE));
 }
 
+// The pages that hold these bytes.
+Pages whole(Pages bytes) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), begin = reinterpret_cast<uintptr_t>(bytes.data) / page * page;
+  const auto end = (reinterpret_cast<uintptr_t>(bytes.data) + bytes.bytes + page - 1) / page * page;
+  return {reinterpret_cast<char*>(begin), end - begin};
+}
+
 }  // namespace
 
-void page_out(const Block& block, double limit) {
+void page_out(Pages pages, bool read_only, double limit) {
   if (resident_bytes() <= limit) return;
-  if (msync(block.data, block.capacity, MS_SYNC) != 0) throw std::runtime_error(std::string("paged memory cannot be written: ") + std::strerror(errno));
-  madvise(block.data, block.capacity, MADV_DONTNEED);
+  pages = whole(pages);
+  if (!read_only && msync(pages.data, pages.bytes, MS_SYNC) != 0)
+    throw std::runtime_error(std::string("paged memory cannot be written: ") + std::strerror(errno));
+  madvise(pages.data, pages.bytes, MADV_DONTNEED);
+}
+
+Fetcher::Fetcher() : thread_([this] { work(); }) {}
+
+Fetcher::~Fetcher() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    wanted_.clear();
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void Fetcher::fetch(Pages pages) {
+  const std::lock_guard lock(mutex_);
+  wanted_.push_back(whole(pages));
+  changed_.notify_all();
+}
+
+void Fetcher::forget(Pages pages) {
+  pages = whole(pages);
+  const auto meets = [&](const Pages& other) { return other.data < pages.data + pages.bytes && pages.data < other.data + other.bytes; };
+  std::unique_lock lock(mutex_);
+  std::erase_if(wanted_, meets);
+  changed_.wait(lock, [&] { return !meets(piece_); });
+}
+
+void Fetcher::work() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [&] { return stopping_ || !wanted_.empty(); });
+    if (stopping_) return;
+    Pages& next = wanted_.front();
+    piece_ = {next.data, std::min(next.bytes, kPiece)};
+    next = {next.data + piece_.bytes, next.bytes - piece_.bytes};
+    if (next.bytes == 0) wanted_.pop_front();
+    lock.unlock();
+    // Neither call minds a mapping that is gone.
+#if defined(MADV_POPULATE_READ)
+    if (madvise(piece_.data, piece_.bytes, MADV_POPULATE_READ) != 0)
+#endif
+      madvise(piece_.data, piece_.bytes, MADV_WILLNEED);
+    lock.lock();
+    piece_ = {};
+    changed_.notify_all();
+  }
 }
 
 void release(const Block& block) {
-  if (block.mapped) munmap(block.data, block.capacity);
-  else free_block(block.data, block.capacity);
+  if (block.mapped) {
+    const Pages pages = whole({static_cast<char*>(block.data), block.capacity});
+    munmap(pages.data, pages.bytes);
+    return;
+  }
+  free_block(block.data, block.capacity);
 }
 
 Memory::~Memory() {
@@ -107,17 +167,19 @@ void Memory::trim(size_t wanted) {
   }
 }
 
-int32_t Memory::map_file(const char* path) {
+int32_t Memory::map_file(const char* path, size_t offset, size_t bytes) {
   const int file = open(path, O_RDONLY | O_CLOEXEC);
   struct stat status {};
   const bool found = file >= 0 && fstat(file, &status) == 0;
-  const bool mappable = found && S_ISREG(status.st_mode) && status.st_size > 0;
-  const auto bytes = static_cast<size_t>(status.st_size);
-  void* data = mappable ? mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
-  const std::string reason = found && !mappable ? "not a file with contents" : std::strerror(errno);
+  const auto size = static_cast<size_t>(status.st_size);
+  const bool mappable = found && S_ISREG(status.st_mode) && offset <= size && bytes <= size - offset;
+  // A mapping begins with a page.
+  const size_t before = offset % static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  void* data = mappable ? mmap(nullptr, before + bytes, PROT_READ, MAP_PRIVATE, file, static_cast<off_t>(offset - before)) : MAP_FAILED;
+  const std::string reason = found && !mappable ? "not a file that holds these bytes" : std::strerror(errno);
   if (file >= 0) close(file);
   if (data == MAP_FAILED) throw std::runtime_error(std::string(path) + ": " + reason);
-  return insert({{data, bytes, true}, bytes, true, true, 0});
+  return insert({{static_cast<char*>(data) + before, bytes, true}, bytes, true, true, 0});
 }
 
 int32_t Memory::allocate_paged(size_t bytes, const std::string& folder) {

@@ -1,12 +1,16 @@
 // The buffers of one backend. They are given out and taken back while ops are enqueued: the queue is in order, so that a freed block may
 // serve the next allocation at once.
 #pragma once
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <list>
 #include <map>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace lowrank {
@@ -18,8 +22,38 @@ struct Block {
   bool mapped = false;
 };
 void release(const Block& block);
-// Writes a mapped file's changed pages and lets all of them go, if the process holds more than `limit` bytes of memory or nobody can tell.
-void page_out(const Block& block, double limit);
+// Part of a mapped file.
+struct Pages {
+  char* data = nullptr;
+  size_t bytes = 0;
+};
+// Writes what was changed of them and lets them go, if the process holds more than `limit` bytes of memory or nobody can tell.
+void page_out(Pages pages, bool read_only, double limit);
+
+// A thread that reads mapped files ahead of their use.
+class Fetcher {
+ public:
+  Fetcher();
+  ~Fetcher();
+  Fetcher(const Fetcher&) = delete;
+  Fetcher& operator=(const Fetcher&) = delete;
+
+  // Begins to bring pages into memory, after those that it was asked for before.
+  void fetch(Pages pages);
+  // Stops bringing these; afterwards nothing does.
+  void forget(Pages pages);
+
+ private:
+  void work();
+
+  static constexpr size_t kPiece = size_t{4} << 20;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Pages> wanted_;
+  Pages piece_;  // under way
+  bool stopping_ = false;
+  std::thread thread_;
+};
 
 struct Buffer {
   Block block;
@@ -41,7 +75,7 @@ class Memory {
 
   // All throw std::runtime_error, with a message for people.
   int32_t allocate(size_t bytes);
-  int32_t map_file(const char* path);
+  int32_t map_file(const char* path, size_t offset, size_t bytes);
   // Zeros in a file of `folder` that has no name and ends with the buffer; its room on the disk is taken at once.
   int32_t allocate_paged(size_t bytes, const std::string& folder);
   void free(int32_t id);

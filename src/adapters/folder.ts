@@ -27,13 +27,7 @@ export async function saveAdapter(folder: Folder, adapter: LoraAdapter, base: Ba
 /** Reads what `saveAdapter` or PEFT wrote and attaches it. `identity` is the recorded base, where there is one. */
 export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ adapter: LoraAdapter; identity?: string }> {
   const text = await folder.readText(adapterConfigFile);
-  if (text === undefined) {
-    throw new LowrankError(`holds no ${adapterConfigFile}`, {
-      place: folder.path,
-      expected: 'a folder that PEFT or lowrank wrote',
-      mend: 'give the folder of the adapter (the recipe’s output_dir)',
-    });
-  }
+  if (text === undefined) throw await noAdapter(folder);
   const checkpoint = await readSafetensors(await folder.open(adapterFile));
   try {
     const adapter = await loadAdapter(model, parseJson(text, `${folder.path}/${adapterConfigFile}`), checkpoint, folder.path);
@@ -41,6 +35,18 @@ export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ ad
   } finally {
     await checkpoint.close();
   }
+}
+
+/** Why a folder without adapter_config.json is no adapter. */
+export async function noAdapter(folder: Folder): Promise<LowrankError> {
+  const whole = (await folder.list()).includes('config.json');
+  return new LowrankError(whole ? 'holds a whole model, not an adapter' : `holds no ${adapterConfigFile}`, {
+    place: folder.path,
+    expected: 'an adapter’s folder that PEFT or lowrank wrote',
+    mend: whole
+      ? 'there is nothing to merge or to attach: give the folder as the model (--model, or base_model in a recipe)'
+      : 'give the folder of the adapter (the recipe’s output_dir)',
+  });
 }
 
 /** Writes device tensors, f32 or u8, into one safetensors file. */

@@ -6,6 +6,7 @@ import { breather } from '../util/breathe.js';
 import { Random, streams } from '../util/philox.js';
 import type { LoraConfig } from './config.js';
 import { findSaved, findTargets, type LoraTarget } from './targets.js';
+import type { ParameterCount, Tuner } from './tuner.js';
 
 /** A weight or bias of the base model that the adapter trains as a whole: its own f32 copy, and what it stands in for. */
 interface Replacement {
@@ -16,7 +17,7 @@ interface Replacement {
 }
 
 /** A LoRA adapter on a model: attached, its layers answer with their update; detached, the base model answers alone. */
-export class LoraAdapter {
+export class LoraAdapter implements Tuner {
   readonly model: CausalLM;
   readonly config: LoraConfig;
   readonly layers = new Map<string, LoraLayer & LoraTarget>();
@@ -77,7 +78,7 @@ export class LoraAdapter {
 
   private replace(path: string, key: 'weight' | 'bias', original: Tensor): void {
     const trained = empty(this.model.backend, original.shape, 'f32', 'adapters');
-    this.model.backend.run('cast', { x: original }, { out: trained }, {});
+    widen(original, trained);
     trained.requiresGrad = true;
     this.replacements.push({ path, key, original, trained });
   }
@@ -98,7 +99,7 @@ export class LoraAdapter {
   }
 
   /** Counts as PEFT's print_trainable_parameters has them: `all` holds the base model, the adapter and its whole copies. */
-  count(): { trainable: number; all: number; percent: number } {
+  count(): ParameterCount {
     const trainable = [...this.parameters().values()].reduce((sum, tensor) => sum + tensor.size, 0);
     const base = new Set<Tensor>();
     for (const module of this.model.modules.values()) {
@@ -144,4 +145,11 @@ function matrix(model: CausalLM, rows: number, columns: number): Tensor {
   const tensor = empty(model.backend, [rows, columns], 'f32', 'adapters');
   tensor.requiresGrad = true;
   return tensor;
+}
+
+/** The numbers of a weight, quantised or not, as f32. */
+function widen(weight: Tensor, out: Tensor): void {
+  const { backend, quantization } = weight;
+  if (quantization) backend.run('dequantize', { weight, ...quantization }, { out }, {});
+  else backend.run('cast', { x: weight }, { out }, {});
 }

@@ -2,25 +2,13 @@ import { empty, fromArray, type Tensor } from '../core/tensor.js';
 import type { Checkpoint } from '../io/checkpoint.js';
 import type { TensorToWrite } from '../io/safetensors.js';
 import type { LoraAdapter } from './lora.js';
-
-/** A merged checkpoint: its tensors, read and computed one at a time as they are written, and its config.json. */
-export interface MergedModel {
-  tensors: TensorToWrite[];
-  config: Record<string, unknown>;
-}
-
-/** What the merged tensors may be stored as; block-quantised bases become BF16. */
-const plainTypes: ReadonlyMap<string, 'f32' | 'bf16' | 'f16'> = new Map([
-  ['F32', 'f32'],
-  ['BF16', 'bf16'],
-  ['F16', 'f16'],
-]);
+import { bytesAs, type ModelToWrite, type PlainType, plainType } from './model-folder.js';
 
 /**
  * Merges an adapter into its base: W + scale·B·A in f32, rounded once to the dtype that the base stores. A tied head that was trained, or
  * whose embedding was, becomes a tensor of its own and the config says so. Without an adapter the base is written as it is.
  */
-export function mergeAdapter(adapter: LoraAdapter, checkpoint: Checkpoint): MergedModel {
+export function mergeAdapter(adapter: LoraAdapter, checkpoint: Checkpoint): ModelToWrite {
   const { model } = adapter;
   const config: Record<string, unknown> = { ...model.config };
   const replaced = new Map(adapter.replacements.map(({ path, key, trained }) => [`${path}.${key}`, trained]));
@@ -32,7 +20,7 @@ export function mergeAdapter(adapter: LoraAdapter, checkpoint: Checkpoint): Merg
   const tensors: TensorToWrite[] = [];
   for (const [name, stored] of checkpoint.tensors) {
     if (name === head && model.tied) continue;
-    const dtype = plainTypes.get(stored.dtype) ?? 'bf16';
+    const dtype = plainType(stored.dtype);
     const path = name.replace(/\.(weight|bias)$/, '');
     const layer = name.endsWith('.weight') ? adapter.layers.get(path) : undefined;
     const trained = replaced.get(name);
@@ -44,7 +32,7 @@ export function mergeAdapter(adapter: LoraAdapter, checkpoint: Checkpoint): Merg
   }
   const base = embedding === undefined ? undefined : checkpoint.tensors.get(embedding);
   if (untie && base) {
-    const dtype = plainTypes.get(base.dtype) ?? 'bf16';
+    const dtype = plainType(base.dtype);
     const data = () =>
       mergedBytes(adapter, () => base.readAs('f32'), base.shape, dtype, adapter.layers.get(model.headPath), replaced.get(head));
     tensors.push({ name: head, dtype: dtype.toUpperCase(), shape: base.shape, data });
@@ -56,7 +44,7 @@ async function mergedBytes(
   { model: { backend } }: LoraAdapter,
   read: () => Promise<Uint8Array>,
   shape: readonly number[],
-  dtype: 'f32' | 'bf16' | 'f16',
+  dtype: PlainType,
   layer: { A: Tensor; B: Tensor; scale: number } | undefined,
   trained: Tensor | undefined,
 ): Promise<Uint8Array> {
@@ -77,10 +65,7 @@ async function mergedBytes(
       backend.run('matmul', { a: layer.B, b: layer.A }, { out: sum }, { transposeA: 0, transposeB: 0, alpha: layer.scale, accumulate: 1 });
       weight = sum;
     }
-    if (dtype === 'f32') return await weight.read();
-    const rounded = keep(empty(backend, shape, dtype, 'workspace'));
-    backend.run('cast', { x: weight }, { out: rounded }, {});
-    return await rounded.read();
+    return await bytesAs(weight, dtype);
   } finally {
     for (const tensor of made) tensor.dispose();
   }

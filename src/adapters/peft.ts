@@ -81,8 +81,8 @@ export async function fillParameters(parameters: ReadonlyMap<string, Tensor>, ch
     ];
     throw new LowrankError(`the tensors do not fit the model: ${lists.filter(Boolean).join('; ')}`, {
       place,
-      expected: `${parameters.size} tensors, as adapter_config.json and the base model say`,
-      mend: 'use the adapter with the base model that it was trained on',
+      expected: `${parameters.size} tensors, as the base model and the configuration say`,
+      mend: 'use the files with the base model that they were trained on',
     });
   }
   for (const [name, tensor] of parameters) {
@@ -91,7 +91,7 @@ export async function fillParameters(parameters: ReadonlyMap<string, Tensor>, ch
       throw new LowrankError(`tensor "${name}" has shape [${stored.shape.join(', ')}]`, {
         place,
         expected: `[${tensor.shape.join(', ')}] for this base model`,
-        mend: 'use the adapter with the base model that it was trained on',
+        mend: 'use the files with the base model that they were trained on',
       });
     }
   }

@@ -1,5 +1,6 @@
 import { stripVTControlCharacters } from 'node:util';
 import pico from 'picocolors';
+import type { TensorToWrite } from '../io/safetensors.js';
 
 type Colors = ReturnType<typeof pico.createColors>;
 
@@ -99,4 +100,16 @@ function wrap(text: string, width: number): string[] {
 /** The largest resident memory of this process so far, in bytes. */
 export function peakMemory(): number {
   return process.resourceUsage().maxRSS * 1024;
+}
+
+/** Tensors to be written, with a bar that moves as their turns come. */
+export function withProgress(terminal: Terminal, tensors: readonly TensorToWrite[], what: string): TensorToWrite[] {
+  let done = 0;
+  return tensors.map((tensor) => ({
+    ...tensor,
+    data: () => {
+      terminal.bar(++done / tensors.length, `${what} ${done}/${tensors.length}`);
+      return tensor.data();
+    },
+  }));
 }

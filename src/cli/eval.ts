@@ -4,7 +4,7 @@ import { questionsOf } from '../data/questions.js';
 import { type ExactMatch, exactMatch } from '../generate/exact-match.js';
 import type { TextCodec } from '../models/text-model.js';
 import { type DatasetRows, datasetOptions, heldBatches, prepareData } from '../train/data.js';
-import type { Recipe } from '../train/recipe.js';
+import { loadOptionsOf, type Recipe, streamingOf } from '../train/recipe.js';
 import { evaluateLoss } from '../train/step.js';
 import { LowrankError } from '../util/errors.js';
 import type { Terminal } from './console.js';
@@ -31,7 +31,8 @@ export async function evalCommand(terminal: Terminal, path: string, overrides: s
   }
   const session = await openSession(terminal, source, codec, {
     device: options.device,
-    precision: recipe.bf16 === false ? 'fp32' : 'bf16',
+    ...loadOptionsOf(recipe),
+    streaming: streamingOf(recipe),
   });
   try {
     const adapter = options.adapter === undefined ? undefined : await attachAdapter(terminal, session, options.adapter);

@@ -15,7 +15,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.
 process.stderr.on('error', () => {});
 
 const program = new Command('lowrank')
-  .description('Fine-tunes large language models: LoRA from one recipe.')
+  .description('Fine-tunes large language models: LoRA or all weights, from one recipe.')
   .version(version)
   .helpOption('-h, --help', 'show help')
   .configureHelp({ showGlobalOptions: true })
@@ -32,18 +32,33 @@ const recipeHelp = () => {
   return `\nRecipe keys (defaults in brackets):\n${definitions(rows, process.stdout.columns ?? 80)}`;
 };
 
-command('train', 'train the adapter that a recipe describes')
+command('train', 'train the adapter or the model that a recipe describes')
   .argument('<recipe>', 'YAML file; see the keys below')
   .argument('[key=value...]', 'settings that replace the recipe’s')
   .option('--resume [checkpoint]', 'go on from the newest checkpoint in output_dir, or from this one')
   .option('--overwrite', 'replace an earlier run in output_dir')
   .option('--preview', 'show the first examples with what is supervised in them, and stop')
+  .option('--force', 'train although the plan says that the memory does not hold it')
   .option('--profile <file>', 'write a Chrome trace of one step: ops, shapes, GFLOP/s')
   .addOption(device())
   .addHelpText('after', recipeHelp)
   .action(async (recipe, overrides, options) => {
     const { trainCommand } = await import('./train.js');
     await trainCommand(new Terminal(options.json), recipe, overrides, options);
+  });
+
+command('plan', 'what full fine-tuning, LoRA and QLoRA take in memory and time')
+  .argument('[recipe]', 'YAML file')
+  .argument('[key=value...]', 'settings that replace the recipe’s')
+  .option('--model <name>', 'instead of a recipe: Hugging Face id, folder, .gguf file, or a shape such as llama-2-7b')
+  .addOption(new Option('--method <name>', 'this one alone').choices(['full', 'lora', 'qlora']))
+  .option('--rank <n>', 'rank of the adapters', positive)
+  .option('--sequence-len <n>', 'tokens of an example', positive)
+  .option('--micro-batch-size <n>', 'examples in a forward pass', positive)
+  .option('--memory <size>', 'memory that there is, such as 16GB; default: this machine’s', size)
+  .action(async (recipe, overrides, options) => {
+    const { planCommand } = await import('./plan.js');
+    await planCommand(new Terminal(options.json), recipe, overrides, options);
   });
 
 command('eval', 'loss, perplexity and exact match on a recipe’s held-out data')
@@ -79,6 +94,19 @@ command('merge', 'write the base model with an adapter’s update in its weights
   .action(async (options) => {
     const { mergeCommand } = await import('./merge.js');
     await mergeCommand(new Terminal(options.json), options);
+  });
+
+command('quantize', 'write a model in 4 or 8 bits, in the format of bitsandbytes')
+  .requiredOption('--model <name>', 'Hugging Face id, folder or .gguf file')
+  .requiredOption('--out <dir>', 'folder to be written')
+  .addOption(new Option('--format <name>', 'codes').choices(['nf4', 'fp4', 'int8']).default('nf4'))
+  .option('--double', 'quantise the scales of 4 bits as well: 4.127 bits per parameter instead of 4.5')
+  .option('--block-size <n>', 'elements of 4 bits that share a scale: a power of two from 32 to 4096', blockSize, 64)
+  .option('--max-shard-size <bytes>', 'largest file, such as 5GB', size, 5e9)
+  .addOption(device())
+  .action(async (options) => {
+    const { quantizeCommand } = await import('./quantize.js');
+    await quantizeCommand(new Terminal(options.json), options);
   });
 
 command('doctor', 'what this machine offers, and what is wrong').action(async (options) => {
@@ -124,6 +152,13 @@ function number(text: string): number {
 function positive(text: string): number {
   const value = number(text);
   if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('Expected a whole number of at least 1.');
+  return value;
+}
+
+function blockSize(text: string): number {
+  const value = number(text);
+  if (value < 32 || value > 4096 || !Number.isInteger(Math.log2(value)))
+    throw new InvalidArgumentError('Expected a power of two from 32 to 4096.');
   return value;
 }
 

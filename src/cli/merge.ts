@@ -1,14 +1,14 @@
 import { existsSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { type MergedModel, mergeAdapter } from '../adapters/merge.js';
+import { mergeAdapter } from '../adapters/merge.js';
+import { writeModel } from '../adapters/model-folder.js';
 import { scope } from '../core/scope.js';
 import { localFolder } from '../io/node/folder.js';
-import { byteLengthOf, type TensorToWrite } from '../io/safetensors.js';
-import { writeCheckpoint } from '../io/safetensors-shards.js';
+import { byteLengthOf } from '../io/safetensors.js';
 import { loadModel } from '../models/load.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
-import { bytes, type Terminal } from './console.js';
+import { bytes, type Terminal, withProgress } from './console.js';
 import { attachAdapter, baseOfAdapter, codecOf, findModel, openSession, type Session } from './session.js';
 
 export interface MergeOptions {
@@ -32,12 +32,8 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
     const merged = mergeAdapter(adapter, source.checkpoint);
     const size = merged.tensors.reduce((sum, { dtype, shape }) => sum + byteLengthOf(dtype, shape), 0);
     await localFolder(dirname(out)).create(basename(out), async (folder) => {
-      await writeCheckpoint(folder, withProgress(terminal, merged.tensors), { maxShardBytes: options.maxShardSize });
-      await folder.writeText('config.json', `${JSON.stringify(configOf(merged), null, 2)}\n`);
-      const { tokenizerJson, tokenizerConfig, chatTemplate } = source.tokenizer;
-      await folder.writeText('tokenizer.json', JSON.stringify(tokenizerJson));
-      await folder.writeText('tokenizer_config.json', `${JSON.stringify(tokenizerConfig, null, 2)}\n`);
-      if (chatTemplate !== undefined) await folder.writeText('chat_template.jinja', chatTemplate);
+      const tensors = withProgress(terminal, merged.tensors, 'merging');
+      await writeModel(folder, { ...merged, tensors }, source, { maxShardBytes: options.maxShardSize });
       terminal.clearBar();
     });
     const difference = await compare(terminal, session, out);
@@ -56,28 +52,6 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
   } finally {
     await session.close();
   }
-}
-
-/** The tensors, with a bar that moves as their turns come. */
-function withProgress(terminal: Terminal, tensors: TensorToWrite[]): TensorToWrite[] {
-  let done = 0;
-  return tensors.map((tensor) => ({
-    ...tensor,
-    data: () => {
-      terminal.bar(++done / tensors.length, `merging ${done}/${tensors.length}`);
-      return tensor.data();
-    },
-  }));
-}
-
-/** config.json with the dtype that most tensors have. */
-function configOf({ config, tensors }: MergedModel): Record<string, unknown> {
-  const names: Record<string, string> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' };
-  const sizes = new Map<string, number>();
-  for (const { dtype, shape } of tensors) sizes.set(dtype, (sizes.get(dtype) ?? 0) + shape.reduce((product, n) => product * n, 1));
-  const [[dtype]] = [...sizes].sort(([, a], [, b]) => b - a);
-  const { torch_dtype: _, ...rest } = config;
-  return { architectures: ['LlamaForCausalLM'], ...rest, dtype: names[dtype] };
 }
 
 /** Reads the written model back and compares its logits with the live ones on a sentence. */

@@ -2,13 +2,14 @@ import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { localFolder } from '../io/node/folder.js';
 import { prepareData } from '../train/data.js';
+import { loadOptionsOf } from '../train/recipe.js';
 import { train } from '../train/run.js';
 import { duration, peakMemory, type Terminal, thousands } from './console.js';
 import { heldQuestions, measureExactMatch } from './eval.js';
 import { interruptedExitCode, interruptible } from './interrupt.js';
 import { findQuickstartModel } from './quickstart-model.js';
 import { codecOf, openSession, readDatasets, readRecipe } from './session.js';
-import { describeData, trainReporter } from './train.js';
+import { describeData, outcome, trainReporter } from './train.js';
 
 const recipePath = resolve(dirname(fileURLToPath(import.meta.url)), '../../examples/orders/recipe.yaml');
 /** Answers shown side by side. */
@@ -25,7 +26,7 @@ export async function quickstartCommand(terminal: Terminal, overrides: string[],
   const codec = codecOf(source, recipe);
   const data = await prepareData(recipe, codec, datasets, tests);
   describeData(terminal, recipe, data);
-  const session = await openSession(terminal, source, codec, { device: options.device });
+  const session = await openSession(terminal, source, codec, { device: options.device, ...loadOptionsOf(recipe) });
   terminal.note(`device     ${session.backend.description}`);
   try {
     const questions = heldQuestions(recipe, codec, tests, new Set(data.held.map(({ row }) => row)));
@@ -34,7 +35,7 @@ export async function quickstartCommand(terminal: Terminal, overrides: string[],
       terminal.note(`before     the base model answers ${percent(before.exact_match)} of ${questions.length} held-out orders exactly`);
       const folder = localFolder(recipe.output_dir);
       const run = { recipe, source, text: session.text, data, folder, signal, onEvent: trainReporter(terminal, recipe) };
-      const { adapter, result } = await train(run);
+      const { tuner, result } = await train(run);
       if (result.interrupted) {
         terminal.note(`interrupted after step ${result.steps}; saved in ${folder.path}`);
         process.exitCode = interruptedExitCode;
@@ -49,9 +50,11 @@ export async function quickstartCommand(terminal: Terminal, overrides: string[],
         terminal.note(`  before   ${colors.red(oneLine(before.answers[i], terminal.width - 11))}`);
         terminal.note(`  after    ${colors.green(oneLine(after.answers[i], 500))}\n`);
       }
-      const adapterDir = resolve(folder.path);
-      terminal.note(`adapter    ${adapterDir} (adapter_model.safetensors, adapter_config.json)`);
-      terminal.note(`talk to it npx lowrank chat --adapter ${recipe.output_dir} --system "${systemOf(datasets[0].rows[0]?.value)}"`);
+      const [kind] = outcome(result);
+      const resultDir = resolve(folder.path);
+      const files = kind === 'adapter' ? 'adapter_model.safetensors, adapter_config.json' : 'model.safetensors, config.json';
+      terminal.note(`${kind.padEnd(10)} ${resultDir} (${files})`);
+      terminal.note(`talk to it npx lowrank chat --${kind} ${recipe.output_dir} --system "${systemOf(datasets[0].rows[0]?.value)}"`);
       terminal.result(
         {
           base_exact_match: before.exact_match,
@@ -59,11 +62,11 @@ export async function quickstartCommand(terminal: Terminal, overrides: string[],
           train_seconds: result.seconds,
           tokens_per_second: result.tokens_per_second,
           peak_rss_gb: peakMemory() / 1e9,
-          adapter_dir: adapterDir,
+          [`${kind}_dir`]: resultDir,
         },
         '',
       );
-      adapter.dispose();
+      tuner.dispose();
     });
   } finally {
     await session.close();

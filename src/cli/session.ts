@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
-import { openAdapter } from '../adapters/folder.js';
+import { adapterConfigFile, noAdapter, openAdapter } from '../adapters/folder.js';
 import type { LoraAdapter } from '../adapters/lora.js';
 import type { Backend } from '../core/backend.js';
 import { openBackend } from '../core/device.js';
@@ -9,18 +9,19 @@ import { type Row, readRows } from '../data/rows.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
 import { openModel } from '../io/node.js';
-import { loadModel } from '../models/load.js';
+import { type LoadOptions, loadModel } from '../models/load.js';
 import { openTextCodec, type TextCodec, type TextModel } from '../models/text-model.js';
 import type { DatasetRows } from '../train/data.js';
 import { parseRecipe, type Recipe, type RecipeDataset } from '../train/recipe.js';
 import { LowrankError } from '../util/errors.js';
 import { isObject, parseJson } from '../util/json.js';
 import { bytes, type Terminal } from './console.js';
+import { type Streaming, streamedSource } from './streaming.js';
 
 /** Options that every command with a model has. */
-export interface ModelOptions {
+export interface ModelOptions extends Partial<Omit<LoadOptions, 'onProgress' | 'stream'>> {
   device?: string;
-  precision?: 'bf16' | 'fp32';
+  streaming?: Streaming;
 }
 
 /** A model ready to be used, with what it was made from. */
@@ -54,11 +55,14 @@ export async function openSession(terminal: Terminal, source: ModelSource, codec
   const backend = await openBackend(options.device, (message) => terminal.warn(message));
   try {
     const onProgress = (done: number, total: number) => terminal.bar(done / total, `loading ${source.name}`);
-    const loaded = await loadModel(source, backend, { precision: options.precision ?? 'bf16', onProgress });
+    const { device: _, streaming, ...load } = options;
+    const streamed = streaming && (await streamedSource(terminal, source, backend, streaming, load.quantization));
+    const loaded = await loadModel(streamed ?? source, backend, { precision: 'bf16', ...load, stream: streamed !== undefined, onProgress });
     terminal.clearBar();
     const close = async () => {
       loaded.dispose();
       await backend.close();
+      if (streamed !== source) await streamed?.checkpoint.close();
       await source.checkpoint.close();
     };
     return { backend, source, text: { ...codec, model: loaded.model }, close };
@@ -79,14 +83,9 @@ export async function attachAdapter(terminal: Terminal, session: Session, path: 
 
 /** The base model that an adapter's folder names. */
 export async function baseOfAdapter(path: string): Promise<string> {
-  const place = join(path, 'adapter_config.json');
-  const text = await localFolder(path).readText('adapter_config.json');
-  if (text === undefined) {
-    throw new LowrankError('holds no adapter_config.json', {
-      place: path,
-      mend: 'give the folder of an adapter, or name the base with --model',
-    });
-  }
+  const place = join(path, adapterConfigFile);
+  const text = await localFolder(path).readText(adapterConfigFile);
+  if (text === undefined) throw await noAdapter(localFolder(path));
   const config = parseJson(text, place);
   if (isObject(config) && typeof config.base_model_name_or_path === 'string' && config.base_model_name_or_path !== '') {
     return config.base_model_name_or_path;
@@ -121,7 +120,7 @@ export async function readRowsFile(path: string): Promise<Row[]> {
 }
 
 /** A path as it was written, from the folder `near` or from the current one, whichever exists. */
-function beside(path: string, near = '.'): string | undefined {
+export function beside(path: string, near = '.'): string | undefined {
   if (isAbsolute(path)) return existsSync(path) ? path : undefined;
   return [join(near, path), path].find((candidate) => existsSync(candidate));
 }

@@ -1,4 +1,4 @@
-import { basename, dirname } from 'node:path';
+import { basename, dirname, resolve } from 'node:path';
 import type { Backend, Span } from '../core/backend.js';
 import { previewExample } from '../data/preview.js';
 import type { Folder } from '../io/folder.js';
@@ -8,11 +8,12 @@ import type { TextCodec } from '../models/text-model.js';
 import { listCheckpoints } from '../train/checkpoint.js';
 import { countSteps, prepareData, type RunData } from '../train/data.js';
 import { chromeTrace } from '../train/profile.js';
-import type { Recipe } from '../train/recipe.js';
+import { loadOptionsOf, type Recipe, streamingOf } from '../train/recipe.js';
 import { type TrainEvent, type TrainResult, train } from '../train/run.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, duration, peakMemory, type Terminal, thousands } from './console.js';
 import { interruptedExitCode, interruptible } from './interrupt.js';
+import { describeRun, machineMemory, planRun } from './plan.js';
 import { codecOf, findModel, openSession, readDatasets, readRecipe } from './session.js';
 
 export interface TrainOptions {
@@ -22,6 +23,7 @@ export interface TrainOptions {
   resume?: true | string;
   overwrite?: boolean;
   preview?: boolean;
+  force?: boolean;
   /** File for the profile of one step. */
   profile?: string;
 }
@@ -30,10 +32,13 @@ export interface TrainOptions {
 export async function trainCommand(terminal: Terminal, path: string, overrides: string[], options: TrainOptions): Promise<void> {
   const recipe = await readRecipe(path, overrides);
   const folder = localFolder(recipe.output_dir);
-  const resume = await findCheckpoint(folder, options);
+  const resume = await findCheckpoint(folder, recipe, options);
   const datasets = await readDatasets(path, recipe.datasets);
   const tests = await readDatasets(path, recipe.test_datasets ?? []);
   const source = await findModel(terminal, recipe.base_model, { revision: recipe.revision_of_model, near: dirname(path) });
+  if (recipe.adapter === 'full' && resolve(source.name) === resolve(folder.path)) {
+    throw new LowrankError('output_dir is the base model’s folder', { place: folder.path, mend: 'choose another output_dir=…' });
+  }
   const codec = codecOf(source, recipe);
   const data = await prepareData(recipe, codec, datasets, tests);
   describeData(terminal, recipe, data);
@@ -43,12 +48,21 @@ export async function trainCommand(terminal: Terminal, path: string, overrides: 
     terminal.result({ preview: data.train.length }, '');
     return source.checkpoint.close();
   }
+  const plan = await planRun(recipe, source, data, streamingOf(recipe));
+  terminal.note(`plan       ${describeRun(plan)}`);
+  if (!plan.fits && !options.force) {
+    await source.checkpoint.close();
+    throw new LowrankError(`the run would hold ${bytes(plan.peak_rss_bytes)} of memory, and the machine has ${bytes(machineMemory())}`, {
+      place: path,
+      mend: 'set adapter: qlora, gradient_checkpointing: true or stream_base: true, or lower sequence_len; --force tries nevertheless',
+    });
+  }
   const result = await interruptible(terminal, 'finishing the step under way, then saving', (signal) =>
     trainSession(terminal, { recipe, source, codec, data, folder, resume, signal, device: options.device, profile: options.profile }),
   );
   const peak = peakMemory();
-  terminal.result({ ...result, peak_rss_gb: peak / 1e9 }, '');
-  describeResult(terminal, result, peak);
+  terminal.result({ ...result, peak_rss_gb: peak / 1e9, planned_rss_gb: plan.peak_rss_bytes / 1e9 }, '');
+  describeResult(terminal, result, peak, plan.peak_rss_bytes);
   if (result.interrupted) process.exitCode = interruptedExitCode;
 }
 
@@ -67,11 +81,11 @@ async function trainSession(
   },
 ): Promise<TrainResult> {
   const { recipe, device, codec, source, profile, ...rest } = run;
-  const session = await openSession(terminal, source, codec, { device, precision: recipe.bf16 === false ? 'fp32' : 'bf16' });
+  const session = await openSession(terminal, source, codec, { device, ...loadOptionsOf(recipe), streaming: streamingOf(recipe) });
   terminal.note(`device     ${session.backend.description}`);
   try {
     const start = recipe.lora_model_dir === undefined ? undefined : localFolder(recipe.lora_model_dir);
-    const { adapter, result } = await train({
+    const { tuner, result } = await train({
       ...rest,
       recipe,
       source,
@@ -80,7 +94,7 @@ async function trainSession(
       onEvent: trainReporter(terminal, recipe),
       onProfile: profile === undefined ? undefined : profileWriter(terminal, session.backend, profile),
     });
-    adapter.dispose();
+    tuner.dispose();
     return result;
   } finally {
     await session.close();
@@ -98,7 +112,7 @@ function profileWriter(terminal: Terminal, backend: Backend, path: string): (ste
 }
 
 /** The checkpoint to go on from. A folder with an earlier run is never overwritten unasked. */
-async function findCheckpoint(folder: Folder, { resume, overwrite }: TrainOptions): Promise<Folder | undefined> {
+async function findCheckpoint(folder: Folder, recipe: Recipe, { resume, overwrite }: TrainOptions): Promise<Folder | undefined> {
   if (typeof resume === 'string') return localFolder(resume);
   const checkpoints = await listCheckpoints(folder);
   const names = await folder.list();
@@ -107,7 +121,7 @@ async function findCheckpoint(folder: Folder, { resume, overwrite }: TrainOption
     if (last === undefined) throw new LowrankError('holds no checkpoint', { place: folder.path, mend: 'train without --resume' });
     return folder.folder(last);
   }
-  if (!overwrite && (checkpoints.length > 0 || names.includes('adapter_model.safetensors'))) {
+  if (!overwrite && (checkpoints.length > 0 || names.includes(recipe.adapter === 'full' ? 'config.json' : 'adapter_model.safetensors'))) {
     throw new LowrankError('holds an earlier run', {
       place: folder.path,
       mend: 'go on with --resume, start anew with --overwrite, or choose another output_dir=…',
@@ -168,13 +182,20 @@ export function trainReporter(terminal: Terminal, recipe: Recipe): (event: Train
   };
 }
 
-function describeResult(terminal: Terminal, result: TrainResult, peak: number): void {
-  const { steps, total_steps, interrupted, seconds, tokens_per_second, mean_loss, adapter_dir, memory } = result;
+function describeResult(terminal: Terminal, result: TrainResult, peak: number, planned: number): void {
+  const { steps, total_steps, interrupted, seconds, tokens_per_second, mean_loss, memory } = result;
   const state = interrupted ? `interrupted after step ${steps} of ${total_steps}` : `${steps} steps`;
   terminal.note(`done       ${state} in ${duration(seconds)}, ${thousands(tokens_per_second)} tokens/s, loss ${mean_loss.toFixed(4)}`);
-  terminal.note(`memory     ${bytes(peak)} peak, of it tensors ${bytes(memory.peak)}`);
-  terminal.note(`adapter    ${adapter_dir}`);
-  terminal.note(interrupted ? 'next       the same command with --resume' : `next       lowrank chat --adapter ${adapter_dir}`);
+  terminal.note(`memory     ${bytes(peak)} peak, planned ${bytes(planned)}; tensors ${bytes(memory.peak)}`);
+  if (result.streamed_bytes_per_step) terminal.note(`streamed   ${bytes(result.streamed_bytes_per_step)} of weights a step`);
+  const [kind, path] = outcome(result);
+  terminal.note(`${kind.padEnd(10)} ${path}`);
+  terminal.note(interrupted ? 'next       the same command with --resume' : `next       lowrank chat --${kind} ${path}`);
+}
+
+/** What a run wrote, as commands name it in their options, and where. */
+export function outcome({ adapter_dir, model_dir }: TrainResult): ['adapter' | 'model', string] {
+  return model_dir === undefined ? ['adapter', adapter_dir ?? ''] : ['model', model_dir];
 }
 
 /** Supervised text green, the rest dim; without colours supervised text stands in ‹ ›. */

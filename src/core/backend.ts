@@ -25,6 +25,15 @@ export interface MemoryUse {
 /** A block of device memory. Backends put their own handle behind it. */
 export interface DeviceBuffer {
   readonly bytes: number;
+  /** A file's own bytes, which no op may write. */
+  readonly readOnly?: boolean;
+}
+
+/** Some bytes of a buffer that is a mapped file or paged memory. */
+export interface MappedRange {
+  readonly buffer: DeviceBuffer;
+  readonly offset: number;
+  readonly bytes: number;
 }
 
 /** A dense row-major array inside a buffer; what ops receive. */
@@ -64,12 +73,14 @@ export interface Backend {
   write(buffer: DeviceBuffer, data: Uint8Array, offset?: number): void;
   /** A copy of `length` bytes at `offset`, after all that was enqueued before. */
   read(buffer: DeviceBuffer, offset: number, length: number): Promise<Uint8Array>;
-  /** Makes a local file's bytes a read-only buffer without copying them, where the device can. */
-  mapFile?(path: string): DeviceBuffer;
+  /** Makes bytes of a local file a read-only buffer without copying them, where the device can. */
+  mapFile?(path: string, offset: number, bytes: number, category: MemoryCategory): DeviceBuffer;
   /** Memory of zeros in a file of a local folder, which the system moves there under pressure; where the device can. Freed like any other. */
   allocatePaged?(bytes: number, category: MemoryCategory, folder: string): DeviceBuffer;
-  /** Moves paged memory to its file after all that was enqueued before, if the process then holds more than `limit` bytes. */
-  release?(buffer: DeviceBuffer, limit: number): void;
+  /** Begins to read part of a mapped file when what was enqueued before is done, beside what comes after. */
+  fetch?(range: MappedRange): void;
+  /** Lets part of a mapped file or of paged memory go after all that was enqueued before, if the process then holds more than `limit` bytes. */
+  release?(range: MappedRange, limit: number): void;
   supports(op: OpName): boolean;
   run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void;
   /** Resolves when all that was enqueued is done; rejects with the first error of an op since the last call. */

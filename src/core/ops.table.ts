@@ -11,6 +11,12 @@
  *   that say "in place".
  * - Attributes are numbers; flags are 0 or 1.
  * - Reductions have an order that depends on the shapes and the number of threads alone, so that a run repeats bit for bit.
+ * - A weight [out,in] of a matrix product may be quantised (u4, i8), with `absmax` and `constants` beside it. Its numbers are then, in row-major
+ *   order, e the place of one: for i8 (LLM.int8(), Dettmers et al. 2022) code · absmax[row] · (1/127), absmax f32 [out]; for u4 (QLoRA, Dettmers et
+ *   al. 2023, §3) values[code] · scale[⌊e / blockSize⌋], where absmax f32 [blocks] is the scale itself, and absmax u8 [blocks] stands for
+ *   nestedValues[absmax] · nestedAbsmax[⌊block / nestedBlockSize⌋] + offset. `constants`, f32: blockSize, values (16), and with absmax u8
+ *   nestedBlockSize, offset, nestedValues (256), nestedAbsmax. Block sizes are powers of two from 32 on. Such a weight counts as bf16 where the
+ *   other factor is bf16, otherwise as f32.
  * - `fused: true` marks the optional ops; for each, `src/ops` has a fallback composed of the others.
  */
 export const opTable = {
@@ -28,16 +34,21 @@ export const opTable = {
   /**
    * out [M,N] = alpha · op(a) · op(b) (+ out where accumulate), op(m) = mᵀ where its transpose flag is set; float.
    * NT: a [M,K], b [N,K] (forward); NN: a [M,K], b [K,N] (input gradient); TN: a [K,M], b [K,N] (weight gradient). TT is not asked for.
+   * b may be a quantised weight.
    */
-  matmul: { inputs: ['a', 'b'], outputs: ['out+'], attributes: ['transposeA', 'transposeB', 'alpha', 'accumulate'] },
+  matmul: {
+    inputs: ['a', 'b', 'absmax?', 'constants?'],
+    outputs: ['out+'],
+    attributes: ['transposeA', 'transposeB', 'alpha', 'accumulate'],
+  },
   /**
    * A linear layer with a low-rank update (Hu et al. 2021, §4.1): h [T,r] = scale·x̃·Aᵀ, y [T,out] = x·Wᵀ + h·Bᵀ (+ residual [T,out]);
-   * x [T,in], weight [out,in], A [r,in], B [out,r], float. With a mask (dropoutMask's, of x) x̃ = maskScale·(x where the mask has a 1, else 0),
+   * x [T,in], weight [out,in] (perhaps quantised), A [r,in], B [out,r], float. With a mask (dropoutMask's, of x) x̃ = maskScale·(x where the mask has a 1, else 0),
    * without x̃ = x. All products are of bf16 as soon as x or weight is; h is rounded to its dtype before it is used. y may be left out. In place
    * on residual.
    */
   loraLinear: {
-    inputs: ['x', 'weight', 'A', 'B', 'mask?', 'residual?'],
+    inputs: ['x', 'weight', 'A', 'B', 'mask?', 'residual?', 'absmax?', 'constants?'],
     outputs: ['y?', 'h'],
     attributes: ['scale', 'maskScale'],
     fused: true,
@@ -47,13 +58,29 @@ export const opTable = {
    * the mask has a 1, else 0. As loraLinear.
    */
   loraLinearBackward: {
-    inputs: ['dy', 'weight', 'A', 'B', 'mask?', 'residual?'],
+    inputs: ['dy', 'weight', 'A', 'B', 'mask?', 'residual?', 'absmax?', 'constants?'],
     outputs: ['dx', 'dh'],
     attributes: ['scale', 'maskScale'],
     fused: true,
   },
   /** dA [r,in] = dhᵀ·x̃, dB [out,r] = dyᵀ·h, with h and dh as loraLinear and loraLinearBackward leave them; float. */
   loraGradients: { inputs: ['x', 'h', 'dy', 'dh', 'mask?'], outputs: ['dA', 'dB'], attributes: ['maskScale'], fused: true },
+
+  /**
+   * out = u4 codes of x (float or f16) and absmax f32, the largest magnitude of each block, as bitsandbytes computes them on a processor: with
+   * s = 1 / max(absmax, 1e-38), the code of the value nearest to x·s, the lower one of two; NaN gets the code of the largest value. In a last,
+   * partial block x is divided by max(absmax, 1e-38), which is also what is stored. Only blockSize and values of `constants` are read.
+   */
+  quantize4bit: { inputs: ['x', 'constants'], outputs: ['out', 'absmax'], attributes: [] },
+  /**
+   * out = u8 codes of x − offset (x [n] and absmax f32) in blocks of blockSize, by bins as in adamw8bit: the scales of u4 become codes themselves.
+   */
+  quantize8bit: { inputs: ['x', 'codes'], outputs: ['out', 'absmax'], attributes: ['blockSize', 'offset'] },
+  /** out = i8 codes of x [m,n] float or f16: x·(1 / max(absmax, 1e-36) · 127) rounded to nearest even, absmax [m] f32 the largest magnitude of each row. */
+  quantizeRows: { inputs: ['x'], outputs: ['out', 'absmax'], attributes: [] },
+  /** out = the numbers of a quantised weight, float or f16, rounded once. */
+  dequantize: { inputs: ['weight', 'absmax', 'constants?'], outputs: ['out'], attributes: [] },
+
   /** out [T,N] = x [T,N] + bias [N], float. In place. */
   addBias: { inputs: ['x', 'bias'], outputs: ['out'], attributes: [] },
   /** out [N] (f32) += Σ_t x[t,:], x [T,N] float. */

@@ -33,6 +33,12 @@ export class Gradients extends Map<Tensor, Tensor> {
     this.replace(parameter, kept);
   }
 
+  /** The sum so far of a parameter's gradients, where nobody else holds it: a vjp may add to it and leave its result out. */
+  own(parameter: Tensor): Tensor | undefined {
+    const sum = this.get(parameter);
+    return sum?.storage.holders === 1 ? sum : undefined;
+  }
+
   /** Puts a gradient in the place of what was there. */
   replace(parameter: Tensor, gradient: Tensor): void {
     gradient.storage.hold();
@@ -151,6 +157,14 @@ export function record(
   return output;
 }
 
+/** What happens around a checkpointed body, besides. */
+export interface CheckpointOptions {
+  /** Runs the body and its backward pass: `forward` the first time, and again when the gradient is asked for. */
+  around?: <R>(forward: boolean, run: () => R) => R;
+  /** Gives what is kept in a tensor's place. */
+  keep?: (tensor: Tensor) => Tensor;
+}
+
 /**
  * Gradient checkpointing (Chen et al. 2016): computes `body(x)` keeping its input and its results, and computes it again when its gradient
  * is asked for. `body` returns its output and after it whatever else is worth keeping, and is given all of that the second time, so that it
@@ -161,27 +175,30 @@ export function checkpoint(
   x: Tensor,
   shared: readonly Tensor[],
   body: (x: Tensor, known?: readonly Tensor[]) => readonly Tensor[],
+  { around = (_, run) => run(), keep = (tensor) => tensor }: CheckpointOptions = {},
 ): Tensor {
   const tape = active;
-  if (!tape) return scope(() => body(x)[0]);
+  if (!tape) return around(true, () => scope(() => body(x)[0]));
   return scope(() => {
-    const known = withoutTape(() => scope(() => body(x)));
-    const [output] = known;
+    const results = around(true, () => withoutTape(() => scope(() => body(x))));
+    const [output] = results;
+    const [start, ...known] = [x, ...results].map(keep);
     output.requiresGrad = true;
     tape.push({
       name: 'checkpoint',
       inputs: [x],
       output,
-      saved: [x, ...shared, ...known],
+      saved: [start, ...shared, ...known],
       gathers: false,
-      vjp: (dout, gradients) => {
-        const leaf = x.view(x.shape);
-        leaf.requiresGrad = x.requiresGrad;
-        const inner = new Tape();
-        const [again] = inner.record(() => scope(() => body(leaf, known)));
-        inner.backward(again, dout, gradients);
-        return [gradients.take(leaf)];
-      },
+      vjp: (dout, gradients) =>
+        around(false, () => {
+          const leaf = start.view(x.shape);
+          leaf.requiresGrad = x.requiresGrad;
+          const inner = new Tape();
+          const [again] = inner.record(() => scope(() => body(leaf, known)));
+          inner.backward(again, dout, gradients);
+          return [gradients.take(leaf)];
+        }),
     });
     return output;
   });
@@ -190,4 +207,20 @@ export function checkpoint(
 /** Allocates the gradient of a parameter: f32, counted as gradients. */
 export function gradientLike(parameter: Tensor): Tensor {
   return empty(parameter.backend, parameter.shape, 'f32', 'gradients');
+}
+
+/**
+ * A parameter's gradient by an op that adds to its output, without a copy of what there is: `add` is given the sum so far, and then nothing is
+ * returned, or zeros, which are returned.
+ */
+export function addGradient(parameter: Tensor, gradients: Gradients, add: (sum: Tensor) => void): Tensor | undefined {
+  const sum = gradients.own(parameter);
+  if (sum) {
+    add(sum);
+    return undefined;
+  }
+  const gradient = gradientLike(parameter);
+  gradient.backend.run('fill', {}, { out: gradient }, { value: 0 });
+  add(gradient);
+  return gradient;
 }

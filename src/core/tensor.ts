@@ -1,7 +1,7 @@
 import { LowrankError } from '../util/errors.js';
 import { bf16ToF32, f16ToF32, f32ToBf16 } from '../util/half.js';
 import type { Backend, DeviceBuffer, MemoryCategory, TensorView } from './backend.js';
-import { bytesPerElement, type DType } from './dtype.js';
+import { bytesOf, type DType } from './dtype.js';
 import { adopt } from './scope.js';
 
 /**
@@ -28,6 +28,13 @@ export class Storage {
   }
 }
 
+/** What turns the codes of a frozen matrix into numbers; `src/core/ops.table.ts` says how. */
+export interface Quantization {
+  readonly absmax: Tensor;
+  /** Of u4 alone. */
+  readonly constants?: Tensor;
+}
+
 /** A dense row-major array on a device. Made by `empty`, `fromArray` and the ops. */
 export class Tensor implements TensorView {
   readonly storage: Storage;
@@ -36,6 +43,8 @@ export class Tensor implements TensorView {
   readonly shape: readonly number[];
   /** True for trainable parameters and for everything computed from them. */
   requiresGrad = false;
+  /** Of a weight in 4 or 8 bits. */
+  quantization?: Quantization;
 
   constructor(storage: Storage, offset: number, dtype: DType, shape: readonly number[]) {
     this.storage = storage;
@@ -58,7 +67,7 @@ export class Tensor implements TensorView {
   }
 
   get bytes(): number {
-    return this.size * bytesPerElement[this.dtype];
+    return bytesOf(this.dtype, this.size);
   }
 
   /** Rows [start, start + count) of the first dimension, sharing memory. Holds nothing: the whole tensor must outlive it. Not differentiable. */
@@ -119,7 +128,7 @@ export function elementsOf(shape: readonly number[]): number {
 
 /** A tensor with undefined contents, owned by the innermost scope, or by the caller where there is none. */
 export function empty(backend: Backend, shape: readonly number[], dtype: DType, category: MemoryCategory = 'activations'): Tensor {
-  const bytes = Math.max(1, elementsOf(shape) * bytesPerElement[dtype]);
+  const bytes = Math.max(1, bytesOf(dtype, elementsOf(shape)));
   const tensor = new Tensor(new Storage(backend, backend.allocate(bytes, category)), 0, dtype, shape);
   adopt(tensor);
   return tensor;

@@ -22,7 +22,13 @@ export interface StoredTensor {
   read(): Promise<Uint8Array>;
   /** The elements in another type, little-endian, rounded to nearest even. */
   readAs(dtype: ReadType): Promise<Uint8Array>;
+  readonly quantized?: QuantizedParts;
 }
+
+/** The parts of a quantised matrix, whose codes and scales may be used where they lie (src/core/ops.table.ts says how they become numbers). */
+export type QuantizedParts =
+  | { readonly kind: 'u4'; readonly codes: StoredTensor; readonly absmax: StoredTensor; constants(): Promise<Float32Array> }
+  | { readonly kind: 'i8'; readonly codes: StoredTensor; readonly absmax: StoredTensor };
 
 /** The tensors of one or several files. */
 export interface Checkpoint {
@@ -58,19 +64,32 @@ const plain: Readonly<Record<string, BlockCodec>> = {
 /** Elements that are decoded in one go: about a millisecond. */
 const pieceElements = 1 << 16;
 
-/** Stored elements as f32, bf16 or f16, rounded to nearest even. Piece by piece: other work gets its turns, and no f32 copy of a large tensor exists. */
-export async function decodeBytes(bytes: Uint8Array, { bytes: size, elements, decode }: BlockCodec, to: ReadType): Promise<Uint8Array> {
-  const count = (bytes.length / size) * elements;
+/** Stored elements as f32, bf16 or f16, rounded to nearest even. */
+export function decodeBytes(bytes: Uint8Array, { bytes: size, elements, decode }: BlockCodec, to: ReadType): Promise<Uint8Array> {
+  const piece = Math.max(1, Math.floor(pieceElements / elements)) * elements;
+  const some = (first: number, target: Float32Array) =>
+    decode(bytes.subarray((first / elements) * size, ((first + target.length) / elements) * size), target);
+  return decodeNumbers((bytes.length / size) * elements, some, to, piece);
+}
+
+/**
+ * `count` numbers that `decode` writes, from the one it is told on, as f32, bf16 or f16. Piece by piece: other work gets its turns, and no f32
+ * copy of a large tensor exists.
+ */
+export async function decodeNumbers(
+  count: number,
+  decode: (first: number, target: Float32Array) => void,
+  to: ReadType,
+  piece = pieceElements,
+): Promise<Uint8Array> {
   const result = to === 'f32' ? new Float32Array(count) : new Uint16Array(count);
-  const piece = Math.max(1, Math.floor(pieceElements / elements));
-  const scratch = new Float32Array(Math.min(piece * elements, count));
+  const scratch = new Float32Array(Math.min(piece, count));
   const breathe = breather();
-  for (let block = 0, out = 0; out < count; block += piece, out += scratch.length) {
+  for (let first = 0; first < count; first += piece) {
     await breathe();
-    const source = bytes.subarray(block * size, (block + piece) * size);
-    const values = scratch.subarray(0, (source.length / size) * elements);
-    decode(source, values);
-    result.set(to === 'f32' ? values : to === 'bf16' ? f32ToBf16(values) : f32ToF16(values), out);
+    const values = scratch.subarray(0, Math.min(piece, count - first));
+    decode(first, values);
+    result.set(to === 'f32' ? values : to === 'bf16' ? f32ToBf16(values) : f32ToF16(values), first);
   }
   return new Uint8Array(result.buffer);
 }

@@ -19,4 +19,9 @@ export interface Folder {
   folder(name: string): Folder;
   /** Fills a new inner folder that appears, in place of one of the same name, when `fill` is done. */
   create(name: string, fill: (folder: Folder) => Promise<void>): Promise<void>;
+  /**
+   * Fills a new folder and, when `fill` is done, moves its files here in place of those that `old` matches. `key`, the file without which
+   * readers take the rest for nothing, goes first and comes last, so that nobody reads old and new files together.
+   */
+  publish(key: string, old: RegExp, fill: (folder: Folder) => Promise<void>): Promise<void>;
 }

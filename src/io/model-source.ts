@@ -1,5 +1,6 @@
 import { LowrankError } from '../util/errors.js';
 import { type JsonObject, parseJsonObject } from '../util/json.js';
+import { groupQuantized } from './bitsandbytes.js';
 import type { Checkpoint } from './checkpoint.js';
 import { openSafetensors } from './safetensors-shards.js';
 import { type FileSource, type NamedFiles, readText } from './source.js';
@@ -11,17 +12,26 @@ export interface ModelSource {
   /** config.json */
   readonly config: JsonObject;
   readonly tokenizer: { tokenizerJson: JsonObject; tokenizerConfig: JsonObject; chatTemplate?: string };
+  /** generation_config.json, where there is one. */
+  readonly generationConfig?: JsonObject;
   readonly checkpoint: Checkpoint;
   /** Says which base this is: the hub's revision, or a hash of the files. */
   readonly identity: string;
 }
 
 /** The small files of a model in Hugging Face's layout, besides its weights. */
-export const modelFiles = ['config.json', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja'];
+export const modelFiles = [
+  'config.json',
+  'generation_config.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'chat_template.jinja',
+];
 
 /**
- * A model in Hugging Face's layout: config.json, tokenizer.json, optionally tokenizer_config.json, special_tokens_map.json and
- * chat_template.jinja, and model.safetensors in one file or in shards. `identity` (default: a fingerprint of the files) says which base it is.
+ * A model in Hugging Face's layout: config.json, tokenizer.json, optionally generation_config.json, tokenizer_config.json, special_tokens_map.json
+ * and chat_template.jinja, and model.safetensors in one file or in shards. `identity` (default: a fingerprint of the files) says which base it is.
  */
 export async function openModelFiles(files: NamedFiles, identity?: string): Promise<ModelSource> {
   const config = await readJson(files, 'config.json');
@@ -32,19 +42,22 @@ export async function openModelFiles(files: NamedFiles, identity?: string): Prom
   }
   // Older repositories name some special tokens only in special_tokens_map.json.
   const tokenizerConfig = { ...(await readJson(files, 'special_tokens_map.json')), ...(await readJson(files, 'tokenizer_config.json')) };
+  const generationConfig = await readJson(files, 'generation_config.json');
   const chatTemplate = await readText(files, 'chat_template.jinja');
-  const checkpoint = await openSafetensors(files);
+  const opened = await openSafetensors(files);
   try {
-    const sources = new Set([...checkpoint.tensors.values()].map((tensor) => tensor.file));
+    const checkpoint = await groupQuantized(opened);
+    const sources = new Set([...opened.tensors.values()].map((tensor) => tensor.file));
     return {
       name: files.name,
       config,
       tokenizer: { tokenizerJson, tokenizerConfig, chatTemplate },
+      generationConfig,
       checkpoint,
       identity: identity ?? (await fingerprint([...sources], JSON.stringify(config))),
     };
   } catch (error) {
-    await checkpoint.close();
+    await opened.close();
     throw error;
   }
 }

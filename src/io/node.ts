@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LowrankError } from '../util/errors.js';
+import { type JsonObject, parseJsonObject } from '../util/json.js';
 import type { Checkpoint } from './checkpoint.js';
 import { openGguf } from './gguf-model.js';
 import { parseHubId } from './hub.js';
@@ -8,7 +9,7 @@ import { type ModelSource, openModelFiles } from './model-source.js';
 import { openFile } from './node/files.js';
 import { type DownloadProgress, downloadModel } from './node/hub.js';
 import { openSafetensors } from './safetensors-shards.js';
-import type { NamedFiles } from './source.js';
+import { type NamedFiles, readText } from './source.js';
 
 export { openFile, writeChunks, writeText } from './node/files.js';
 export { localFolder } from './node/folder.js';
@@ -34,6 +35,21 @@ export async function openModel(spec: string, { revision, onProgress }: OpenMode
   const { dir, commit, gguf } = await downloadModel(hubId, revision, onProgress);
   if (gguf === undefined) return openModelFiles({ ...localFiles(dir), name: spec }, `${hubId.id}@${commit}`);
   return { ...(await openGguf(await openFile(join(dir, gguf)))), name: spec, identity: `${hubId.id}/${gguf}@${commit}` };
+}
+
+/** The config.json of a model that `openModel` would open; of a model on the hub nothing else is downloaded, unless it is a .gguf file. */
+export async function readModelConfig(spec: string, options: OpenModelOptions = {}): Promise<JsonObject> {
+  const hubId = (await stat(spec).catch(() => undefined)) ? undefined : parseHubId(spec);
+  let folder = spec;
+  if (hubId && hubId.gguf === undefined) {
+    const { dir, gguf } = await downloadModel(hubId, options.revision, options.onProgress, (file) => !file.endsWith('.safetensors'));
+    if (gguf === undefined) folder = dir;
+  }
+  const text = await readText(localFiles(folder), 'config.json').catch(() => undefined);
+  if (text !== undefined) return parseJsonObject(text, `${spec}/config.json`);
+  const { config, checkpoint } = await openModel(spec, options);
+  await checkpoint.close();
+  return config;
 }
 
 /** The weights of a folder: `<baseName>.safetensors`, or the shards that `<baseName>.safetensors.index.json` lists. */

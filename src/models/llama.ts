@@ -7,9 +7,11 @@ import { fromArray, type Tensor } from '../core/tensor.js';
 import { Attention } from '../nn/attention.js';
 import type { Builder } from '../nn/builder.js';
 import type { ForwardOptions, LayerContext, PackedTokens } from '../nn/context.js';
+import type { LayerStream } from '../nn/layer-stream.js';
 import type { Embedding, Linear, RMSNorm } from '../nn/layers.js';
 import { GatedMlp } from '../nn/mlp.js';
 import type { CausalLM } from '../nn/model.js';
+import { Offload } from '../nn/offload.js';
 import { RotaryEmbedding, ropeParameters } from '../nn/rotary.js';
 import { parseConfig, ropeOf } from './config.js';
 
@@ -87,6 +89,7 @@ export class LlamaForCausalLM implements CausalLM {
   readonly cacheShape: { layers: number; width: number };
   readonly tied: boolean;
   readonly modules: Builder['modules'];
+  stream?: LayerStream;
   private readonly embedTokens: Embedding;
   private readonly layers: LlamaLayer[];
   private readonly norm: RMSNorm;
@@ -126,11 +129,14 @@ export class LlamaForCausalLM implements CausalLM {
       };
       const shared = [context.positions, context.segments.table, context.rope.cos, context.rope.sin];
       let x = this.embedTokens.forward(fromArray(backend, tokens.inputIds), this.dtype);
-      for (const layer of this.layers) {
+      const offload = options.offloadFolder === undefined ? undefined : new Offload(options.offloadFolder);
+      const keep = offload && ((tensor: Tensor) => offload.move(tensor));
+      for (const [i, layer] of this.layers.entries()) {
         const input = x;
+        const around = <R>(forward: boolean, run: () => R): R => (this.stream ? this.stream.use(i, forward, run) : run());
         x = options.checkpointing
-          ? checkpoint(input, shared, (start, known) => layer.forward(start, context, known))
-          : scope(() => layer.forward(input, context)[0]);
+          ? checkpoint(input, shared, (start, known) => layer.forward(start, context, known), { around, keep })
+          : around(true, () => scope(() => layer.forward(input, context)[0]));
         discard(input);
       }
       return this.norm.forward(x);
@@ -138,7 +144,7 @@ export class LlamaForCausalLM implements CausalLM {
   }
 
   logits(hidden: Tensor, options: ForwardOptions = {}): Tensor {
-    return this.head.forward(hidden, options, { dtype: 'f32' });
+    return this.head.forward(hidden, options, { dtype: 'f32', category: 'logits' });
   }
 
   dispose(): void {

@@ -1,13 +1,16 @@
-import type { Backend, DeviceBuffer } from '../core/backend.js';
+import type { Backend, MappedRange, MemoryCategory } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
 import { unscoped } from '../core/scope.js';
-import { empty, Storage, Tensor } from '../core/tensor.js';
-import type { StoredTensor } from '../io/checkpoint.js';
+import { empty, fromArray, Storage, Tensor } from '../core/tensor.js';
+import type { QuantizedParts, ReadType, StoredTensor } from '../io/checkpoint.js';
 import type { ModelSource } from '../io/model-source.js';
 import { Builder } from '../nn/builder.js';
+import { LayerStream } from '../nn/layer-stream.js';
 import type { Architecture, CausalLM } from '../nn/model.js';
 import { LowrankError, nearest } from '../util/errors.js';
+import { isObject } from '../util/json.js';
 import { LlamaForCausalLM } from './llama.js';
+import { isQuantizable, partsOf, type QuantizationConfig, Quantizer } from './quantize.js';
 
 /** Architectures by the model_type of config.json. */
 const architectures: ReadonlyMap<string, Architecture> = new Map<string, Architecture>([
@@ -17,6 +20,12 @@ const architectures: ReadonlyMap<string, Architecture> = new Map<string, Archite
 export interface LoadOptions {
   /** `bf16`: weights and activations bf16, sums f32; `fp32`: everything f32. */
   precision: 'bf16' | 'fp32';
+  /** Every weight in f32 and in memory of its own, for full fine-tuning; activations and products keep the precision. */
+  trainable?: boolean;
+  /** Quantises the layers' matrices as they are read. Those of a checkpoint that is quantised already stay as they are. */
+  quantization?: QuantizationConfig;
+  /** Keeps mapped weights of layers in their files, a few layers at a time in memory. */
+  stream?: boolean;
   onProgress?: (loaded: number, total: number) => void;
 }
 
@@ -27,73 +36,167 @@ export interface LoadedModel {
 }
 
 /**
- * Puts a checkpoint's weights on a device and builds its model. Matrices get the precision's dtype and vectors f32; what is stored in
- * just that form is mapped from its file and used in place where the device can.
+ * Puts a checkpoint's weights on a device and builds its model. Matrices get the precision's dtype and vectors f32, or matrices are quantised,
+ * one at a time; what is stored in just that form is mapped from its file and used in place where the device can.
  */
-export async function loadModel(source: ModelSource, backend: Backend, { precision, onProgress }: LoadOptions): Promise<LoadedModel> {
-  const architecture = architectureOf(source);
-  const dtype: 'f32' | 'bf16' = precision === 'bf16' ? 'bf16' : 'f32';
-  const tensors = new Map<string, Tensor>();
-  const mapped = new Map<string, DeviceBuffer>();
-  const owned: Storage[] = [];
-  const dispose = () => {
-    for (const storage of owned) storage.release();
-    for (const buffer of mapped.values()) backend.free(buffer);
-  };
+export async function loadModel(source: ModelSource, backend: Backend, options: LoadOptions): Promise<LoadedModel> {
+  const { precision, onProgress } = options;
+  checkModel(source);
+  const dtype = precision === 'bf16' ? 'bf16' : 'f32';
+  const loader = new WeightLoader(backend, options);
   try {
+    const tensors = new Map<string, Tensor>();
     const stored = [...source.checkpoint.tensors.values()];
     for (const [i, tensor] of stored.entries()) {
-      const wanted = tensor.shape.length > 1 ? dtype : 'f32';
-      tensors.set(tensor.name, mapTensor(backend, tensor, wanted, mapped) ?? (await upload(backend, tensor, wanted, owned)));
+      tensors.set(tensor.name, await loader.load(tensor));
       onProgress?.(i + 1, stored.length);
     }
     const build = new Builder({ name: source.name, tensors });
-    const model = architecture(source.config, build, backend, dtype);
-    return {
-      model,
-      dispose: () => {
-        model.dispose();
-        dispose();
-      },
+    const model = buildModel(source, build, backend, dtype);
+    if (options.stream) model.stream = new LayerStream(backend, layersOf(tensors));
+    const dispose = () => {
+      model.dispose();
+      loader.dispose();
     };
+    return { model, dispose };
   } catch (error) {
-    dispose();
+    loader.dispose();
     throw error;
+  } finally {
+    loader.finish();
   }
 }
 
-function architectureOf({ config, name }: ModelSource): Architecture {
+/** A model of the architecture that config.json names, from what `build` gives it. */
+export function buildModel(source: Pick<ModelSource, 'name' | 'config'>, build: Builder, backend: Backend, dtype: DType): CausalLM {
+  return checkModel(source)(source.config, build, backend, dtype);
+}
+
+/** The architecture of a model that can be loaded. */
+function checkModel({ config, name }: Pick<ModelSource, 'name' | 'config'>): Architecture {
+  const place = `${name}: config.json`;
+  const method = isObject(config.quantization_config) ? config.quantization_config.quant_method : undefined;
+  if (method !== undefined && method !== 'bitsandbytes') {
+    throw new LowrankError(`weights quantised by ${JSON.stringify(method)} cannot be read`, {
+      place,
+      expected: 'bitsandbytes, or weights that are not quantised',
+      mend: 'choose the 16-bit model: load_in_4bit quantises it',
+    });
+  }
   const type = typeof config.model_type === 'string' ? config.model_type : '';
   const architecture = architectures.get(type);
   if (architecture) return architecture;
   const near = nearest(type, architectures.keys());
   throw new LowrankError(`model_type "${type}" is not supported`, {
-    place: `${name}: config.json`,
+    place,
     expected: [...architectures.keys()].join(', '),
     mend: near ? `if it is one, write "${near}"` : 'choose a model of one of these architectures',
   });
 }
 
-const storedNames: Partial<Record<DType, string>> = { f32: 'F32', bf16: 'BF16' };
-
-/** The tensor inside its memory-mapped file, where its bytes are what is wanted and lie aligned to their size. */
-function mapTensor(backend: Backend, stored: StoredTensor, dtype: DType, mapped: Map<string, DeviceBuffer>): Tensor | undefined {
-  const { path } = stored.file;
-  const alignment = dtype === 'f32' ? 4 : 2;
-  if (!backend.mapFile || !path || !stored.inPlace || stored.dtype !== storedNames[dtype] || stored.offset % alignment !== 0)
-    return undefined;
-  let buffer = mapped.get(path);
-  if (!buffer) {
-    buffer = backend.mapFile(path);
-    mapped.set(path, buffer);
+/** The mapped tensors of each numbered layer. */
+export function layersOf(tensors: ReadonlyMap<string, Tensor>): MappedRange[][] {
+  const layers: MappedRange[][] = [];
+  for (const [name, tensor] of tensors) {
+    const index = /\.(\d+)\./.exec(name)?.[1];
+    if (index === undefined || !isQuantizable({ name, shape: tensor.shape })) continue;
+    const ranges = (layers[Number(index)] ??= []);
+    ranges.push(...partsOf(tensor).filter(({ buffer }) => buffer.readOnly));
   }
-  return new Tensor(new Storage(backend, buffer), stored.offset, dtype, stored.shape);
+  return layers;
 }
 
-async function upload(backend: Backend, stored: StoredTensor, dtype: 'f32' | 'bf16', owned: Storage[]): Promise<Tensor> {
-  const data = await stored.readAs(dtype);
-  const tensor = unscoped(() => empty(backend, stored.shape, dtype, 'weights'));
-  owned.push(tensor.storage);
-  tensor.write(data);
-  return tensor;
+const storedNames: Readonly<Record<DType, string>> = { f32: 'F32', bf16: 'BF16', f16: 'F16', i32: 'I32', u8: 'U8', i8: 'I8', u4: 'U8' };
+const alignments: Readonly<Record<DType, number>> = { f32: 4, bf16: 2, f16: 2, i32: 4, u8: 1, i8: 1, u4: 1 };
+
+/** Puts tensors of files on a device and owns their memory. */
+export class WeightLoader {
+  private readonly backend: Backend;
+  private readonly dtype: 'f32' | 'bf16';
+  private readonly trainable: boolean;
+  private readonly quantizer?: Quantizer;
+  private readonly owned: Storage[] = [];
+
+  constructor(backend: Backend, { precision, trainable = false, quantization }: LoadOptions) {
+    this.backend = backend;
+    this.dtype = precision === 'bf16' ? 'bf16' : 'f32';
+    this.trainable = trainable;
+    this.quantizer = quantization && new Quantizer(backend, quantization);
+  }
+
+  async load(stored: StoredTensor): Promise<Tensor> {
+    if (this.trainable) return this.own(await this.upload(stored, 'f32', 'weights'));
+    if (stored.quantized) return this.loadQuantized(stored, stored.quantized);
+    if (this.quantizer && isQuantizable(stored)) return this.own(await this.quantize(stored));
+    const wanted = stored.shape.length > 1 ? this.dtype : 'f32';
+    return this.own(this.map(stored, wanted, 'weights') ?? (await this.upload(stored, wanted, 'weights')));
+  }
+
+  /** The codes of a matrix, made from its stored numbers; the caller's. */
+  async quantize(stored: StoredTensor): Promise<Tensor> {
+    const { quantizer } = this;
+    if (!quantizer) throw new LowrankError('the loader was made without a quantization');
+    const types: ReadType[] = ['f32', 'bf16', 'f16'];
+    const found = types.find((dtype) => storedNames[dtype] === stored.dtype);
+    const x = (found && this.map(stored, found, 'workspace')) ?? (await this.upload(stored, found ?? 'bf16', 'workspace'));
+    try {
+      return await quantizer.quantize(x);
+    } finally {
+      x.dispose();
+    }
+  }
+
+  private async loadQuantized({ shape }: StoredTensor, parts: QuantizedParts): Promise<Tensor> {
+    const { codes, absmax, kind } = parts;
+    const [rows] = shape;
+    const scales = absmax.dtype === 'U8' ? 'u8' : 'f32';
+    const weight = this.own(await this.place(codes, kind, 'weights', shape));
+    const scale = this.own(await this.place(absmax, scales, 'constants', kind === 'i8' ? [rows] : absmax.shape));
+    if (kind === 'i8') {
+      weight.quantization = { absmax: scale };
+      return weight;
+    }
+    const numbers = await parts.constants();
+    const constants = this.own(unscoped(() => fromArray(this.backend, numbers, [numbers.length], 'f32', 'constants')));
+    weight.quantization = { absmax: scale, constants };
+    return weight;
+  }
+
+  /** The tensor inside its memory-mapped file, where its bytes are what is wanted and lie aligned to their size. */
+  private map(stored: StoredTensor, dtype: DType, category: MemoryCategory, shape = stored.shape): Tensor | undefined {
+    const { path } = stored.file;
+    const fits = stored.inPlace && stored.dtype === storedNames[dtype] && stored.offset % alignments[dtype] === 0 && stored.byteLength > 0;
+    if (!this.backend.mapFile || !path || !fits) return undefined;
+    const buffer = this.backend.mapFile(path, stored.offset, stored.byteLength, category);
+    return new Tensor(new Storage(this.backend, buffer), 0, dtype, shape);
+  }
+
+  private async upload(stored: StoredTensor, dtype: ReadType, category: MemoryCategory): Promise<Tensor> {
+    return this.write(await stored.readAs(dtype), stored.shape, dtype, category);
+  }
+
+  /** The stored bytes as they are: mapped, or else copied. */
+  private async place(stored: StoredTensor, dtype: DType, category: MemoryCategory, shape: readonly number[]): Promise<Tensor> {
+    return this.map(stored, dtype, category, shape) ?? this.write(await stored.read(), shape, dtype, category);
+  }
+
+  private write(data: Uint8Array, shape: readonly number[], dtype: DType, category: MemoryCategory): Tensor {
+    const tensor = unscoped(() => empty(this.backend, shape, dtype, category));
+    tensor.write(data);
+    return tensor;
+  }
+
+  private own(tensor: Tensor): Tensor {
+    for (const { storage } of partsOf(tensor)) this.owned.push(storage);
+    return tensor;
+  }
+
+  /** Lets go of what only loading needed. */
+  finish(): void {
+    this.quantizer?.dispose();
+  }
+
+  dispose(): void {
+    for (const storage of this.owned.splice(0)) storage.release();
+  }
 }

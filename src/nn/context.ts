@@ -17,6 +17,8 @@ export interface ForwardOptions {
   dropout?: { seed: number; step: number };
   /** Keep only each layer's input and compute the layer again in the backward pass. */
   checkpointing?: boolean;
+  /** With checkpointing: a local folder for what is kept, instead of memory. */
+  offloadFolder?: string;
   /** Keys and values of earlier tokens; `cacheRows` [T] says where this pass's own are written. */
   cache?: KvCache;
   cacheRows?: Int32Array;

@@ -25,8 +25,12 @@ export class Linear {
     this.bias = bias;
   }
 
-  /** `more`: what is added to y, y where it is known, its dtype. */
-  forward(x: Tensor, { dropout: key }: ForwardOptions, more: Pick<LinearOptions, 'residual' | 'value' | 'dtype'> = {}): Tensor {
+  /** `more`: what is added to y, y where it is known, its dtype and category of memory. */
+  forward(
+    x: Tensor,
+    { dropout: key }: ForwardOptions,
+    more: Pick<LinearOptions, 'residual' | 'value' | 'dtype' | 'category'> = {},
+  ): Tensor {
     const { bias, lora } = this;
     if (!lora) return linear(x, this.weight, { bias, ...more });
     const dropout = key && lora.dropout > 0 ? { p: lora.dropout, stream: lora.stream, ...key } : undefined;

@@ -3,6 +3,7 @@ import type { DType } from '../core/dtype.js';
 import type { Tensor } from '../core/tensor.js';
 import type { Builder } from './builder.js';
 import type { ForwardOptions, PackedTokens } from './context.js';
+import type { LayerStream } from './layer-stream.js';
 import type { Module } from './layers.js';
 
 /** A decoder-only language model with its modules by their Hugging Face paths. */
@@ -24,6 +25,8 @@ export interface CausalLM {
   readonly tied: boolean;
   /** Linear layers that adapters take by default (PEFT's mapping for this architecture). */
   readonly defaultTargets: readonly string[];
+  /** Brings the layers' weights into memory as they are used, where they are not kept there. */
+  stream?: LayerStream;
   /** Hidden states after the last norm, [T,C]. */
   hidden(tokens: PackedTokens, options?: ForwardOptions): Tensor;
   /** Logits [n,V] f32 of hidden states [n,C]. */

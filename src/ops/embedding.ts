@@ -1,4 +1,4 @@
-import { gradientLike, record } from '../core/tape.js';
+import { addGradient, record } from '../core/tape.js';
 import { empty, type Tensor } from '../core/tensor.js';
 import { checkShape } from './check.js';
 
@@ -12,10 +12,7 @@ export function embedding(ids: Tensor, weight: Tensor, dtype = weight.dtype): Te
   const backend = weight.backend;
   const y = empty(backend, [ids.shape[0], weight.shape[1]], dtype);
   backend.run('gatherRows', { x: weight, rows: ids }, { out: y }, {});
-  return record('embedding', [weight], y, [ids], (dy) => {
-    const dweight = gradientLike(weight);
-    backend.run('fill', {}, { out: dweight }, { value: 0 });
-    backend.run('addRows', { x: dy, rows: ids }, { out: dweight }, {});
-    return [dweight];
-  });
+  return record('embedding', [weight], y, [ids], (dy, gradients) => [
+    addGradient(weight, gradients, (out) => backend.run('addRows', { x: dy, rows: ids }, { out }, {})),
+  ]);
 }

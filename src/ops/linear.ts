@@ -1,6 +1,6 @@
-import type { Backend } from '../core/backend.js';
+import type { Backend, MemoryCategory } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
-import { gradientLike, record } from '../core/tape.js';
+import { addGradient, type Gradients, gradientLike, record } from '../core/tape.js';
 import { empty, overwritable, type Tensor } from '../core/tensor.js';
 import { checkShape } from './check.js';
 
@@ -32,6 +32,8 @@ export interface LinearOptions {
   value?: Tensor;
   /** The dtype of y; x's where absent. */
   dtype?: DType;
+  /** What y's memory is counted as; `activations` where absent. */
+  category?: MemoryCategory;
 }
 
 /**
@@ -41,11 +43,11 @@ export interface LinearOptions {
  * dx = dy·W + dropout(dh·A), dh = s·dy·B;  dW = dyᵀ·x;  db = Σ_t dy;  dA = dhᵀ·x̃;  dB = dyᵀ·h;  dR = dy
  */
 export function linear(x: Tensor, weight: Tensor, options: LinearOptions = {}): Tensor {
-  const { bias, lora, residual, value, dtype = x.dtype } = options;
+  const { bias, lora, residual, value, dtype = x.dtype, category } = options;
   const backend = x.backend;
   checkShape('linear', 'x', x, [-1, weight.shape[1]]);
   if (residual) checkShape('linear', 'residual', residual, [x.shape[0], weight.shape[0]]);
-  const y = value ?? empty(backend, [x.shape[0], weight.shape[0]], dtype);
+  const y = value ?? empty(backend, [x.shape[0], weight.shape[0]], dtype, category);
   const mask = lora?.dropout && dropoutMask(x, lora.dropout);
   const h = lora && loraForward(x, weight, lora, mask, residual, value ? undefined : y);
   if (!value) {
@@ -55,20 +57,24 @@ export function linear(x: Tensor, weight: Tensor, options: LinearOptions = {}): 
   }
   const frozenInput = !lora && !weight.requiresGrad;
   const saved = [frozenInput ? undefined : x, weight, bias, h, lora?.A, lora?.B, mask];
-  const vjp = (dy: Tensor, _: unknown, gathered: Tensor | undefined) => {
+  const vjp = (dy: Tensor, gradients: Gradients, gathered: Tensor | undefined) => {
     const dx = x.requiresGrad ? (gathered ? overwritable(gathered) : empty(backend, x.shape, x.dtype)) : undefined;
     const { dA, dB } = lora && h ? loraBackward(x, weight, lora, mask, h, dy, dx, gathered) : {};
     if (!lora && dx) addProductNN(dy, weight, dx, gathered);
-    const dweight = weight.requiresGrad ? gradientLike(weight) : undefined;
-    if (dweight) matmulTN(backend, dy, x, dweight);
-    const dbias = bias?.requiresGrad ? gradientLike(bias) : undefined;
-    if (dbias) {
-      backend.run('fill', {}, { out: dbias }, { value: 0 });
-      backend.run('columnSum', { x: dy }, { out: dbias }, {});
-    }
+    const dweight = weight.requiresGrad ? weightGradient(dy, x, weight, gradients) : undefined;
+    const columnSum = (out: Tensor) => backend.run('columnSum', { x: dy }, { out }, {});
+    const dbias = bias?.requiresGrad ? addGradient(bias, gradients, columnSum) : undefined;
     return [dx, dweight, dbias, dA, dB, dy];
   };
   return record('linear', [x, weight, bias, lora?.A, lora?.B, residual], y, saved, vjp, true);
+}
+
+/** dW = dyᵀ·x, or nothing where it was added to the sum so far. */
+function weightGradient(dy: Tensor, x: Tensor, weight: Tensor, gradients: Gradients): Tensor | undefined {
+  const sum = gradients.own(weight);
+  const dweight = sum ?? gradientLike(weight);
+  matmulTN(x.backend, dy, x, dweight, 1, sum ? 1 : 0);
+  return sum ? undefined : dweight;
 }
 
 /** out = a·b + addend, which may share out's memory. */
@@ -101,7 +107,12 @@ function loraForward(
   const backend = x.backend;
   const h = empty(backend, [x.shape[0], A.shape[0]], x.dtype);
   if (backend.supports('loraLinear')) {
-    backend.run('loraLinear', { x, weight, A, B, mask, residual }, { y, h }, { scale, maskScale: maskScaleOf(lora) });
+    backend.run(
+      'loraLinear',
+      { x, weight, A, B, mask, residual, ...weight.quantization },
+      { y, h },
+      { scale, maskScale: maskScaleOf(lora) },
+    );
     return h;
   }
   matmulNT(backend, dropped(x, lora, mask), A, h, scale);
@@ -128,7 +139,7 @@ function loraBackward(
   const backend = x.backend;
   const dh = empty(backend, h.shape, h.dtype);
   if (dx && backend.supports('loraLinearBackward')) {
-    const operands = { dy, weight, A, B, mask, residual: gathered };
+    const operands = { dy, weight, A, B, mask, residual: gathered, ...weight.quantization };
     backend.run('loraLinearBackward', operands, { dx, dh }, { scale, maskScale: maskScaleOf(lora) });
   } else {
     matmulNN(backend, dy, B, dh, scale);
@@ -157,14 +168,14 @@ function dropped(x: Tensor, lora: LoraBranch, mask: Tensor | undefined): Tensor 
   return out;
 }
 
-/** out [M,N] = alpha · a [M,K] · b [N,K]ᵀ (+ out) */
+/** out [M,N] = alpha · a [M,K] · b [N,K]ᵀ (+ out); b may be quantised. */
 export function matmulNT(backend: Backend, a: Tensor, b: Tensor, out: Tensor, alpha = 1, accumulate: 0 | 1 = 0): void {
-  backend.run('matmul', { a, b }, { out }, { transposeA: 0, transposeB: 1, alpha, accumulate });
+  backend.run('matmul', { a, b, ...b.quantization }, { out }, { transposeA: 0, transposeB: 1, alpha, accumulate });
 }
 
-/** out [M,N] = alpha · a [M,K] · b [K,N] (+ out) */
+/** out [M,N] = alpha · a [M,K] · b [K,N] (+ out); b may be quantised. */
 export function matmulNN(backend: Backend, a: Tensor, b: Tensor, out: Tensor, alpha = 1, accumulate: 0 | 1 = 0): void {
-  backend.run('matmul', { a, b }, { out }, { transposeA: 0, transposeB: 0, alpha, accumulate });
+  backend.run('matmul', { a, b, ...b.quantization }, { out }, { transposeA: 0, transposeB: 0, alpha, accumulate });
 }
 
 /** out [M,N] = alpha · a [K,M]ᵀ · b [K,N] (+ out) */

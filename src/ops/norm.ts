@@ -1,4 +1,4 @@
-import { gradientLike, record } from '../core/tape.js';
+import { addGradient, type Gradients, record } from '../core/tape.js';
 import { empty, overwritable, type Tensor } from '../core/tensor.js';
 import { checkShape } from './check.js';
 
@@ -14,12 +14,13 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number, offset = 0): Ten
   const y = empty(backend, x.shape, x.dtype);
   const rstd = empty(backend, [x.shape[0]], 'f32');
   backend.run('rmsNorm', { x, weight }, { y, rstd }, { eps, offset });
-  const vjp = (dy: Tensor, _: unknown, gathered: Tensor | undefined) => {
+  const vjp = (dy: Tensor, gradients: Gradients, gathered: Tensor | undefined) => {
     const dx = gathered ? overwritable(gathered) : empty(backend, x.shape, x.dtype);
-    const dweight = weight.requiresGrad ? gradientLike(weight) : undefined;
-    if (dweight) backend.run('fill', {}, { out: dweight }, { value: 0 });
-    backend.run('rmsNormBackward', { x, weight, rstd, dy, residual: gathered }, { dx, dweight }, { offset });
-    return [dx, dweight];
+    const backward = (dweight?: Tensor) =>
+      backend.run('rmsNormBackward', { x, weight, rstd, dy, residual: gathered }, { dx, dweight }, { offset });
+    if (weight.requiresGrad) return [dx, addGradient(weight, gradients, backward)];
+    backward();
+    return [dx];
   };
   return record('rmsNorm', [x, weight], y, [x, weight, rstd], vjp, true);
 }

@@ -49,6 +49,9 @@ export const optimizers = {
 } as const satisfies Record<string, Choice>;
 export type OptimizerName = keyof typeof optimizers;
 
+/** Names that transformers' Trainer exempts from weight decay (Trainer.get_decay_parameter_names): biases and the weights of norms. */
+const undecayed = /bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)/i;
+
 /** The optimizer of a recipe for parameters by name, with states of zeros. */
 export function createOptimizer(name: OptimizerName, parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions): Optimizer {
   if (!Object.hasOwn(optimizers, name)) {
@@ -72,7 +75,10 @@ class SlotOptimizer implements Optimizer {
     const make: Algorithm = algorithms[algorithm];
     try {
       unscoped(() => {
-        for (const [name, parameter] of parameters) this.slots.set(name, { parameter, slot: make(parameter, options, bits, this.memory) });
+        for (const [name, parameter] of parameters) {
+          const own = undecayed.test(name) ? { ...options, weight_decay: 0 } : options;
+          this.slots.set(name, { parameter, slot: make(parameter, own, bits, this.memory) });
+        }
       });
     } catch (error) {
       this.dispose();

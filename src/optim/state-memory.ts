@@ -42,7 +42,7 @@ export class StateMemory {
 
   /** Lets go of what a state holds in memory, where it is paged and there is a limit. */
   release(state: Tensor): void {
-    if (this.paging?.limit !== undefined && this.paged.has(state)) state.backend.release?.(state.buffer, this.paging.limit);
+    if (this.paging?.limit !== undefined && this.paged.has(state)) state.backend.release?.(state, this.paging.limit);
   }
 
   /** A state of zeros that this memory owns. */

@@ -1,5 +1,5 @@
 import { LowrankError, nearest } from '../util/errors.js';
-import { type ModelShape, shapeOf } from './shape.js';
+import type { JsonObject } from '../util/json.js';
 
 /** C, F, L, H, G, V and what else the config.json of a model says. */
 type Row = readonly [C: number, F: number, L: number, H: number, G: number, V: number, more?: Readonly<Record<string, unknown>>];
@@ -56,28 +56,100 @@ const table: Readonly<Record<string, Readonly<Record<string, Row>>>> = {
   },
 };
 
-const known: ReadonlyMap<string, ModelShape> = new Map(
+/** In what a family's layers differ from Llama's, as transformers' modelling files have them. */
+interface Family {
+  /** A bias on q, k and v whatever config.json says. */
+  qkvBias?: true;
+  /** A norm over each head of q and of k. */
+  headNorms?: true;
+  /** Norms behind attention and MLP, besides those before them. */
+  postNorms?: true;
+  /** Whether the head is the embedding where config.json does not say. */
+  tied?: true;
+}
+
+const families: Readonly<Record<string, Family>> = {
+  llama: {},
+  mistral: {},
+  qwen2: { qkvBias: true },
+  qwen3: { headNorms: true },
+  gemma2: { postNorms: true, tied: true },
+};
+
+/** The config.json of known shapes by name. */
+const known: ReadonlyMap<string, JsonObject> = new Map(
   Object.entries(table).flatMap(([model_type, rows]) =>
-    Object.entries(rows).map(([name, [C, F, L, H, G, V, more]]) => {
+    Object.entries(rows).map(([name, [C, F, L, H, G, V, more]]): [string, JsonObject] => {
       const sizes = { hidden_size: C, intermediate_size: F, num_hidden_layers: L, num_attention_heads: H, num_key_value_heads: G };
-      return [name, shapeOf({ model_type, ...sizes, vocab_size: V, ...more }, name)] as const;
+      return [name, { model_type, ...sizes, vocab_size: V, max_position_embeddings: 131_072, ...more } as JsonObject];
     }),
   ),
 );
 
 export const shapeNames: readonly string[] = [...known.keys()];
 
-/** The shape that is known under a name, whatever the case of its letters. */
-export function knownShape(name: string): ModelShape | undefined {
+/** The config.json of a shape that is known under this name, whatever the case of its letters. */
+export function knownShape(name: string): JsonObject | undefined {
   return known.get(name.toLowerCase());
 }
 
 /** The error for a model that is neither a known shape nor found in any other way. */
-export function unknownShape(name: string): LowrankError {
+export function unknownShape(name: string, cause: unknown): LowrankError {
   const near = nearest(name.toLowerCase(), shapeNames);
-  return new LowrankError(`"${name}" is neither a model's folder, an id of the hub nor a known shape`, {
+  return new LowrankError(`"${name}" is neither a model that can be opened nor a known shape`, {
     place: '--model',
-    expected: shapeNames.join(', '),
+    expected: `a folder, an id of the hub, or one of ${shapeNames.join(', ')}`,
     mend: near ? `write "${near}"` : 'name one of these, or a folder with a config.json',
+    cause,
   });
+}
+
+/** What can be planned with, and its exact number of parameters. */
+export interface PlanModel {
+  /** A Llama of the same sizes: what other families add takes next to no memory. */
+  readonly config: JsonObject;
+  readonly parameters: number;
+}
+
+/** Reads the sizes in a config.json. */
+export function planModel(config: JsonObject, name: string): PlanModel {
+  const place = `${name}: config.json`;
+  const type = String(config.model_type);
+  const family = Object.hasOwn(families, type) ? families[type] : undefined;
+  if (!family) {
+    throw new LowrankError(`the parameters of model_type "${type}" cannot be counted`, {
+      place,
+      expected: Object.keys(families).join(', '),
+      mend: 'plan with a known shape that is about as large',
+    });
+  }
+  const size = (key: string, otherwise?: number): number => {
+    const value = config[key] ?? otherwise;
+    if (!Number.isSafeInteger(value) || (value as number) < 1 || (value as number) > 2 ** 24)
+      throw new LowrankError(`${key} is ${JSON.stringify(value)}`, { place, expected: 'a size', mend: 'use the model’s own config.json' });
+    return value as number;
+  };
+  const [C, F, L, H, V] = ['hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads', 'vocab_size'].map((key) =>
+    size(key),
+  );
+  const G = size('num_key_value_heads', H);
+  const D = size('head_dim', C / H);
+  const tied = config.tie_word_embeddings ?? family.tied ?? false;
+  const qkv = family.qkvBias === true || config.attention_bias === true;
+  const biases =
+    (qkv ? (H + 2 * G) * D : 0) + (config.attention_bias === true && !family.qkvBias ? C : 0) + (config.mlp_bias === true ? 2 * F + C : 0);
+  const norms = (family.postNorms ? 4 : 2) * C + (family.headNorms ? 2 * D : 0);
+  const layer = 2 * C * H * D + 2 * C * G * D + 3 * C * F + biases + norms;
+  const parameters = L * layer + C + V * C * (tied ? 1 : 2);
+  const sizes = { hidden_size: C, intermediate_size: F, num_hidden_layers: L, num_attention_heads: H, num_key_value_heads: G };
+  const rest = {
+    head_dim: D,
+    vocab_size: V,
+    max_position_embeddings: size('max_position_embeddings', 131_072),
+    tie_word_embeddings: Boolean(tied),
+  };
+  return {
+    config: { model_type: 'llama', ...sizes, ...rest, attention_bias: qkv, mlp_bias: config.mlp_bias === true, rope_theta: 10_000 },
+    parameters,
+  };
 }

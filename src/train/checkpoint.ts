@@ -1,11 +1,10 @@
-import { openAdapter, restoreTensors, saveAdapter, saveTensors } from '../adapters/folder.js';
-import type { LoraAdapter } from '../adapters/lora.js';
+import { restoreTensors, saveTensors } from '../adapters/folder.js';
 import type { Folder } from '../io/folder.js';
-import type { CausalLM } from '../nn/model.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import { LowrankError } from '../util/errors.js';
 import { isObject, parseJson } from '../util/json.js';
 import type { Recipe } from './recipe.js';
+import type { Tuning } from './tuning.js';
 
 const stateFile = 'trainer_state.json';
 const optimizerFile = 'optimizer.safetensors';
@@ -19,19 +18,19 @@ export interface RunIdentity {
 }
 
 /**
- * Writes `checkpoint-<step>`: the adapter, the optimizer's states and trainer_state.json. All randomness derives from the seed and the
+ * Writes `checkpoint-<step>`: the adapter or the model, the optimizer's states and trainer_state.json. All randomness derives from the seed and the
  * step, so that there is no other state.
  */
 export async function saveCheckpoint(
   folder: Folder,
-  adapter: LoraAdapter,
+  tuning: Tuning,
   optimizer: Optimizer,
   identity: RunIdentity,
   keep: number,
 ): Promise<string> {
   const name = `checkpoint-${optimizer.steps}`;
   await folder.create(name, async (inner) => {
-    await saveAdapter(inner, adapter, identity.base);
+    await tuning.saveCheckpoint(inner);
     await saveTensors(inner, optimizerFile, optimizer.tensors());
     await inner.writeText(stateFile, `${JSON.stringify({ global_step: optimizer.steps, ...identity }, null, 2)}\n`);
   });
@@ -63,12 +62,8 @@ const changeable = new Set<keyof Recipe>([
   'memory_limit',
 ]);
 
-/** The adapter of a checkpoint, attached, and the step that it was written after. Throws where the run is another one. */
-export async function openCheckpoint(
-  folder: Folder,
-  model: CausalLM,
-  identity: RunIdentity,
-): Promise<{ adapter: LoraAdapter; step: number }> {
+/** The step that a checkpoint was written after. Throws where the run is another one. */
+export async function checkpointStep(folder: Folder, identity: RunIdentity): Promise<number> {
   const place = `${folder.path}/${stateFile}`;
   const text = await folder.readText(stateFile);
   if (text === undefined) {
@@ -91,8 +86,7 @@ export async function openCheckpoint(
   if (isObject(state.base) && state.base.identity !== identity.base.identity) {
     throw new LowrankError(`the run had another base model, ${state.base.name}`, { place, mend });
   }
-  const { adapter } = await openAdapter(folder, model);
-  return { adapter, step: state.global_step as number };
+  return state.global_step as number;
 }
 
 /** Fills the optimizer of a run that goes on. */

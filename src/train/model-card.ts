@@ -1,11 +1,18 @@
 import type { LoraAdapter } from '../adapters/lora.js';
+import type { Tuner } from '../adapters/tuner.js';
 import type { Recipe } from './recipe.js';
 
+/** What a run measured. */
+export interface CardFigures {
+  /** Of the last step. */
+  loss?: number;
+  evalLoss?: number;
+}
+
 /** README.md of an adapter, with the metadata that the hub reads. */
-export function modelCard(recipe: Recipe, adapter: LoraAdapter, loss: number | undefined, evalLoss: number | undefined): string {
+export function loraCard(recipe: Recipe, adapter: LoraAdapter, figures: CardFigures): string {
   const { trainable, percent } = adapter.count();
   const { r, lora_alpha, lora_dropout } = adapter.config;
-  const figure = (value: number | undefined) => value?.toFixed(4) ?? '–';
   return `---
 base_model: ${recipe.base_model}
 library_name: peft
@@ -18,10 +25,35 @@ tags:
 # LoRA adapter for ${recipe.base_model}
 
 Rank ${r}, alpha ${lora_alpha}, dropout ${lora_dropout}: ${trainable.toLocaleString('en')} trained parameters (${percent.toFixed(2)} %).
-Trained with lowrank for ${recipe.num_epochs} epoch${recipe.num_epochs === 1 ? '' : 's'} at a peak learning rate of ${recipe.learning_rate}.
-Last training loss ${figure(loss)}, held-out loss ${figure(evalLoss)}. The recipe is in training_args.yaml.
+${history(recipe, figures)}
 
     from peft import AutoPeftModelForCausalLM
     model = AutoPeftModelForCausalLM.from_pretrained("<this folder>")
 `;
+}
+
+/** README.md of a model that was trained as a whole. */
+export function fullCard(recipe: Recipe, tuner: Tuner, figures: CardFigures): string {
+  return `---
+base_model: ${recipe.base_model}
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- lowrank
+---
+
+# ${recipe.base_model}, fine-tuned
+
+All ${tuner.count().trainable.toLocaleString('en')} parameters were trained.
+${history(recipe, figures)}
+
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained("<this folder>")
+`;
+}
+
+function history({ num_epochs, learning_rate }: Recipe, { loss, evalLoss }: CardFigures): string {
+  const figure = (value: number | undefined) => value?.toFixed(4) ?? '–';
+  return `Trained with lowrank for ${num_epochs} epoch${num_epochs === 1 ? '' : 's'} at a peak learning rate of ${learning_rate}.
+Last training loss ${figure(loss)}, held-out loss ${figure(evalLoss)}. The recipe is in training_args.yaml.`;
 }

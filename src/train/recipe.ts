@@ -1,6 +1,8 @@
 import { type Document, isMap, isScalar, LineCounter, type Node, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { LoraConfig } from '../adapters/config.js';
+import type { LoadOptions } from '../models/load.js';
+import { standardQuantization } from '../models/quantize.js';
 import { type OptimizerName, optimizers } from '../optim/optimizer.js';
 import { schedulers } from '../optim/schedule.js';
 import { LowrankError, nearest } from '../util/errors.js';
@@ -38,7 +40,19 @@ const patterns = <T extends z.ZodType>(value: T) => z.record(z.string(), value).
 export const Recipe = z.strictObject({
   base_model: z.string().min(1).describe('Hugging Face id, folder, or .gguf file'),
   revision_of_model: z.string().optional().describe('branch, tag or commit on the hub; default main'),
-  adapter: z.literal('lora').default('lora').describe('what is trained'),
+  adapter: z
+    .preprocess((value) => (value === null ? 'full' : value), z.enum(['lora', 'qlora', 'full']))
+    .default('lora')
+    .describe('lora; qlora: lora with load_in_4bit; full: every weight, as null means'),
+  load_in_4bit: z.boolean().optional().describe('quantise the frozen matrices to 4 bits; with adapter: qlora it is true'),
+  load_in_8bit: z.boolean().default(false).describe('quantise them to 8 bits'),
+  bnb_config_kwargs: z
+    .strictObject({
+      bnb_4bit_quant_type: z.enum(['nf4', 'fp4']).default(standardQuantization.kind as 'nf4'),
+      bnb_4bit_use_double_quant: z.boolean().default(standardQuantization.double),
+    })
+    .prefault({})
+    .describe('how 4 bits are made: bnb_4bit_quant_type nf4 or fp4, bnb_4bit_use_double_quant'),
   bf16: z
     .union([z.boolean(), z.literal('auto')])
     .default('auto')
@@ -97,7 +111,14 @@ export const Recipe = z.strictObject({
   adam_beta1: z.number().min(0).lt(1).default(0.9),
   adam_beta2: z.number().min(0).lt(1).default(0.999).describe('adam_beta1 and adam_beta2 are Lion’s betas, too'),
   adam_epsilon: z.number().positive().default(1e-8),
-  gradient_checkpointing: z.boolean().default(false).describe('keep only each layer’s input: less memory, a third slower'),
+  gradient_checkpointing: z
+    .union([z.boolean(), z.literal('offload_disk')])
+    .default(false)
+    .describe('keep only each layer’s input: less memory, a third slower; offload_disk keeps it on the disk of output_dir'),
+  stream_base: z
+    .union([z.boolean(), z.literal('auto')])
+    .default('auto')
+    .describe('read the frozen weights from their file as they are used; auto: where half of the memory does not hold them'),
 
   output_dir: z.string().min(1).default('./model-out').describe('relative to the current folder'),
   logging_steps: count.min(1).default(1),
@@ -236,6 +257,39 @@ export function loraConfigOf(recipe: Recipe): LoraConfig {
     layers_to_transform: recipe.peft_layers_to_transform,
     init_lora_weights: recipe.peft_init_lora_weights,
   });
+}
+
+/** When the base is streamed; it needs gradient_checkpointing. */
+export function streamingOf(recipe: Recipe): { mode: true | 'auto'; limit?: number } | undefined {
+  const { stream_base: mode, adapter, gradient_checkpointing, memory_limit } = recipe;
+  const refuse = (problem: string, mend: string) => {
+    throw new LowrankError(problem, { place: 'recipe', mend });
+  };
+  if (mode === true && adapter === 'full')
+    refuse('adapter is full, and stream_base true', 'remove stream_base: trained weights are in memory');
+  if (mode === true && !gradient_checkpointing) refuse('stream_base needs gradient_checkpointing', 'write gradient_checkpointing: true');
+  if (mode === false || adapter === 'full' || !gradient_checkpointing) return undefined;
+  return { mode, limit: memory_limit && memory_limit * 1e9 };
+}
+
+/** How the model is put on the device. */
+export function loadOptionsOf(recipe: Recipe): Omit<LoadOptions, 'onProgress'> {
+  const { adapter, load_in_8bit, bnb_config_kwargs: kwargs } = recipe;
+  const { load_in_4bit = adapter === 'qlora' } = recipe;
+  const precision = recipe.bf16 === false ? 'fp32' : 'bf16';
+  const refuse = (problem: string, mend: string) => {
+    throw new LowrankError(problem, { place: 'recipe', mend });
+  };
+  if (load_in_4bit && load_in_8bit) refuse('load_in_4bit and load_in_8bit are both true', 'remove one of them');
+  if (adapter === 'qlora' && !load_in_4bit)
+    refuse('adapter is qlora, and load_in_4bit false', 'remove load_in_4bit, or write adapter: lora');
+  if (adapter === 'full' && (load_in_4bit || load_in_8bit))
+    refuse('adapter is full, and the weights are to be quantised', 'remove load_in_4bit and load_in_8bit, or write adapter: qlora');
+  if (adapter === 'full') return { precision, trainable: true };
+  if (load_in_8bit) return { precision, quantization: { ...standardQuantization, kind: 'int8' } };
+  if (!load_in_4bit) return { precision };
+  const { bnb_4bit_quant_type: kind, bnb_4bit_use_double_quant: double } = kwargs;
+  return { precision, quantization: { ...standardQuantization, kind, double } };
 }
 
 /** Every key with its default and what it means, for help texts. */

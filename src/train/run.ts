@@ -1,6 +1,5 @@
 import { stringify } from 'yaml';
-import { openAdapter, saveAdapter } from '../adapters/folder.js';
-import { LoraAdapter } from '../adapters/lora.js';
+import type { ParameterCount, Tuner } from '../adapters/tuner.js';
 import type { MemoryUse, Span } from '../core/backend.js';
 import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
@@ -8,17 +7,17 @@ import type { TextModel } from '../models/text-model.js';
 import { createOptimizer, type Optimizer } from '../optim/optimizer.js';
 import { debug, debugLevel } from '../util/debug.js';
 import { LowrankError } from '../util/errors.js';
-import { listCheckpoints, openCheckpoint, type RunIdentity, restoreOptimizer, saveCheckpoint } from './checkpoint.js';
+import { checkpointStep, listCheckpoints, type RunIdentity, restoreOptimizer, saveCheckpoint } from './checkpoint.js';
 import { countSteps, fingerprint, heldBatches, type RunData, trainingBatches } from './data.js';
 import { type LoopOptions, type StepRecord, trainLoop } from './loop.js';
-import { modelCard } from './model-card.js';
 import { opTimes } from './profile.js';
-import { loraConfigOf, type Recipe } from './recipe.js';
+import type { Recipe } from './recipe.js';
 import { evaluateLoss, type StepResult } from './step.js';
+import { beginTuning, openTuning, type Tuning } from './tuning.js';
 
 /** What happens in a run, for consoles and records. */
 export type TrainEvent =
-  | { type: 'start'; trainable: number; all: number; percent: number; total_steps: number; steps_per_epoch: number; step: number }
+  | ({ type: 'start'; total_steps: number; steps_per_epoch: number; step: number } & ParameterCount)
   | { type: 'step'; record: StepRecord; progress: Progress }
   | { type: 'evaluation'; step: number; loss: number; perplexity: number }
   | { type: 'checkpoint'; step: number; path: string }
@@ -61,49 +60,54 @@ export interface TrainResult {
   seconds: number;
   tokens: number;
   tokens_per_second: number;
-  adapter_dir: string;
+  /** output_dir, where an adapter was trained, */
+  adapter_dir?: string;
+  /** and where the whole model was. */
+  model_dir?: string;
   memory: MemoryUse;
+  /** Of weights that were read from their file as they were used. */
+  streamed_bytes_per_step?: number;
 }
 
 /**
- * Trains an adapter as the recipe says and leaves it attached. A run that is not resumed replaces an earlier one in its folder, from its
+ * Trains what the recipe says, an adapter or the whole model, and leaves it in place. A run that is not resumed replaces an earlier one in its folder, from its
  * first step on. Checkpoints appear in the folder as it goes; at the end, and when it is
- * interrupted, the adapter with tokenizer, model card and recipe.
+ * interrupted, the adapter or model with tokenizer, model card and recipe. Full fine-tuning needs a model that was loaded with `trainable`.
  */
-export async function train(inputs: TrainInputs): Promise<{ adapter: LoraAdapter; result: TrainResult }> {
+export async function train(inputs: TrainInputs): Promise<{ tuner: Tuner; result: TrainResult }> {
   const { recipe, source, text, data } = inputs;
   const identity: RunIdentity = { recipe, data: await fingerprint(data), base: { name: source.name, identity: source.identity } };
-  const { adapter, step } = await beginAdapter(inputs, identity);
+  const { tuning, step } = await begin(inputs, identity);
+  const { tuner } = tuning;
   const limit = recipe.memory_limit && recipe.memory_limit * 1e9;
   const paging = { folder: inputs.folder.path, limit };
   let optimizer: Optimizer | undefined;
   try {
-    optimizer = createOptimizer(recipe.optimizer, adapter.parameters(), { ...recipe, paging });
+    optimizer = createOptimizer(recipe.optimizer, tuner.parameters(), { ...recipe, paging });
     if (inputs.resume) await restoreOptimizer(inputs.resume, optimizer, step);
     text.model.backend.resetPeak();
-    const result = await new Run(inputs, identity, adapter, optimizer).train();
-    return { adapter, result };
+    const result = await new Run(inputs, identity, tuning, optimizer).train();
+    return { tuner, result };
   } catch (error) {
-    adapter.dispose();
+    tuner.dispose();
     throw error;
   } finally {
     optimizer?.dispose();
   }
 }
 
-async function beginAdapter(
-  { recipe, text, resume, start }: TrainInputs,
-  identity: RunIdentity,
-): Promise<{ adapter: LoraAdapter; step: number }> {
-  if (resume) return openCheckpoint(resume, text.model, identity);
-  if (start) return { adapter: (await openAdapter(start, text.model)).adapter, step: 0 };
-  return { adapter: await LoraAdapter.create(text.model, loraConfigOf(recipe), recipe.seed), step: 0 };
+async function begin(inputs: TrainInputs, identity: RunIdentity): Promise<{ tuning: Tuning; step: number }> {
+  const { recipe, source, text, resume, start } = inputs;
+  const what = { recipe, source, model: text.model };
+  if (!resume) return { tuning: await beginTuning(what, start), step: 0 };
+  const step = await checkpointStep(resume, identity);
+  return { tuning: await openTuning(what, resume), step };
 }
 
 class Run {
   private readonly inputs: TrainInputs;
   private readonly identity: RunIdentity;
-  private readonly adapter: LoraAdapter;
+  private readonly tuning: Tuning;
   private readonly optimizer: Optimizer;
   private readonly options: LoopOptions;
   private readonly saveEvery: number;
@@ -117,16 +121,17 @@ class Run {
   private stepSeconds = 0;
   private begun = 0;
 
-  constructor(inputs: TrainInputs, identity: RunIdentity, adapter: LoraAdapter, optimizer: Optimizer) {
+  constructor(inputs: TrainInputs, identity: RunIdentity, tuning: Tuning, optimizer: Optimizer) {
     const { recipe, data } = inputs;
     const { steps_per_epoch, total_steps } = countSteps(recipe, data);
     this.inputs = inputs;
     this.identity = identity;
-    this.adapter = adapter;
+    this.tuning = tuning;
     this.optimizer = optimizer;
     this.firstStep = optimizer.steps;
     this.options = {
       ...recipe,
+      offloadFolder: inputs.folder.path,
       steps_per_epoch,
       total_steps,
       // transformers rounds up, too.
@@ -142,12 +147,15 @@ class Run {
     if (this.firstStep >= total_steps) {
       throw new LowrankError(`the checkpoint is at step ${this.firstStep} of ${total_steps}: there is nothing left to train`, {
         place: this.inputs.resume?.path,
-        mend: 'raise num_epochs in a new run that begins with this adapter (lora_model_dir)',
+        mend: `raise num_epochs in a new run that begins with this ${this.tuning.kind} (${this.tuning.kind === 'adapter' ? 'lora_model_dir' : 'base_model'})`,
       });
     }
-    onEvent?.({ type: 'start', ...this.adapter.count(), total_steps, steps_per_epoch, step: this.firstStep });
+    const { tuner, kind } = this.tuning;
+    onEvent?.({ type: 'start', ...tuner.count(), total_steps, steps_per_epoch, step: this.firstStep });
     this.begun = performance.now();
-    const trainable = { model: this.inputs.text.model, parameters: this.adapter.parameters(), optimizer: this.optimizer };
+    const trainable = { model: this.inputs.text.model, parameters: tuner.parameters(), optimizer: this.optimizer };
+    const { stream } = this.inputs.text.model;
+    const readBefore = stream?.bytesRead ?? 0;
     const batches = (epoch: number) => trainingBatches(recipe, data, epoch);
     const { steps, interrupted } = await trainLoop(trainable, batches, this.options, {
       signal,
@@ -167,8 +175,9 @@ class Run {
       seconds: (performance.now() - this.begun) / 1000,
       tokens: this.tokens,
       tokens_per_second: this.tokens / this.stepSeconds,
-      adapter_dir: folder.path,
+      ...(kind === 'adapter' ? { adapter_dir: folder.path } : { model_dir: folder.path }),
       memory: this.inputs.text.model.backend.memory(),
+      streamed_bytes_per_step: stream && (stream.bytesRead - readBefore) / (steps - this.firstStep),
     };
     onEvent?.({ type: 'end', result });
     return result;
@@ -245,22 +254,18 @@ class Run {
 
   private async save(): Promise<void> {
     const { folder, recipe, onEvent } = this.inputs;
-    const name = await saveCheckpoint(folder, this.adapter, this.optimizer, this.identity, recipe.save_total_limit);
+    const name = await saveCheckpoint(folder, this.tuning, this.optimizer, this.identity, recipe.save_total_limit);
     this.saved = this.optimizer.steps;
     onEvent?.({ type: 'checkpoint', step: this.saved, path: `${folder.path}/${name}` });
   }
 
-  /** The adapter with all that a reader of the folder needs. */
+  /** The adapter or model with all that a reader of the folder needs. */
   private async writeResult(): Promise<void> {
-    const { folder, recipe, source } = this.inputs;
-    const { tokenizerJson, tokenizerConfig, chatTemplate } = source.tokenizer;
-    await saveAdapter(folder, this.adapter, this.identity.base);
-    await folder.writeText('tokenizer.json', JSON.stringify(tokenizerJson));
-    await folder.writeText('tokenizer_config.json', `${JSON.stringify(tokenizerConfig, null, 2)}\n`);
-    const template = recipe.chat_template_jinja ?? chatTemplate;
-    if (template !== undefined) await folder.writeText('chat_template.jinja', template);
-    await folder.writeText('training_args.yaml', stringify(recipe));
-    await folder.writeText('README.md', modelCard(recipe, this.adapter, this.losses.at(-1), this.evalLoss));
+    const { folder, recipe } = this.inputs;
+    await this.tuning.saveResult(folder, async (inner) => {
+      await inner.writeText('training_args.yaml', stringify(recipe));
+      await inner.writeText('README.md', this.tuning.card({ loss: this.losses.at(-1), evalLoss: this.evalLoss }));
+    });
   }
 }
 

@@ -18,7 +18,9 @@ export interface StepOptions {
   learning_rate: number;
   /** Gradients are scaled down to this norm; 0 for never. */
   max_grad_norm: number;
-  gradient_checkpointing: boolean;
+  /** `offload_disk`: what is kept goes to `offloadFolder`. */
+  gradient_checkpointing: boolean | 'offload_disk';
+  offloadFolder?: string;
   seed: number;
 }
 
@@ -57,7 +59,9 @@ export async function trainStep(
     microBatches.forEach((batch, i) => {
       // Each pass of a run has dropout masks of its own, also after a resume.
       const step = optimizer.steps * microBatches.length + i;
-      const passOptions = { dropout: { seed: options.seed, step }, checkpointing: options.gradient_checkpointing };
+      const { seed, gradient_checkpointing: checkpointing } = options;
+      const offloadFolder = checkpointing === 'offload_disk' ? options.offloadFolder : undefined;
+      const passOptions = { dropout: { seed, step }, checkpointing: checkpointing !== false, offloadFolder };
       scope(() => accumulateGradients(model, batch, passOptions, 1 / supervised, gradients, lossSum));
     });
     backend.mark?.('update');

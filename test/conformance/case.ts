@@ -7,7 +7,8 @@ import { Random } from '../../src/util/philox.js';
 export interface Given {
   readonly dtype: DType;
   readonly shape: readonly number[];
-  readonly values?: Float32Array | Int32Array | Uint8Array;
+  /** Of u4 the bytes, two elements in each. */
+  readonly values?: Float32Array | Int32Array | Uint8Array | Int8Array;
 }
 
 /**

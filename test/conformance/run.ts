@@ -1,5 +1,5 @@
 import type { Backend, DeviceBuffer, TensorView } from '../../src/core/backend.js';
-import { bytesPerElement, type DType } from '../../src/core/dtype.js';
+import { bytesOf, type DType } from '../../src/core/dtype.js';
 import type { OpAttributes, OpInputs, OpName, OpOutputs } from '../../src/core/ops.table.js';
 import { elementsOf } from '../../src/core/tensor.js';
 import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16, fromBf16, fromF16, toBf16, toF16 } from '../../src/util/half.js';
@@ -16,13 +16,13 @@ const garbage = 0xff;
 const encoded = new WeakMap<Given, Uint8Array>();
 
 function encode(operand: Given): Uint8Array {
-  const bytes = encoded.get(operand) ?? bytesOf(operand);
+  const bytes = encoded.get(operand) ?? contentOf(operand);
   encoded.set(operand, bytes);
   return bytes;
 }
 
-function bytesOf({ dtype, shape, values }: Given): Uint8Array {
-  if (!values) return new Uint8Array(elementsOf(shape) * bytesPerElement[dtype]).fill(garbage);
+function contentOf({ dtype, shape, values }: Given): Uint8Array {
+  if (!values) return new Uint8Array(bytesOf(dtype, elementsOf(shape))).fill(garbage);
   const stored = dtype === 'bf16' ? f32ToBf16(values as Float32Array) : dtype === 'f16' ? f32ToF16(values as Float32Array) : values.slice();
   return new Uint8Array(stored.buffer);
 }
@@ -36,6 +36,7 @@ function decode(dtype: DType, bytes: Uint8Array): ArrayLike<number> {
   const { buffer } = bytes.slice();
   if (dtype === 'bf16') return bf16ToF32(new Uint16Array(buffer));
   if (dtype === 'f16') return f16ToF32(new Uint16Array(buffer));
+  if (dtype === 'i8') return new Int8Array(buffer);
   return dtype === 'f32' ? new Float32Array(buffer) : dtype === 'i32' ? new Int32Array(buffer) : bytes;
 }
 
@@ -103,6 +104,8 @@ const round: Record<DType, (value: number) => number> = {
   f16: (value) => fromF16(toF16(value)),
   i32: (value) => value,
   u8: (value) => value,
+  i8: (value) => value,
+  u4: (value) => value,
 };
 
 /**

@@ -53,6 +53,53 @@ describe('the way of a user', () => {
     expect(existsSync(at('none.json'))).toBe(false);
   });
 
+  test('quantize, then train on it, streamed and not: the same adapter', async () => {
+    const quantized = await lowrank(['quantize', '--model', at('model'), '--out', at('model-4bit'), '--double', '--json']);
+    expect(quantized).toMatchObject({ code: 0 });
+    expect(JSON.parse(quantized.out)).toMatchObject({ out: at('model-4bit'), format: 'nf4' });
+    const again = await lowrank(['quantize', '--model', at('model-4bit'), '--out', at('twice')]);
+    expect(again.err).toMatch(/quantised already/);
+    const lines = ['max_steps: 2', 'gradient_checkpointing: true', 'optimizer: paged_adamw_8bit'];
+    const runs = [
+      recipe('from-4bit', ...lines, 'stream_base: false'),
+      recipe('qlora', ...lines, 'adapter: qlora', 'stream_base: false'),
+      recipe('streamed', ...lines, 'adapter: qlora', 'stream_base: true'),
+    ];
+    const env = { HF_HUB_CACHE: at('cache') };
+    for (const [i, path] of runs.entries()) {
+      const trained = await lowrank(['train', path, 'bf16=true', ...(i === 0 ? [`base_model=${at('model-4bit')}`] : [])], { env });
+      expect(trained).toMatchObject({ code: 0 });
+      expect(trained.err).toMatch(/plan {7}\d/);
+      expect(trained.err).toMatch(/peak, planned \d/);
+      expect(/streamed {3}\d/.test(trained.err)).toBe(i === 2);
+    }
+    // The header names the base.
+    const weights = ['from-4bit', 'qlora', 'streamed'].map((name) => {
+      const bytes = readFileSync(at(name, 'adapter_model.safetensors'));
+      return bytes.subarray(8 + Number(bytes.readBigUInt64LE())).toString('hex');
+    });
+    expect(new Set(weights).size).toBe(1);
+  });
+
+  test('a plan of a recipe and of a shape; what cannot fit is refused', async () => {
+    const planned = await lowrank(['plan', recipe('planned'), '--json']);
+    expect(JSON.parse(planned.out).methods.map(({ method }: { method: string }) => method)).toEqual(['full', 'lora', 'qlora']);
+    const shape = await lowrank(['plan', '--model', 'llama-2-7b', '--method', 'qlora', '--memory', '8GB']);
+    expect(shape.out).toMatch(/llama-2-7b: 6,738,415,616 parameters/);
+    expect(shape.out).toMatch(/recommended: qlora/);
+    expect(shape.out.split('\n').every((line) => line.length <= 110)).toBe(true);
+    const unknown = await lowrank(['plan', '--model', 'llama-2-8b'], { env: { HF_HUB_OFFLINE: '1' } });
+    expect(unknown.err).toMatch(/write "llama-2-7b"/);
+    await writeTinyModel(at('deep'), { num_hidden_layers: 400 });
+    const large = [recipe('large'), `base_model=${at('deep')}`, 'lora_r=65536'];
+    const refused = await lowrank(['train', ...large]);
+    expect(refused.code).toBe(1);
+    expect(refused.err).toMatch(/the run would hold \d+\.\d+ GB of memory[\s\S]*--force/);
+    expect(existsSync(at('large'))).toBe(false);
+    const neither = await lowrank(['plan']);
+    expect(neither.err).toMatch(/one of a recipe and --model/);
+  });
+
   test('train, eval, generate, merge, generate with the merged model', async () => {
     const path = recipe('run', 'num_epochs: 2');
     const trained = await lowrank(['train', path, '--json']);
@@ -79,6 +126,30 @@ describe('the way of a user', () => {
     );
     const whole = JSON.parse((await lowrank(['generate', ...sampling, '--model', at('run', 'merged'), 'abc'])).out);
     expect(whole.text).toBe(answer.text);
+  });
+
+  test('full fine-tuning: train, eval, generate; what is for adapters is refused', async () => {
+    const path = recipe('whole', 'adapter: null', 'num_epochs: 2');
+    const trained = await lowrank(['train', path, '--json']);
+    expect(trained).toMatchObject({ code: 0 });
+    const result = JSON.parse(trained.out);
+    expect(result).toMatchObject({ steps: 10, model_dir: at('whole') });
+    expect(result).not.toHaveProperty('adapter_dir');
+    expect(trained.err).toMatch(/parameters ([\d,. ]+) trainable of \1 \(100\.00 %\)/);
+    expect(trained.err).toContain(`next       lowrank chat --model ${at('whole')}`);
+
+    const base = JSON.parse((await lowrank(['eval', path, '--json'])).out);
+    const tuned = JSON.parse((await lowrank(['eval', path, `base_model=${at('whole')}`, '--json'])).out);
+    expect(tuned.loss).toBeLessThan(base.loss);
+    expect((await lowrank(['generate', '--model', at('whole'), '--max-new-tokens', '4', 'abc'])).code).toBe(0);
+
+    const merged = await lowrank(['merge', '--adapter', at('whole')]);
+    expect(merged.code).toBe(1);
+    expect(merged.err).toMatch(/whole: holds a whole model, not an adapter\n.*\n.*nothing to merge/);
+    expect((await lowrank(['train', path])).err).toMatch(/holds an earlier run/);
+    expect((await lowrank(['train', path, '--resume'])).err).toMatch(/nothing left to train[\s\S]*\(base_model\)/);
+    const onto = await lowrank(['train', path, `output_dir=${at('model')}`, '--overwrite']);
+    expect(onto.err).toMatch(/output_dir is the base model’s folder/);
   });
 
   test('Ctrl-C finishes the step, saves and exits 130; --resume goes on', async () => {

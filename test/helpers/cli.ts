@@ -9,9 +9,15 @@ export interface Outcome {
 /** Runs the command line as a user would; `onError` sees what arrives on standard error. */
 export function lowrank(
   args: readonly string[],
-  { input = '', onError }: { input?: string; onError?: (text: string, kill: () => void) => void } = {},
+  {
+    input = '',
+    env = {},
+    onError,
+  }: { input?: string; env?: Record<string, string>; onError?: (text: string, kill: () => void) => void } = {},
 ): Promise<Outcome> {
-  const child = spawn(process.execPath, ['dist/cli/main.js', ...args], { env: { ...process.env, NO_COLOR: '1', LOWRANK_THREADS: '2' } });
+  const child = spawn(process.execPath, ['dist/cli/main.js', ...args], {
+    env: { ...process.env, NO_COLOR: '1', LOWRANK_THREADS: '2', ...env },
+  });
   let [out, err] = ['', ''];
   child.stdout.on('data', (part) => {
     out += part;

@@ -1,6 +1,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { encodeSafetensors } from '../../src/io/safetensors.js';
+import { f32ToBf16 } from '../../src/util/half.js';
 import { Random } from '../../src/util/philox.js';
 import { chatml, golden, templateSource } from '../data/golden.js';
 import { llamaShapes } from './tiny-llama.js';
@@ -19,21 +20,23 @@ export const tinyConfig = {
   tie_word_embeddings: true,
 };
 
-/** Writes a random model with a byte-level tokenizer and the ChatML template, in Hugging Face's layout. */
-export async function writeTinyModel(folder: string): Promise<string> {
+/** Writes a random model with a byte-level tokenizer and the ChatML template, in Hugging Face's layout; `more` changes its config.json. */
+export async function writeTinyModel(folder: string, more: Record<string, unknown> = {}, dtype: 'F32' | 'BF16' = 'F32'): Promise<string> {
+  const config = { ...tinyConfig, ...more };
   mkdirSync(folder, { recursive: true });
   const random = new Random(7, 0);
-  const tensors = [...llamaShapes(tinyConfig)].map(([name, shape]) => {
+  const tensors = [...llamaShapes(config)].map(([name, shape]) => {
     const size = shape.reduce((a, b) => a * b, 1);
     const mean = name.includes('norm') ? 1 : 0;
     const values = Float32Array.from({ length: size }, () => mean + 0.05 * random.normal());
-    return { name, dtype: 'F32', shape, data: async () => new Uint8Array(values.buffer) };
+    const stored = dtype === 'F32' ? values : f32ToBf16(values);
+    return { name, dtype, shape, data: async () => new Uint8Array(stored.buffer) };
   });
   const parts: Uint8Array[] = [];
   for await (const part of encodeSafetensors(tensors)) parts.push(part);
   writeFileSync(join(folder, 'model.safetensors'), Buffer.concat(parts));
   const write = (name: string, value: object) => writeFileSync(join(folder, name), JSON.stringify(value));
-  write('config.json', tinyConfig);
+  write('config.json', config);
   write('tokenizer.json', JSON.parse(readFileSync(new URL('../golden/templates/byte-level.tokenizer.json', import.meta.url), 'utf8')));
   write('tokenizer_config.json', { ...golden.special_tokens['byte-level'], chat_template: templateSource('chatml') });
   return folder;

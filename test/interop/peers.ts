@@ -6,10 +6,12 @@ import { promisify } from 'node:util';
 import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { scope } from '../../src/core/scope.js';
+import { groupQuantized } from '../../src/io/bitsandbytes.js';
 import type { Checkpoint } from '../../src/io/checkpoint.js';
 import { openFile } from '../../src/io/node.js';
 import { readSafetensors } from '../../src/io/safetensors.js';
 import { type LoadedModel, loadModel } from '../../src/models/load.js';
+import type { QuantizationConfig } from '../../src/models/quantize.js';
 import type { CausalLM } from '../../src/nn/model.js';
 
 export const peersFolder = 'build/peers';
@@ -49,12 +51,13 @@ export async function tensorsOf(path: string): Promise<Map<string, Float32Array>
 /** A model in Hugging Face layout without a tokenizer, in f32 on the processor. */
 export async function openBase(
   folder: string,
+  quantization?: QuantizationConfig,
 ): Promise<{ backend: Backend; model: CausalLM; checkpoint: Checkpoint; close: () => Promise<void> }> {
   const backend = await openCpuBackend({ threads: 2 });
-  const checkpoint = await readSafetensors(await openFile(`${folder}/model.safetensors`));
+  const checkpoint = await groupQuantized(await readSafetensors(await openFile(`${folder}/model.safetensors`)));
   const tokenizer = { tokenizerJson: {}, tokenizerConfig: {} };
   const source = { name: folder, config: json(`${folder}/config.json`), checkpoint, identity: 'test', tokenizer };
-  const loaded: LoadedModel = await loadModel(source, backend, { precision: 'fp32' });
+  const loaded: LoadedModel = await loadModel(source, backend, { precision: 'fp32', quantization });
   const close = async () => {
     loaded.dispose();
     await checkpoint.close();

@@ -47,6 +47,24 @@ test('a write that fails leaves the old file and nothing else', async () => {
   await expect(writeText(join(path, 'below'), '')).rejects.toThrow(/choose a path whose parents are folders|exist/);
 });
 
+test('published files appear together in place of the old ones, or not at all', async () => {
+  const folder = localFolder(join(dir, 'result'));
+  const read = () => Object.fromEntries(readdirSync(folder.path).map((name) => [name, readFileSync(join(folder.path, name), 'utf8')]));
+  const publish = (text: string, names: string[], failure?: Error) =>
+    folder.publish('key', /^part/, async (inner) => {
+      for (const name of names) await inner.writeText(name, text);
+      if (failure) throw failure;
+    });
+  await publish('one', ['part-1', 'part-2', 'key']);
+  await folder.writeText('mine', 'kept');
+  const first = { key: 'one', 'part-1': 'one', 'part-2': 'one', mine: 'kept' };
+  expect(read()).toEqual(first);
+  await expect(publish('two', ['part-1', 'key'], new Error('a bug'))).rejects.toThrow('a bug');
+  expect(read()).toEqual(first);
+  await publish('two', ['part-1', 'key']);
+  expect(read()).toEqual({ key: 'two', 'part-1': 'two', mine: 'kept' });
+});
+
 test('two writers of one path: one of them wins whole', async () => {
   const path = join(dir, 'file');
   const texts = ['a'.repeat(100_000), 'b'.repeat(200_000)];

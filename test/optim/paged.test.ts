@@ -99,7 +99,7 @@ describe.skipIf(cpuInstructionSets().length === 0)('paged states', () => {
 
   test('only paged memory can be released', () => {
     const buffer = backend.allocate(64, 'optimizer');
-    expect(() => backend.release?.(buffer, 0)).toThrow(/only paged memory/);
+    expect(() => backend.release?.({ buffer, offset: 0, bytes: 1 }, 0)).toThrow(/only mapped files and paged memory/);
     backend.free(buffer);
   });
 });

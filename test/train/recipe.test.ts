@@ -22,6 +22,18 @@ describe('recipes', () => {
     expect(loraConfigOf(recipe)).toMatchObject({ r: 16, lora_alpha: 32, target_modules: 'all-linear', lora_dropout: 0.05 });
   });
 
+  test('adapter: lora unless it says full, or nothing as in Axolotl', () => {
+    const adapterOf = (line: string) => parseRecipe(`${minimal}${line}\n`, 'r').adapter;
+    expect(['', 'adapter: lora', 'adapter: full', 'adapter: null', 'adapter:'].map(adapterOf)).toEqual([
+      'lora',
+      'lora',
+      'full',
+      'full',
+      'full',
+    ]);
+    expect(errorOf(`${minimal}adapter: dora\n`).message).toMatch(/r.yaml:3:10: adapter: .*"lora"\|"full"/);
+  });
+
   test('optimizers go by transformers’ names', () => {
     for (const optimizer of ['adamw_torch', 'adamw_bnb_8bit', 'paged_adamw_8bit', 'lion_8bit', 'adafactor', 'sgd'])
       expect(parseRecipe(`${minimal}optimizer: ${optimizer}\nmemory_limit: 1.5\n`, 'r')).toMatchObject({ optimizer, memory_limit: 1.5 });

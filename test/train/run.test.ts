@@ -66,8 +66,8 @@ async function run(name: string, overrides: string[] = [], inputs: Partial<Train
     events.push(event);
     inputs.onEvent?.(event);
   };
-  const { adapter, result } = await train({ recipe, source, text, data: await dataOf(recipe), folder, ...inputs, onEvent });
-  adapter.dispose();
+  const { tuner, result } = await train({ recipe, source, text, data: await dataOf(recipe), folder, ...inputs, onEvent });
+  tuner.dispose();
   return { recipe, result, events, folder, losses: events.flatMap((event) => (event.type === 'step' ? [event.record.loss] : [])) };
 }
 

@@ -109,6 +109,47 @@ def train_real_model(folder, file, batch, adapter, out, steps, learning_rate):
     pathlib.Path(out).with_suffix(".json").write_text(json.dumps({"losses": losses, "curve": curve}))
 
 
+def train_whole_model(folder, steps, out, bf16, options):
+    """Full fine-tuning as transformers' Trainer does it: its groups of weight decay, f32 weights, autocast where bf16. `steps`: batches."""
+    from transformers import Trainer
+
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    decayed = set(Trainer.get_decay_parameter_names(None, model))
+    parameters = dict(model.named_parameters())
+    groups = [
+        {"params": [p for n, p in parameters.items() if n in decayed], "weight_decay": options["weight_decay"]},
+        {"params": [p for n, p in parameters.items() if n not in decayed], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=options["learning_rate"], betas=(0.9, 0.999), eps=1e-8)
+    curve, norms = [], []
+    for batch in steps:
+        loss = gradients_of(model, batch, torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext())
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), options["max_grad_norm"])))
+        optimizer.step()
+        optimizer.zero_grad()
+        curve.append(float(loss.detach()))
+    save_file({name: parameter.detach().clone() for name, parameter in parameters.items()}, out)
+    pathlib.Path(out).with_suffix(".json").write_text(json.dumps({"curve": curve, "norms": norms, "decayed": sorted(decayed)}))
+
+
+def read_whole(folder, examples, text, out):
+    """Everything in a model's folder as users open it: weights in their dtype, generation settings, tokenizer."""
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    problems = {key: list(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    assert not any(problems.values()), problems
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    facts = {
+        "dtype": str(model.dtype),
+        "tied": model.lm_head.weight is model.model.embed_tokens.weight,
+        "temperature": model.generation_config.temperature,
+        "eos": model.generation_config.eos_token_id,
+        "ids": tokenizer(text, add_special_tokens=False)["input_ids"],
+        "chat": tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True),
+    }
+    save_file(logits_of(model.float().eval(), examples), out)
+    pathlib.Path(out).with_suffix(".json").write_text(json.dumps(facts))
+
+
 def tokenize(folder, file, texts, out):
     """Token ids of texts, and of a conversation through the chat template, with the tokenizer inside a GGUF file."""
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
@@ -150,6 +191,58 @@ def optimize(name, start, gradients, steps, options, out):
                 if torch.is_tensor(value) and value.dim() > 0 and not state.startswith("qmap"):
                     tensors[f"{step}.{state}.{key}"] = value.detach().float().clone()
     save_file(tensors, out)
+
+
+def quantize(tensors, cases, out):
+    """Every tensor by every case {quant_type, blocksize, nested}: codes and state as bitsandbytes stores them; `i.int8` for matrices."""
+    import bitsandbytes.functional as F
+
+    result = {}
+    # The mean of the scales is summed by as many threads as there are.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, tensor in load_file(tensors).items():
+        for i, case in enumerate(cases):
+            packed, state = F.quantize_4bit(
+                tensor, blocksize=case["blocksize"], quant_type=case["quant_type"], compress_statistics=case["nested"]
+            )
+            result[f"{name}.{i}"] = packed.reshape(-1)
+            for key, value in state.as_dict(packed=True).items():
+                result[f"{name}.{i}.{key}"] = value.clone()
+            result[f"{name}.{i}.numbers"] = F.dequantize_4bit(packed, state).float().reshape(-1)
+        codes, scales, _ = F.int8_vectorwise_quant(tensor.to(torch.float16))
+        result[f"{name}.int8"], result[f"{name}.SCB"] = codes, scales
+    torch.set_num_threads(threads)
+    save_file(result, out)
+
+
+def bits_and_bytes(kind, nested):
+    from transformers import BitsAndBytesConfig
+
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=nested, bnb_4bit_compute_dtype=torch.float32
+    )
+
+
+def write_quantized(base, folder, kind, nested, examples, out):
+    """Quantises a model as transformers does and saves it; its logits with f32 activations (for inference it would take bf16)."""
+    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=bits_and_bytes(kind, nested), dtype=torch.float32)
+    model.save_pretrained(folder)
+    save_file(logits_of(model.train(), examples), out)
+
+
+def read_quantized(folder, examples, out):
+    """A quantised model that was saved, with f32 activations; fails on any missing or unexpected tensor."""
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    problems = {key: list(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    assert not any(problems.values()), problems
+    assert model.is_quantized
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = torch.float32
+    save_file(logits_of(model.train(), examples), out)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ export interface Addon {
   close(handle: Handle): void;
   allocate(handle: Handle, bytes: number): number;
   free(handle: Handle, buffer: number): void;
-  /** The buffer and its size. */
-  mapFile(handle: Handle, path: string): [number, number];
+  mapFile(handle: Handle, path: string, offset: number, bytes: number): number;
   allocatePaged(handle: Handle, bytes: number, folder: string): number;
-  release(handle: Handle, buffer: number, limit: number): void;
+  fetch(handle: Handle, buffer: number, offset: number, bytes: number): void;
+  release(handle: Handle, buffer: number, offset: number, bytes: number, limit: number): void;
   write(handle: Handle, buffer: number, offset: number, data: Uint8Array): void;
   read(handle: Handle, buffer: number, offset: number, length: number): Promise<ArrayBuffer>;
   run(handle: Handle): void;

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import {
   type Backend,
   type DeviceBuffer,
+  type MappedRange,
   type MemoryCategory,
   MemoryCounter,
   type MemoryUse,
@@ -28,12 +29,14 @@ export class CpuBuffer implements DeviceBuffer {
   readonly bytes: number;
   readonly category: MemoryCategory;
   readonly owner: CpuBackend;
+  readonly readOnly: boolean;
 
-  constructor(id: number, bytes: number, category: MemoryCategory, owner: CpuBackend) {
+  constructor(id: number, bytes: number, category: MemoryCategory, owner: CpuBackend, readOnly = false) {
     this.id = id;
     this.bytes = bytes;
     this.category = category;
     this.owner = owner;
+    this.readOnly = readOnly;
   }
 }
 
@@ -72,10 +75,10 @@ export class CpuBackend implements Backend {
     this.counter.remove(block.bytes, block.category);
   }
 
-  mapFile(path: string): DeviceBuffer {
-    const [id, bytes] = reported('mapFile', () => this.addon.mapFile(this.handle, path));
-    this.counter.add(bytes, 'weights');
-    return new CpuBuffer(id, bytes, 'weights', this);
+  mapFile(path: string, offset: number, bytes: number, category: MemoryCategory): DeviceBuffer {
+    const id = reported('mapFile', () => this.addon.mapFile(this.handle, path, offset, bytes));
+    this.counter.add(bytes, category);
+    return new CpuBuffer(id, bytes, category, this, true);
   }
 
   allocatePaged(bytes: number, category: MemoryCategory, folder: string): DeviceBuffer {
@@ -92,9 +95,14 @@ export class CpuBackend implements Backend {
     return new CpuBuffer(id, bytes, category, this);
   }
 
-  release(buffer: DeviceBuffer, limit: number): void {
+  fetch({ buffer, offset, bytes }: MappedRange): void {
     const { id } = this.checked(buffer);
-    reported('release', () => this.addon.release(this.handle, id, limit));
+    reported('fetch', () => this.addon.fetch(this.handle, id, offset, bytes));
+  }
+
+  release({ buffer, offset, bytes }: MappedRange, limit: number): void {
+    const { id } = this.checked(buffer);
+    reported('release', () => this.addon.release(this.handle, id, offset, bytes, limit));
   }
 
   write(buffer: DeviceBuffer, data: Uint8Array, offset = 0): void {

@@ -23,6 +23,7 @@ import { products } from './matmul.js';
 import { norms } from './norm.js';
 import { type Kernels, Operand, ReferenceBuffer } from './operand.js';
 import { optimizerOps } from './optimizer.js';
+import { quantizers } from './quantize.js';
 import { randomOps } from './random.js';
 import { rowOps } from './rows.js';
 
@@ -35,6 +36,7 @@ const kernels: Kernels<OpName> = {
   ...randomOps,
   ...lossOps,
   ...optimizerOps,
+  ...quantizers,
 };
 
 export interface ReferenceOptions {

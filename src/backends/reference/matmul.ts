@@ -1,5 +1,6 @@
 import { fromBf16, toBf16 } from '../../util/half.js';
 import { floats, type Kernels, type Operand } from './operand.js';
+import { numbersOf } from './quantize.js';
 import { kept } from './random.js';
 
 /** Numbers as a product sees them: rounded to bf16 or as they are. */
@@ -26,12 +27,13 @@ function multiply(left: ArrayLike<number>, right: (k: number, j: number) => numb
  * differ in what is transposed and in which of the branch's products the mask belongs to.
  */
 function lowRank(
-  operands: { x: Operand; weight: Operand; A: Operand; B: Operand; mask?: Operand; residual?: Operand; out?: Operand; h: Operand },
+  operands: Record<'x' | 'weight' | 'A' | 'B' | 'h', Operand> &
+    Partial<Record<'mask' | 'residual' | 'absmax' | 'constants' | 'out', Operand>>,
   { scale, maskScale }: { scale: number; maskScale: number },
   forward: boolean,
 ): void {
-  const { x, weight, A, B, mask, residual, out, h } = operands;
-  const [outputs, inputs] = weight.check(floats, [-1, -1]).shape;
+  const { x, weight, A, B, mask, residual, absmax, constants, out, h } = operands;
+  const [outputs, inputs] = weight.check([...floats, 'u4', 'i8'], [-1, -1]).shape;
   const [T] = x.check(floats, [-1, forward ? inputs : outputs]).shape;
   const [r] = A.check(floats, [-1, inputs]).shape;
   B.check(floats, [outputs, r]);
@@ -40,7 +42,8 @@ function lowRank(
   out?.check(floats, [T, N]);
   const rest = residual?.check(floats, [T, N]).values();
   const read = asFactor(x.dtype === 'bf16' || weight.dtype === 'bf16');
-  const [left, w, a, b] = [x, weight, A, B].map((operand) => read(operand.values()));
+  const [left, a, b] = [x, A, B].map((operand) => read(operand.values()));
+  const w = read(numbersOf(weight, absmax, constants));
   const keeps = kept(mask, T, inputs);
   const seen = forward ? left.map((value, i) => (keeps(Math.floor(i / K), i % K) ? value : 0)) : left;
   const factor = scale * (forward && mask ? maskScale : 1);
@@ -59,13 +62,14 @@ function lowRank(
 }
 
 export const products: Kernels<'matmul' | 'loraLinear' | 'loraLinearBackward' | 'loraGradients' | 'addBias' | 'columnSum'> = {
-  matmul: ({ a, b }, { out }, { transposeA, transposeB, alpha, accumulate }) => {
+  matmul: ({ a, b, absmax, constants }, { out }, { transposeA, transposeB, alpha, accumulate }) => {
     a.check(floats, [-1, -1]);
     const [M, K] = transposeA ? [a.shape[1], a.shape[0]] : a.shape;
-    b.check(floats, transposeB ? [-1, K] : [K, -1]);
+    b.check([...floats, 'u4', 'i8'], transposeB ? [-1, K] : [K, -1]);
     const N = transposeB ? b.shape[0] : b.shape[1];
     out.check(floats, [M, N]);
-    const [x, y] = factors(a, b);
+    const read = asFactor(a.dtype === 'bf16' || b.dtype === 'bf16');
+    const [x, y] = [read(a.values()), read(numbersOf(b, absmax, constants))];
     const [xRow, xStep] = transposeA ? [1, M] : [K, 1];
     const [yColumn, yStep] = transposeB ? [K, 1] : [1, N];
     const before = accumulate ? out.values() : new Float32Array(M * N);

@@ -1,5 +1,5 @@
 import type { DeviceBuffer, MemoryCategory, TensorView } from '../../core/backend.js';
-import { bytesPerElement, type DType } from '../../core/dtype.js';
+import { bytesOf, type DType } from '../../core/dtype.js';
 import type { OpAttributes, OpInputs, OpName, OpOutputs } from '../../core/ops.table.js';
 import { elementsOf } from '../../core/tensor.js';
 import { LowrankError } from '../../util/errors.js';
@@ -49,8 +49,8 @@ export class Operand {
     this.size = elementsOf(shape);
     this.offset = offset;
     this.memory = buffer.memory;
-    buffer.checkRange(offset, this.size * bytesPerElement[dtype], place);
-    if (offset % bytesPerElement[dtype] !== 0) this.refuse(`the offset ${offset} is not aligned to ${dtype}`);
+    buffer.checkRange(offset, bytesOf(dtype, this.size), place);
+    if (offset % bytesOf(dtype, 1) !== 0) this.refuse(`the offset ${offset} is not aligned to ${dtype}`);
   }
 
   /** Throws unless the operand has one of the dtypes and the shape; −1 stands for any size, no shape for any. */
@@ -86,7 +86,7 @@ export class Operand {
   }
 
   bytes(): Uint8Array {
-    return new Uint8Array(this.memory, this.offset, this.size);
+    return new Uint8Array(this.memory, this.offset, bytesOf(this.dtype, this.size));
   }
 
   /** Overwrites the elements, rounding them to the operand's dtype. */

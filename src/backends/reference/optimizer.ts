@@ -1,10 +1,8 @@
 import { bins, stateBlock } from '../../quant/dynamic-map.js';
 import type { Kernels, Operand } from './operand.js';
+import { encodeBins, fma } from './quantize.js';
 
 const { fround } = Math;
-
-/** x·y + z of f32 numbers, rounded once. */
-const fma = (x: number, y: number, z: number) => fround(x * y + z);
 
 /** A state of 8 bits as an op is given it. */
 interface State {
@@ -27,19 +25,7 @@ function decode({ codes, absmax, values, codeOf }: State, shape: readonly number
 
 /** Stores new numbers of a state. */
 function encode({ codes, absmax, codeOf }: State, numbers: Float32Array): void {
-  const [into, scales, code] = [codes.bytes(), absmax.values(), codeOf.bytes()];
-  scales.forEach((_, block) => {
-    const begin = block * stateBlock;
-    const part = numbers.subarray(begin, begin + stateBlock);
-    const largest = part.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
-    const inverse = fround(1 / largest);
-    scales[block] = largest;
-    part.forEach((x, i) => {
-      const scaled = fround(x * inverse);
-      const inside = Math.min(Math.max(scaled, -1), 1);
-      into[begin + i] = largest === 0 ? 0 : code[Math.floor(fma(fround(inside + 1) / 2, bins - 1, 0.5))];
-    });
-  });
+  encodeBins(numbers, stateBlock, codeOf, codes, absmax);
 }
 
 export const optimizerOps: Kernels<'adamw' | 'adamw8bit' | 'lion' | 'lion8bit' | 'sgd' | 'adafactor'> = {

@@ -22,6 +22,7 @@ export function localFolder(path: string): Folder {
     remove: (name) => named(at(name), () => rm(at(name), { recursive: true, force: true })),
     folder: (name) => localFolder(at(name)),
     create: (name, fill) => create(path, name, fill),
+    publish: (key, old, fill) => publish(path, key, old, fill),
   };
 }
 
@@ -47,6 +48,25 @@ async function create(path: string, name: string, fill: (folder: Folder) => Prom
     } finally {
       await rm(temporary, { recursive: true, force: true });
       await rm(old, { recursive: true, force: true });
+    }
+  });
+}
+
+async function publish(path: string, key: string, old: RegExp, fill: (folder: Folder) => Promise<void>): Promise<void> {
+  const temporary = join(path, `.result.${process.pid}.tmp`);
+  await named(path, async () => {
+    await rm(temporary, { recursive: true, force: true });
+    await mkdir(temporary, { recursive: true });
+    try {
+      await fill(localFolder(temporary));
+      const names = (await readdir(temporary)).filter((name) => name !== key);
+      const outdated = (await readdir(path)).filter((name) => name !== key && old.test(name));
+      for (const name of [key, ...outdated]) await rm(join(path, name), { force: true });
+      await syncFolder(path);
+      for (const name of [...names, key]) await rename(join(temporary, name), join(path, name));
+      await syncFolder(path);
+    } finally {
+      await rm(temporary, { recursive: true, force: true });
     }
   });
 }

@@ -79,9 +79,14 @@ async function snapshotOf({ id, gguf }: HubId, revision: string): Promise<Snapsh
 
 /**
  * A model's files in the cache, which Python's libraries share (https://huggingface.co/docs/huggingface_hub/guides/manage-cache): asks the hub
- * for the commit, downloads what is missing, checks every hash. Where the hub cannot be reached the cache serves, if it holds the whole model.
+ * for the commit, downloads what is missing of the wanted files, checks every hash. Where the hub cannot be reached the cache serves, if it holds the whole model.
  */
-export async function downloadModel(hubId: HubId, revision = 'main', onProgress?: DownloadProgress): Promise<Snapshot> {
+export async function downloadModel(
+  hubId: HubId,
+  revision = 'main',
+  onProgress?: DownloadProgress,
+  wanted: (file: string) => boolean = () => true,
+): Promise<Snapshot> {
   if (!/^[\w][\w./-]*$/.test(revision) || revision.includes('..')) {
     throw new LowrankError(`"${revision}" is no revision`, {
       place: hubId.id,
@@ -109,7 +114,7 @@ export async function downloadModel(hubId: HubId, revision = 'main', onProgress?
   }
   const folder = join(cacheFolder(), repositoryFolder(hubId.id));
   const dir = join(folder, 'snapshots', model.commit);
-  for (const file of model.files) await fetchFile(model, file, folder, access, onProgress);
+  for (const file of model.files.filter(({ name }) => wanted(name))) await fetchFile(model, file, folder, access, onProgress);
   if (revision !== model.commit) await writeText(join(folder, 'refs', revision), model.commit);
   return { dir, commit: model.commit, gguf: model.gguf };
 }

@@ -5,6 +5,7 @@ import { lossCases } from './loss.js';
 import { normCases } from './norm.js';
 import { optimizerCases } from './optimizer.js';
 import { productCases } from './products.js';
+import { quantizeCases } from './quantize.js';
 import { rowCases } from './rows.js';
 
 export const cases: readonly Case[] = [
@@ -15,4 +16,5 @@ export const cases: readonly Case[] = [
   ...lossCases,
   ...attentionCases,
   ...optimizerCases,
+  ...quantizeCases,
 ];

@@ -1,0 +1,50 @@
+/**
+ * The suite `qlora`: QLoRA steps (NF4 with double quantisation, r 16 on all linear layers, AdamW) of ours, our own bf16 LoRA, and PEFT with
+ * bitsandbytes. All load the same bf16 checkpoint, live at once and take turns, one step each; a figure is the median.
+ */
+import { alternate, contendersOf, type Measured } from './lora.js';
+import { type Run, syntheticModel, workOf } from './shapes.js';
+import { type Bench, judged, type Row, round } from './suite.js';
+
+const rounds = 5;
+const cases: { name: string; run: Run }[] = [
+  { name: '135M, 4 × 512', run: { method: 'qlora', shape: 'smol135', dtype: 'bf16', batch: 4, length: 512 } },
+  { name: '1.1B, 1 × 512', run: { method: 'qlora', shape: 'tiny1b', dtype: 'bf16', batch: 1, length: 512 } },
+];
+
+export async function qloraSuite(bench: Bench): Promise<Row[]> {
+  const rows: Row[] = [];
+  for (const { name, run } of cases.filter((entry) => entry.name.includes(bench.only ?? ''))) {
+    bench.note(name);
+    await syntheticModel(run.shape, 'BF16');
+    const contenders = [contendersOf(run, bench.python), contendersOf({ ...run, method: 'lora' }, bench.python)];
+    const running = [contenders[0].ours(), contenders[1].ours(), contenders[0].eager()];
+    const measured = await alternate(running, rounds, bench.note).finally(() => Promise.all(running.map((c) => c.close())));
+    const [qlora, lora, theirs] = measured;
+    const figures = ({ seconds, peakGb }: Measured) => ({
+      tokens_per_second: round((run.batch * run.length) / seconds),
+      step_seconds: round(seconds),
+      peak_rss_gb: round(peakGb),
+    });
+    const share = round(workOf(run) / qlora.seconds / bench.peaks.bf16);
+    rows.push(
+      judged({
+        case: `${name}: PEFT + bitsandbytes`,
+        ours: { ...figures(qlora), share },
+        peer: figures(theirs),
+        speed: round(theirs.seconds / qlora.seconds),
+        memory: round(qlora.peakGb / theirs.peakGb),
+        goal: { speed: 3, memory: 0.5 },
+      }),
+      judged({
+        case: `${name}: our bf16 LoRA`,
+        ours: figures(qlora),
+        peer: figures(lora),
+        speed: round(lora.seconds / qlora.seconds),
+        memory: round(qlora.peakGb / lora.peakGb),
+        goal: { speed: 0.9 },
+      }),
+    );
+  }
+  return rows;
+}

@@ -1,0 +1,164 @@
+// Frozen weights in 4 or 8 bits: codes that become numbers where they are used (src/core/ops.table.ts gives the formulas).
+#pragma once
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "blocks.h"
+
+namespace lowrank::LOWRANK_ISA {
+
+// The codes of a matrix [rows, columns] and what turns them into numbers.
+struct Codes {
+  const uint8_t* data = nullptr;
+  bool wide = false;  // i8, one scale a row; otherwise two u4 in a byte, one scale a block
+  int64_t columns = 0;
+  int block = 0, nested_block = 0;  // log₂ of the block sizes
+  const float* values = nullptr;    // 16
+  const float* scales = nullptr;    // absmax f32, or else:
+  const uint8_t* scale_codes = nullptr;
+  const float *nested_values = nullptr, *nested_absmax = nullptr;
+  float offset = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+
+  // Checks the operands of a quantised weight, which must be a matrix of u4 or i8.
+  static Codes of(const Tensor& weight, const Tensor& absmax, const Tensor& constants);
+
+  // The factor of the codes at this element.
+  float scale(int64_t element) const {
+    if (wide) return scales[element / columns];
+    const int64_t at = element >> block;
+    if (scales) return scales[at];
+    float scaled = nested_values[scale_codes[at]] * nested_absmax[at >> nested_block];
+    LOWRANK_OPAQUE(scaled);
+    return scaled + offset;
+  }
+  int code(int64_t element) const {
+    if (wide) return static_cast<int8_t>(data[element]);
+    return element % 2 ? data[element / 2] & 15 : data[element / 2] >> 4;
+  }
+  // Elements from this one on that share its scale.
+  int64_t alike(int64_t element) const {
+    const int64_t period = int64_t{1} << block;
+    return wide ? columns - element % columns : period - (element & (period - 1));
+  }
+
+  // `n` numbers from `element` on.
+  void decode(int64_t element, int64_t n, float* __restrict out) const {
+    while (n > 0) {
+      const int64_t some = std::min(n, alike(element));
+      const float factor = scale(element);
+      if (wide) {
+        const auto* codes = reinterpret_cast<const int8_t*>(data) + element;
+        for (int64_t i = 0; i < some; i++) out[i] = static_cast<float>(codes[i]) * factor * (1.f / 127.f);
+      } else {
+        for (int64_t i = 0; i < some; i++) out[i] = values[code(element + i)] * factor;
+      }
+      element += some, out += some, n -= some;
+    }
+  }
+
+#if defined(__AVX512F__)
+  // Sixteen numbers from `element` on, of which `count` exist.
+  __m512 lanes(int64_t element, int64_t count) const {
+    if (count >= 16 && alike(element) >= 16 && (wide || element % 2 == 0)) {
+      const __m512 factor = _mm512_set1_ps(scale(element));
+      if (wide) {
+        const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(data + element));
+        return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), factor), _mm512_set1_ps(1.f / 127.f));
+      }
+      const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(data + element / 2));
+      const __m256i pairs = _mm256_cvtepu8_epi32(bytes);  // first in bits 4–7, second in 0–3
+      const __m256i halves = _mm256_or_si256(_mm256_srli_epi32(pairs, 4), _mm256_slli_epi32(_mm256_and_si256(pairs, _mm256_set1_epi32(15)), 16));
+      return _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_cvtepu16_epi32(halves), _mm512_loadu_ps(values)), factor);
+    }
+    alignas(64) float numbers[16] = {};
+    decode(element, std::min<int64_t>(count, 16), numbers);
+    return _mm512_load_ps(numbers);
+  }
+
+  // Thirty-two numbers rounded to bf16 from `element` on, of which `count` exist.
+  __m512i halves(int64_t element, int64_t count) const {
+    if (!wide && count >= 32 && element % 32 == 0) {
+      // A scale's sixteen numbers, twice: an index then needs no mask for the bit above its four.
+      const __m256i rounded = round_lanes(_mm512_mul_ps(_mm512_loadu_ps(values), _mm512_set1_ps(scale(element))));
+      const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(rounded), rounded, 1);
+      const __m512i pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data + element / 2)));
+      return _mm512_permutexvar_epi16(_mm512_or_si512(_mm512_srli_epi32(pairs, 4), _mm512_slli_epi32(pairs, 16)), table);
+    }
+    const __m256i low = round_lanes(lanes(element, count)), high = count > 16 ? round_lanes(lanes(element + 16, count - 16)) : _mm256_setzero_si256();
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+#endif
+};
+
+// Codes of 8 bits whose numbers have no formula are looked up by bins: [−1, 1] is cut into so many.
+inline constexpr int64_t kBins = 65536;
+
+// A block's codes of numbers x, and its scale, which is their largest magnitude.
+inline float encode_bins(const float* __restrict x, int64_t n, const uint8_t* __restrict code_of_bin, uint8_t* __restrict codes) {
+  constexpr int64_t kSome = 256;
+  float absmax = 0.f;
+#pragma omp simd reduction(max : absmax)
+  for (int64_t i = 0; i < n; i++) absmax = std::max(absmax, std::fabs(x[i]));
+  if (absmax == 0.f) {
+    std::fill_n(codes, n, uint8_t{0});
+    return absmax;
+  }
+  const float inverse = 1.f / absmax;
+  int32_t bins[kSome];
+  for (int64_t begin = 0; begin < n; begin += kSome) {
+    const int64_t some = std::min(kSome, n - begin);
+    for (int64_t i = 0; i < some; i++) {
+      const float scaled = x[begin + i] * inverse;
+      const float above = scaled > -1.f ? scaled : -1.f;  // NaN, too
+      const float inside = above < 1.f ? above : 1.f;
+      bins[i] = static_cast<int32_t>(std::fma((inside + 1.f) * 0.5f, 65535.f, 0.5f));
+    }
+    for (int64_t i = 0; i < some; i++) codes[begin + i] = code_of_bin[bins[i]];
+  }
+  return absmax;
+}
+
+inline bool is_quantized(const Tensor& t) { return t.dtype == DType::u4 || t.dtype == DType::i8; }
+
+inline int log2_of_block(float size) {
+  const auto whole = static_cast<int64_t>(size);
+  expect(static_cast<float>(whole) == size && whole >= 32 && whole <= 65536 && std::has_single_bit(static_cast<uint64_t>(whole)),
+         "a block size that is a power of two from 32 to 65536");
+  return std::countr_zero(static_cast<uint64_t>(whole));
+}
+
+inline int64_t pieces_of(int64_t n, int log2) { return (n + (int64_t{1} << log2) - 1) >> log2; }
+
+inline Codes Codes::of(const Tensor& weight, const Tensor& absmax, const Tensor& constants) {
+  expect(weight.rank == 2 && is_quantized(weight) && absmax, "a matrix of u4 or i8 with its absmax");
+  Codes codes{.data = static_cast<const uint8_t*>(weight.data), .wide = weight.dtype == DType::i8, .columns = weight.columns()};
+  if (codes.wide) {
+    expect_vector(absmax, DType::f32, weight.rows(), "an f32 absmax for each row");
+    codes.scales = f32_at(absmax, 0);
+    return codes;
+  }
+  expect(constants && constants.dtype == DType::f32 && constants.size() >= 17, "constants of u4 codes");
+  const float* numbers = f32_at(constants, 0);
+  codes.block = log2_of_block(numbers[0]);
+  codes.values = numbers + 1;
+  const int64_t blocks = pieces_of(weight.size(), codes.block);
+  if (absmax.dtype == DType::f32) {
+    expect_vector(absmax, DType::f32, blocks, "an absmax for each block");
+    codes.scales = f32_at(absmax, 0);
+    return codes;
+  }
+  expect_vector(absmax, DType::u8, blocks, "an absmax for each block");
+  expect(constants.size() >= 275, "constants of nested codes");
+  codes.scale_codes = static_cast<const uint8_t*>(absmax.data);
+  codes.nested_block = log2_of_block(numbers[17]);
+  codes.offset = numbers[18];
+  codes.nested_values = numbers + 19;
+  codes.nested_absmax = numbers + 275;
+  expect(constants.size() == 275 + pieces_of(blocks, codes.nested_block), "a nested absmax for each block of absmax");
+  return codes;
+}
+
+}  // namespace lowrank::LOWRANK_ISA

@@ -1,0 +1,89 @@
+import { empty, type Tensor } from '../core/tensor.js';
+import type { Folder } from '../io/folder.js';
+import type { ModelSource } from '../io/model-source.js';
+import type { TensorToWrite } from '../io/safetensors.js';
+import { writeCheckpoint } from '../io/safetensors-shards.js';
+
+/** What a model's tensors are stored as; block-quantised ones become BF16. */
+export type PlainType = 'f32' | 'bf16' | 'f16';
+
+const plainTypes: ReadonlyMap<string, PlainType> = new Map([
+  ['F32', 'f32'],
+  ['BF16', 'bf16'],
+  ['F16', 'f16'],
+]);
+
+/** The plain dtype nearest to a stored one. */
+export function plainType(stored: string): PlainType {
+  return plainTypes.get(stored) ?? 'bf16';
+}
+
+/** The plain dtype of most elements. */
+export function mainType(tensors: Iterable<{ readonly dtype: string; readonly shape: readonly number[] }>): PlainType {
+  const sizes = new Map<PlainType, number>();
+  for (const { dtype, shape } of tensors) {
+    const type = plainType(dtype);
+    sizes.set(type, (sizes.get(type) ?? 0) + shape.reduce((product, n) => product * n, 1));
+  }
+  return [...sizes].sort(([, a], [, b]) => b - a)[0]?.[0] ?? 'bf16';
+}
+
+/** A model to be written: its tensors and its config.json. */
+export interface ModelToWrite {
+  tensors: TensorToWrite[];
+  config: Readonly<Record<string, unknown>>;
+  /** How the tensors are quantised, where they are. */
+  quantizationConfig?: Readonly<Record<string, unknown>>;
+}
+
+const torchNames: Readonly<Record<PlainType, string>> = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' };
+
+/**
+ * Writes a model in Hugging Face's layout: weights in one file or in shards, generation_config.json, the tokenizer's files and, last,
+ * config.json, whose `dtype` is that of most elements. `jinja` replaces the source's chat template.
+ */
+export async function writeModel(
+  folder: Folder,
+  { tensors, config, quantizationConfig }: ModelToWrite,
+  source: ModelSource,
+  { maxShardBytes, jinja }: { maxShardBytes?: number; jinja?: string } = {},
+): Promise<void> {
+  await writeCheckpoint(folder, tensors, { maxShardBytes });
+  await writeJson(folder, 'generation_config.json', source.generationConfig ?? generationConfigOf(config));
+  await writeTokenizer(folder, source, jinja);
+  const { torch_dtype: _, quantization_config: __, ...rest } = config;
+  const quantization = quantizationConfig && { quantization_config: quantizationConfig };
+  const dtype = torchNames[mainType(tensors)];
+  await writeJson(folder, 'config.json', { architectures: ['LlamaForCausalLM'], ...rest, dtype, ...quantization });
+}
+
+/** tokenizer.json, tokenizer_config.json and, where there is one, chat_template.jinja; `jinja` replaces the source's template. */
+export async function writeTokenizer(folder: Folder, { tokenizer }: ModelSource, jinja?: string): Promise<void> {
+  const { tokenizerJson, tokenizerConfig, chatTemplate } = tokenizer;
+  await folder.writeText('tokenizer.json', JSON.stringify(tokenizerJson));
+  await writeJson(folder, 'tokenizer_config.json', tokenizerConfig);
+  const template = jinja ?? chatTemplate;
+  if (template !== undefined) await folder.writeText('chat_template.jinja', template);
+}
+
+function writeJson(folder: Folder, name: string, value: unknown): Promise<void> {
+  return folder.writeText(name, `${JSON.stringify(value, null, 2)}\n`);
+}
+
+/** What transformers takes from config.json where a model has no generation_config.json. */
+function generationConfigOf(config: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const keys = ['bos_token_id', 'eos_token_id', 'pad_token_id'].filter((key) => config[key] !== undefined);
+  return { _from_model_config: true, ...Object.fromEntries(keys.map((key) => [key, config[key]])) };
+}
+
+/** The bytes of an f32 tensor in a plain dtype, rounded to nearest even. */
+export async function bytesAs(tensor: Tensor, dtype: PlainType): Promise<Uint8Array> {
+  if (dtype === 'f32') return tensor.read();
+  const rounded = empty(tensor.backend, tensor.shape, dtype, 'workspace');
+  try {
+    tensor.backend.run('cast', { x: tensor }, { out: rounded }, {});
+    return await rounded.read();
+  } finally {
+    rounded.dispose();
+  }
+}

@@ -1,0 +1,166 @@
+import { availableParallelism, totalmem } from 'node:os';
+import { dirname } from 'node:path';
+import { CpuBackend } from '../backends/cpu/index.js';
+import { openBackend } from '../core/device.js';
+import type { ModelSource } from '../io/model-source.js';
+import { readModelConfig } from '../io/node.js';
+import { isQuantizable, type QuantizationConfig } from '../models/quantize.js';
+import { fullBatch } from '../plan/dry-run.js';
+import { type MethodPlan, type Plan, type PlanMachine, type PlanMethod, planModelOn, planStep } from '../plan/plan.js';
+import { knownShape, unknownShape } from '../plan/shapes.js';
+import { type RunData, trainingBatches } from '../train/data.js';
+import { loadOptionsOf, loraConfigOf, type Recipe } from '../train/recipe.js';
+import { LowrankError } from '../util/errors.js';
+import type { JsonObject } from '../util/json.js';
+import { bytes, type Terminal, thousands } from './console.js';
+import { beside, readRecipe } from './session.js';
+import { type Streaming, wantsStreaming } from './streaming.js';
+
+export interface PlanOptions {
+  json?: boolean;
+  model?: string;
+  method?: PlanMethod;
+  rank?: number;
+  sequenceLen?: number;
+  microBatchSize?: number;
+  memory?: number;
+}
+
+/** Bytes that a process may hold on this machine. */
+export function machineMemory(): number {
+  return Math.min(totalmem(), process.constrainedMemory?.() || Number.POSITIVE_INFINITY);
+}
+
+/** What the machine's registers reach, in operations a second; undefined where it cannot be measured. */
+async function measuredPeak(precision: 'bf16' | 'fp32'): Promise<number | undefined> {
+  const backend = await openBackend().catch(() => undefined);
+  try {
+    if (!(backend instanceof CpuBackend)) return undefined;
+    let best = 0;
+    for (let i = 0; i < 3; i++) best = Math.max(best, await backend.measurePeak(precision === 'bf16' ? 'bf16' : 'f32'));
+    return 1e9 * best;
+  } finally {
+    await backend?.close();
+  }
+}
+
+/** `lowrank plan RECIPE.yaml | --model NAME`: what training takes, for full fine-tuning, LoRA and QLoRA. */
+export async function planCommand(
+  terminal: Terminal,
+  recipePath: string | undefined,
+  overrides: string[],
+  options: PlanOptions,
+): Promise<void> {
+  if ((recipePath === undefined) === (options.model === undefined))
+    throw new LowrankError('one of a recipe and --model is wanted', {
+      place: 'lowrank plan',
+      mend: 'name a recipe, or --model llama-2-7b',
+    });
+  const recipe = recipePath === undefined ? undefined : await readRecipe(recipePath, overrides);
+  const name = recipe?.base_model ?? options.model ?? '';
+  const config = await findConfig(terminal, name, recipePath);
+  const precision = recipe?.bf16 === false ? 'fp32' : 'bf16';
+  const runtime = process.memoryUsage.rss();
+  const machine: PlanMachine = {
+    memory: options.memory ?? machineMemory(),
+    threads: availableParallelism(),
+    peak: await measuredPeak(precision),
+    runtime,
+  };
+  const batch = fullBatch(options.microBatchSize ?? recipe?.micro_batch_size ?? 1, options.sequenceLen ?? recipe?.sequence_len ?? 512);
+  const rank = options.rank ?? recipe?.lora_r ?? 16;
+  const request = { name, config, precision, rank, batches: [batch], optimizer: recipe?.optimizer ?? 'adamw_torch' } as const;
+  const plan = await planModelOn(machine, request, options.method && [options.method]);
+  terminal.result(plan, describe(plan));
+}
+
+async function findConfig(terminal: Terminal, name: string, recipePath?: string): Promise<JsonObject> {
+  const known = knownShape(name);
+  if (known) return known;
+  try {
+    const near = recipePath === undefined ? name : (beside(name, dirname(recipePath)) ?? name);
+    return await readModelConfig(near, {
+      onProgress: ({ file, done, total }) => terminal.bar(total === 0 ? 1 : done / total, `${file}  ${bytes(done)} of ${bytes(total)}`),
+    });
+  } catch (error) {
+    throw recipePath === undefined ? unknownShape(name, error) : error;
+  } finally {
+    terminal.clearBar();
+  }
+}
+
+const rows: readonly [string, (plan: MethodPlan) => number][] = [
+  ['weights', ({ bytes }) => bytes.weights],
+  ['quantisation', ({ bytes }) => bytes.quantization_constants],
+  ['adapters', ({ bytes }) => bytes.adapters],
+  ['gradients', ({ bytes }) => bytes.gradients],
+  ['optimizer', ({ bytes }) => bytes.optimizer],
+  ['activations', ({ bytes }) => bytes.activations],
+  ['logits', ({ bytes }) => bytes.logits],
+  ['workspace', ({ bytes }) => bytes.workspace],
+  ['runtime', ({ bytes }) => bytes.runtime],
+];
+
+function describe(plan: Plan): string {
+  const { methods, recommendation, parameters, memory_bytes, sequence_tokens } = plan;
+  const full = plan.arithmetic.full_16_bit;
+  const line = (label: string, cells: string[]) => label.padEnd(18) + cells.map((cell) => cell.padStart(20)).join('');
+  const each = (label: string, cell: (method: MethodPlan) => string) => line(label, methods.map(cell));
+  const settings = ({ settings: { gradient_checkpointing, optimizer, stream_base } }: MethodPlan) =>
+    [gradient_checkpointing && 'ckpt', optimizer.startsWith('paged') && 'paged', stream_base && 'streamed'].filter(Boolean).join(' ') ||
+    'plain';
+  return [
+    `${plan.model}: ${thousands(parameters)} parameters, ${thousands(sequence_tokens)} tokens in a micro-batch, ${bytes(memory_bytes)} of memory`,
+    '',
+    line(
+      '',
+      methods.map(({ method }) => method),
+    ),
+    each('settings', settings),
+    each('trainable', ({ trainable_parameters }) => thousands(trainable_parameters)),
+    ...rows.map(([label, of]) => each(label, (method) => (of(method) === 0 ? '–' : bytes(of(method))))),
+    each('peak of the process', ({ peak_rss_bytes }) => bytes(peak_rss_bytes)),
+    each('fits', ({ fits }) => (fits ? 'yes' : 'no')),
+    ...(methods.some(({ seconds_per_step }) => seconds_per_step)
+      ? [each('seconds a step', ({ seconds_per_step }) => (seconds_per_step === undefined ? '–' : seconds_per_step.toPrecision(3)))]
+      : []),
+    '',
+    `in 16 bits throughout, full fine-tuning holds weights ${bytes(full.weights)}, gradients ${bytes(full.gradients)}, Adam ${bytes(full.adam)}`,
+    recommendation.method ? `recommended: ${recommendation.method}` : 'none of them fits',
+    ...recommendation.reasons.map((reason) => `  ${reason}`),
+  ].join('\n');
+}
+
+/** What a recipe's run will take: its own settings, on its largest micro-batch. */
+export async function planRun(recipe: Recipe, source: ModelSource, data: RunData, streaming: Streaming | undefined): Promise<MethodPlan> {
+  const { precision, quantization } = loadOptionsOf(recipe);
+  const batches = trainingBatches(recipe, data, 0).flat();
+  const largest = batches.reduce((most, batch) => (batch.inputIds.length > most.inputIds.length ? batch : most));
+  const stored = [...source.checkpoint.tensors.values()];
+  const found = stored.find(({ quantized }) => quantized);
+  const existing =
+    found && ({ kind: found.dtype.toLowerCase(), blockSize: 64, double: found.quantized?.absmax.dtype === 'U8' } as QuantizationConfig);
+  const method = recipe.adapter === 'full' ? 'full' : quantization || existing ? 'qlora' : 'lora';
+  const step = {
+    config: source.config,
+    precision,
+    lora: recipe.adapter === 'full' ? undefined : loraConfigOf(recipe),
+    quantization: existing ?? quantization,
+    stream: streaming !== undefined && wantsStreaming(source, streaming, quantization),
+    mapped: stored.some((tensor) => tensor.inPlace && isQuantizable(tensor) && tensor.dtype === (precision === 'bf16' ? 'BF16' : 'F32')),
+    optimizer: recipe.optimizer,
+    memoryLimit: recipe.memory_limit && recipe.memory_limit * 1e9,
+    gradient_checkpointing: recipe.gradient_checkpointing,
+    batches: recipe.gradient_accumulation_steps > 1 ? [largest, largest] : [largest],
+  };
+  const machine = { memory: machineMemory(), threads: availableParallelism(), runtime: process.memoryUsage.rss() };
+  return planStep(step, method, machine);
+}
+
+/** One line of where the memory will go. */
+export function describeRun({ peak_rss_bytes, bytes: parts }: MethodPlan): string {
+  const named = rows.map(([label]) => label);
+  const sizes = [parts.weights, parts.quantization_constants, parts.adapters, parts.gradients, parts.optimizer, parts.activations];
+  const shown = sizes.map((size, i) => [named[i], size] as const).filter(([, size]) => size >= 0.02 * peak_rss_bytes);
+  return `${bytes(peak_rss_bytes)} peak: ${shown.map(([label, size]) => `${label} ${bytes(size)}`).join(', ')}`;
+}

@@ -1,0 +1,83 @@
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { freemem } from 'node:os';
+import { join } from 'node:path';
+import { writeModel } from '../adapters/model-folder.js';
+import type { Backend } from '../core/backend.js';
+import type { ModelSource } from '../io/model-source.js';
+import { localFolder } from '../io/node/folder.js';
+import { cacheFolder, openModel } from '../io/node.js';
+import { bitsPerParameter, isQuantizable, type QuantizationConfig } from '../models/quantize.js';
+import { quantizeModel } from '../models/quantized-model.js';
+import { LowrankError } from '../util/errors.js';
+import { bytes, type Terminal, withProgress } from './console.js';
+
+/** When a base is streamed from its file: always, or where its layers would take more than half of the memory there is. */
+export interface Streaming {
+  mode: true | 'auto';
+  /** Bytes of memory that the process may hold; default: what the machine has free. */
+  limit?: number;
+}
+
+/** The layers' matrices, how they are to be quantised where they are not yet, and what they take. */
+function matricesOf(source: ModelSource, quantization: QuantizationConfig | undefined) {
+  const matrices = [...source.checkpoint.tensors.values()].filter(isQuantizable);
+  const made = quantization && !matrices.some(({ quantized }) => quantized) ? quantization : undefined;
+  const sizes = matrices.map(({ shape, byteLength }) => (made ? (shape[0] * shape[1] * bitsPerParameter(made)) / 8 : byteLength));
+  return { made, size: sizes.reduce((sum, n) => sum + n, 0) };
+}
+
+/** Whether a base is to be streamed. */
+export function wantsStreaming(source: ModelSource, { mode, limit }: Streaming, quantization: QuantizationConfig | undefined): boolean {
+  const available = limit ?? Math.min(freemem(), process.constrainedMemory?.() || Number.POSITIVE_INFINITY);
+  return mode === true || matricesOf(source, quantization).size > available / 2;
+}
+
+/**
+ * The model to stream a base from, or undefined where the base should be in memory. A base that is to be quantised is quantised once, into the
+ * cache; one that is not, or already is, is streamed from its own files.
+ */
+export async function streamedSource(
+  terminal: Terminal,
+  source: ModelSource,
+  backend: Backend,
+  streaming: Streaming,
+  quantization: QuantizationConfig | undefined,
+): Promise<ModelSource | undefined> {
+  if (!wantsStreaming(source, streaming, quantization)) return undefined;
+  if (!backend.fetch) {
+    if (streaming.mode === 'auto') return undefined;
+    throw new LowrankError(`the backend ${backend.name} cannot map files`, { place: 'stream_base', mend: 'use --device cpu' });
+  }
+  const { made, size } = matricesOf(source, quantization);
+  const streamed = made ? await cachedQuantized(terminal, source, backend, made) : source;
+  terminal.note(`streaming  ${bytes(size)} of weights from ${streamed.name}`);
+  return streamed;
+}
+
+/** The quantised model in the cache, made where it is not there yet. */
+async function cachedQuantized(
+  terminal: Terminal,
+  source: ModelSource,
+  backend: Backend,
+  config: QuantizationConfig,
+): Promise<ModelSource> {
+  const key = createHash('sha256')
+    .update(JSON.stringify([source.name, source.identity, config]))
+    .digest('hex')
+    .slice(0, 16);
+  const folder = localFolder(join(cacheFolder(), 'lowrank', 'quantized'));
+  const path = join(folder.path, key);
+  if (!existsSync(path)) {
+    terminal.note(`quantising ${source.name} into ${path}`);
+    const model = quantizeModel(source, backend, config);
+    try {
+      const tensors = withProgress(terminal, model.tensors, 'quantising');
+      await folder.create(key, (inner) => writeModel(inner, { ...model, tensors }, source));
+    } finally {
+      model.dispose();
+      terminal.clearBar();
+    }
+  }
+  return openModel(path);
+}

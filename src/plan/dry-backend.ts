@@ -1,0 +1,203 @@
+import {
+  type Backend,
+  type DeviceBuffer,
+  type MappedRange,
+  type MemoryCategory,
+  MemoryCounter,
+  type MemoryUse,
+  type TensorView,
+} from '../core/backend.js';
+import type { OpAttributes, OpInputs, OpName, OpOutputs } from '../core/ops.table.js';
+import { elementsOf } from '../core/tensor.js';
+import { Scratch } from './scratch.js';
+
+/** What may be held beyond the peak of live memory before blocks go back to the system (native/napi/memory.cpp). */
+const slack = 16 * 2 ** 20;
+/** Around one byte that is touched the system maps as much of a file. */
+const faultAround = 2 ** 16;
+
+class DryBuffer implements DeviceBuffer {
+  readonly bytes: number;
+  readonly category: MemoryCategory;
+  readonly kind: 'block' | 'mapped' | 'paged';
+  /** Of a file, how much of it is in memory. */
+  resident = 0;
+
+  constructor(bytes: number, category: MemoryCategory, kind: 'block' | 'mapped' | 'paged') {
+    this.bytes = bytes;
+    this.category = category;
+    this.kind = kind;
+  }
+
+  get readOnly(): boolean {
+    return this.kind === 'mapped';
+  }
+}
+
+/**
+ * A device that computes nothing and keeps account: of memory as the processor's backend gives it out, keeps it for the next tensor and maps it
+ * from files, and of the work of products. What is run on it is what a real run runs; numbers read from it are zeros.
+ */
+export class DryBackend implements Backend {
+  readonly name = 'dry';
+  readonly description = 'no device: counts memory and work';
+  /** Multiply-adds of all products so far, twice: floating-point operations. */
+  operations = 0;
+  /** The most bytes that were resident at one time, besides the process itself. */
+  peakResident = 0;
+  private readonly threads: number;
+  private readonly counter = new MemoryCounter();
+  private readonly scratch = new Scratch();
+  private readonly cached = new Map<number, number>();
+  private live = 0;
+  private livePeak = 0;
+  private kept = 0;
+  private inFiles = 0;
+
+  constructor(threads: number) {
+    this.threads = threads;
+  }
+
+  allocate(bytes: number, category: MemoryCategory): DeviceBuffer {
+    this.counter.add(bytes, category);
+    const capacity = capacityOf(bytes);
+    this.live += capacity;
+    this.livePeak = Math.max(this.livePeak, this.live);
+    const reusable = this.cached.get(capacity) ?? 0;
+    if (reusable > 0) {
+      this.cached.set(capacity, reusable - 1);
+      this.kept -= capacity;
+    }
+    this.trim();
+    this.measure();
+    return new DryBuffer(bytes, category, 'block');
+  }
+
+  /** Gives kept blocks back where too much is held: the sizes that have waited longest first, which is near enough. */
+  private trim(): void {
+    const bound = this.livePeak + this.livePeak / 32 + slack;
+    for (const [capacity, count] of this.cached) {
+      if (this.live + this.kept <= bound) return;
+      const over = Math.min(count, Math.ceil((this.live + this.kept - bound) / capacity));
+      this.kept -= over * capacity;
+      this.cached.set(capacity, count - over);
+    }
+  }
+
+  free(buffer: DeviceBuffer): void {
+    const { bytes, category, kind, resident } = buffer as DryBuffer;
+    this.counter.remove(bytes, category);
+    if (kind !== 'block') {
+      this.inFiles -= resident;
+      return;
+    }
+    const capacity = capacityOf(bytes);
+    this.live -= capacity;
+    this.kept += capacity;
+    const count = this.cached.get(capacity) ?? 0;
+    this.cached.delete(capacity);
+    this.cached.set(capacity, count + 1);
+  }
+
+  mapFile(_path: string, _offset: number, bytes: number, category: MemoryCategory): DeviceBuffer {
+    this.counter.add(bytes, category);
+    return new DryBuffer(bytes, category, 'mapped');
+  }
+
+  allocatePaged(bytes: number, category: MemoryCategory): DeviceBuffer {
+    this.counter.add(bytes, category);
+    return new DryBuffer(bytes, category, 'paged');
+  }
+
+  fetch({ buffer }: MappedRange): void {
+    this.touch(buffer as DryBuffer);
+  }
+
+  release({ buffer }: MappedRange, limit: number): void {
+    const file = buffer as DryBuffer;
+    if (this.resident() <= limit) return;
+    this.inFiles -= file.resident;
+    file.resident = 0;
+  }
+
+  write(): void {}
+
+  async read(_buffer: DeviceBuffer, _offset: number, length: number): Promise<Uint8Array> {
+    return new Uint8Array(length);
+  }
+
+  supports(): boolean {
+    return true;
+  }
+
+  run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, _: OpAttributes<K>): void {
+    const operands = { ...inputs, ...outputs } as Record<string, TensorView | undefined>;
+    for (const operand of Object.values(operands)) {
+      const rows =
+        op === 'gatherRows' && operand === operands.x ? elementsOf(operands.out?.shape ?? []) / (operand?.shape[1] ?? 1) : undefined;
+      if (operand) this.touch(operand.buffer as DryBuffer, rows);
+    }
+    this.scratch.call(op, operands);
+    this.operations += operationsOf(op, operands);
+    this.measure();
+  }
+
+  /** Brings a file's bytes into memory: all, or what some rows of it touch. */
+  private touch(buffer: DryBuffer, rows?: number): void {
+    if (buffer.kind === 'block') return;
+    const wanted = Math.max(buffer.resident, rows === undefined ? buffer.bytes : Math.min(buffer.bytes, rows * faultAround));
+    this.inFiles += wanted - buffer.resident;
+    buffer.resident = wanted;
+  }
+
+  private resident(): number {
+    return this.live + this.kept + this.inFiles + this.scratch.bytes(this.threads);
+  }
+
+  private measure(): void {
+    this.peakResident = Math.max(this.peakResident, this.resident());
+  }
+
+  async sync(): Promise<void> {}
+
+  memory(): MemoryUse {
+    const { current, peak, currentOf, peakOf } = this.counter.snapshot();
+    const workspace = this.scratch.bytes(this.threads);
+    return {
+      current: current + workspace,
+      peak: peak + workspace,
+      currentOf: { ...currentOf, workspace: currentOf.workspace + workspace },
+      peakOf: { ...peakOf, workspace: peakOf.workspace + workspace },
+    };
+  }
+
+  resetPeak(): void {
+    this.counter.resetPeak();
+  }
+
+  async close(): Promise<void> {}
+}
+
+/** The size of the block that so many bytes get: eight sizes per octave. */
+function capacityOf(bytes: number): number {
+  const step = Math.max(64, 2 ** Math.floor(Math.log2(Math.max(bytes, 1))) / 8);
+  return Math.ceil(bytes / step) * step;
+}
+
+function operationsOf(op: OpName, operands: Readonly<Record<string, TensorView | undefined>>): number {
+  const { a, b, x, dy, weight, A, out, y, h, q, k, segments } = operands;
+  if (op === 'matmul' && a && b && out) return 2 * out.shape[0] * out.shape[1] * ((a.shape[0] * a.shape[1]) / out.shape[0]);
+  const rows = (x ?? dy)?.shape[0] ?? 0;
+  const [outputs, inputs] = weight?.shape ?? [];
+  if ((op === 'loraLinear' || op === 'loraLinearBackward') && A) {
+    const base = op === 'loraLinear' && !y ? 0 : 2 * rows * outputs * inputs;
+    return base + 2 * rows * A.shape[0] * (inputs + outputs);
+  }
+  if (op === 'loraGradients' && x && dy && h) return 2 * rows * h.shape[1] * (x.shape[1] + dy.shape[1]);
+  if ((op === 'attention' || op === 'attentionBackward') && q && k && segments) {
+    // Causal: half of the keys of its sequence, of which there may be several.
+    const pairs = (q.shape[0] * (k.shape[0] / segments.shape[0])) / 2;
+    return (op === 'attention' ? 4 : 10) * pairs * q.shape[1];
+  }
+  return 0;
+}

@@ -1,0 +1,197 @@
+import { parseLoraConfig } from '../adapters/config.js';
+import type { MemoryCategory } from '../core/backend.js';
+import { type QuantizationConfig, standardQuantization } from '../models/quantize.js';
+import type { OptimizerName } from '../optim/optimizer.js';
+import type { LabelledTokens } from '../train/step.js';
+import type { JsonObject } from '../util/json.js';
+import { dryRun, type StepToPlan } from './dry-run.js';
+import { type PlanModel, planModel } from './shapes.js';
+
+export const planMethods = ['full', 'lora', 'qlora'] as const;
+export type PlanMethod = (typeof planMethods)[number];
+
+/** The machine that a plan is for. */
+export interface PlanMachine {
+  /** Bytes that the process may hold. */
+  memory: number;
+  threads: number;
+  /** Floating-point operations in a second, where they were measured. */
+  peak?: number;
+  /** Bytes that the process holds before it loads a model. */
+  runtime: number;
+}
+
+export interface PlanRequest {
+  /** For messages. */
+  name: string;
+  config: JsonObject;
+  precision: 'bf16' | 'fp32';
+  rank: number;
+  batches: readonly LabelledTokens[];
+  optimizer: OptimizerName;
+}
+
+/** What saves memory, at a price in time. */
+export interface PlanSettings {
+  gradient_checkpointing: boolean | 'offload_disk';
+  optimizer: OptimizerName;
+  stream_base: boolean;
+}
+
+/** Bytes of each category at its own largest; `runtime` is the process without a model. */
+export type PlanBytes = Record<Exclude<MemoryCategory, 'constants'> | 'quantization_constants' | 'runtime', number>;
+
+export interface MethodPlan {
+  method: PlanMethod;
+  trainable_parameters: number;
+  trainable_percent: number;
+  bytes: PlanBytes;
+  /** The most that the process holds at one time. Less than the sum: categories peak at different times, and files leave the memory. */
+  peak_rss_bytes: number;
+  fits: boolean;
+  settings: PlanSettings;
+  operations_per_step: number;
+  seconds_per_step?: number;
+  tokens_per_second?: number;
+}
+
+/** The share of the machine's peak that whole steps reach. */
+const share = 0.75;
+
+/** The memory and time of one way to train. */
+export async function planStep(step: Omit<StepToPlan, 'threads'>, method: PlanMethod, machine: PlanMachine): Promise<MethodPlan> {
+  const { memory, resident, operations, trainable, all } = await dryRun({ ...step, threads: machine.threads });
+  const { constants, ...rest } = memory.peakOf;
+  const peak = machine.runtime + resident;
+  const seconds = machine.peak === undefined ? undefined : operations / (share * machine.peak);
+  const tokens = step.batches.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
+  return {
+    method,
+    trainable_parameters: trainable,
+    trainable_percent: (100 * trainable) / all,
+    bytes: { ...rest, quantization_constants: constants, runtime: machine.runtime },
+    peak_rss_bytes: Math.round(peak),
+    fits: peak <= machine.memory,
+    settings: { gradient_checkpointing: step.gradient_checkpointing, optimizer: step.optimizer, stream_base: step.stream },
+    operations_per_step: operations,
+    seconds_per_step: seconds,
+    tokens_per_second: seconds && tokens / seconds,
+  };
+}
+
+/** Settings from the fastest to those that need the least memory. */
+function ladder(method: PlanMethod, optimizer: OptimizerName): PlanSettings[] {
+  const paged: OptimizerName = optimizer.startsWith('adamw') ? 'paged_adamw_32bit' : optimizer;
+  const steps: PlanSettings[] = [
+    { gradient_checkpointing: false, optimizer, stream_base: false },
+    { gradient_checkpointing: true, optimizer, stream_base: false },
+    { gradient_checkpointing: true, optimizer: paged, stream_base: false },
+  ];
+  if (method === 'full') return steps;
+  return [...steps, { gradient_checkpointing: true, optimizer: paged, stream_base: true }];
+}
+
+/** A method with the first settings that fit, or with the last ones. */
+async function planMethod(method: PlanMethod, request: PlanRequest, model: PlanModel, machine: PlanMachine): Promise<MethodPlan> {
+  const { precision, rank, batches, optimizer } = request;
+  const lora = method === 'full' ? undefined : parseLoraConfig({ r: rank, target_modules: 'all-linear' }, 'plan');
+  const quantization: QuantizationConfig | undefined = method === 'qlora' ? standardQuantization : undefined;
+  let plan: MethodPlan | undefined;
+  for (const settings of ladder(method, optimizer)) {
+    const { gradient_checkpointing, stream_base: stream } = settings;
+    const paged = settings.optimizer.startsWith('paged');
+    const step = { config: model.config, precision, lora, quantization, stream, mapped: true, batches, gradient_checkpointing };
+    plan = await planStep({ ...step, optimizer: settings.optimizer, memoryLimit: paged ? 0 : undefined }, method, machine);
+    if (plan.fits) break;
+  }
+  return plan as MethodPlan;
+}
+
+export interface Plan {
+  model: string;
+  parameters: number;
+  memory_bytes: number;
+  sequence_tokens: number;
+  methods: MethodPlan[];
+  recommendation: { method: PlanMethod | null; reasons: string[] };
+  arithmetic: ReturnType<typeof quotedArithmetic>;
+}
+
+/** Full fine-tuning, LoRA and QLoRA side by side on one machine. */
+export async function planModelOn(machine: PlanMachine, request: PlanRequest, methods: readonly PlanMethod[] = planMethods): Promise<Plan> {
+  const model = planModel(request.config, request.name);
+  const plans: MethodPlan[] = [];
+  for (const method of methods) plans.push(await planMethod(method, request, model, machine));
+  return {
+    model: request.name,
+    parameters: model.parameters,
+    memory_bytes: machine.memory,
+    sequence_tokens: request.batches.reduce((sum, { inputIds }) => sum + inputIds.length, 0),
+    methods: plans,
+    recommendation: recommend(plans),
+    arithmetic: quotedArithmetic(request.name, model.parameters),
+  };
+}
+
+/**
+ * The arithmetic that everyone quotes, in bytes: full fine-tuning with weights, gradients and Adam's two states in 16 bits; and what rank 8 on a
+ * 4096 × 4096 matrix trains (Hu et al. 2021, §4.1).
+ */
+export function quotedArithmetic(name: string, parameters: number, rank = 8, [outputs, inputs] = [4096, 4096]) {
+  const trained = rank * (outputs + inputs);
+  const full = (count: number) => ({ weights: 2 * count, gradients: 2 * count, adam: 4 * count, sum: 8 * count });
+  const billions = /(?:^|[^a-z\d.])(\d+(?:\.\d+)?)b(?![a-z\d])/i.exec(name)?.[1];
+  return {
+    full_16_bit: full(parameters),
+    /** The same for the round number in the name. */
+    full_16_bit_nominal: billions === undefined ? undefined : full(1e9 * Number(billions)),
+    low_rank: {
+      rank,
+      matrix: [outputs, inputs],
+      parameters: outputs * inputs,
+      trained,
+      percent_fewer: Math.round(1000 * (1 - trained / (outputs * inputs))) / 10,
+    },
+  };
+}
+
+const advantages: Readonly<Record<PlanMethod, string>> = {
+  full: 'full: for abundant compute and the last bit of quality, a very different domain, continued pretraining',
+  lora: 'LoRA: little memory, little forgetting, fast iterations, several adapters on one base',
+  qlora: 'QLoRA: the largest model that the memory holds, somewhat slower, quality within a point or two of LoRA',
+};
+
+function recommend(plans: readonly MethodPlan[]): { method: PlanMethod | null; reasons: string[] } {
+  const fitting = plans.filter(({ fits }) => fits);
+  // In memory before streamed; 16 bits before 4, but the other way round where all of it is read twice in a step.
+  const order = ['lora', 'qlora', 'full', 'qlora streamed', 'lora streamed'];
+  const rank = ({ method, settings }: MethodPlan) => order.indexOf(settings.stream_base ? `${method} streamed` : method);
+  const [chosen] = [...fitting].sort((a, b) => rank(a) - rank(b));
+  if (!chosen) {
+    const least = Math.min(...plans.map(({ peak_rss_bytes }) => peak_rss_bytes));
+    const reasons = [`the least of them needs ${gigabytes(least)}: take a smaller model, a lower rank, or shorter sequences`];
+    return { method: null, reasons };
+  }
+  const lora = plans.find(({ method }) => method === 'lora');
+  const reasons = [advantages[chosen.method]];
+  if (chosen.method === 'qlora' && lora)
+    reasons.push(
+      lora.fits
+        ? 'LoRA over 16-bit weights fits only where they are streamed'
+        : `LoRA over 16-bit weights would need ${gigabytes(lora.peak_rss_bytes)}`,
+    );
+  const { gradient_checkpointing, stream_base, optimizer } = chosen.settings;
+  const needed = [
+    ...(gradient_checkpointing ? ['gradient_checkpointing: true'] : []),
+    ...(optimizer.startsWith('paged') ? [`optimizer: ${optimizer}`] : []),
+    ...(stream_base ? ['stream_base: true'] : []),
+  ];
+  if (needed.length > 0) reasons.push(`it fits with ${needed.join(', ')}`);
+  if (chosen.method !== 'full' && fitting.some(({ method }) => method === 'full'))
+    reasons.push(`full fine-tuning fits, too; ${advantages.full.slice(6)}`);
+  return { method: chosen.method, reasons };
+}
+
+function gigabytes(bytes: number): string {
+  return `${(bytes / 1e9).toFixed(1)} GB`;
+}

@@ -1,0 +1,59 @@
+import type { TensorView } from '../core/backend.js';
+import type { OpName } from '../core/ops.table.js';
+
+/** Tiles and blocks of native/kernels/gemm.cpp and attention.cpp on AVX-512; smaller tiles of other instruction sets pad less. */
+const [tileRows, tileColumns, rowBlock, depth, partialElements, span] = [12, 32, 2048, 4096, 2 ** 23, 96];
+const hugePage = 2 ** 21;
+
+const upTo = (n: number, multiple: number) => Math.ceil(n / multiple) * multiple;
+
+/** The scratch memory that kernels keep between calls: of each slot and thread as much as the largest call asked for. */
+export class Scratch {
+  /** Slots of the first thread, and of each of the others. */
+  private readonly first = new Map<number, number>();
+  private readonly others = new Map<number, number>();
+
+  /** What a call of an op needs; the operands by name. */
+  call(op: OpName, operands: Readonly<Record<string, TensorView | undefined>>): void {
+    const { a, b, x, dy, weight, A, out, h, q, k, dh } = operands;
+    if (op === 'matmul' && a && b && out) this.product(out.shape[0], out.shape[1], (a.shape[0] * a.shape[1]) / out.shape[0]);
+    if (op === 'loraLinear' && x && weight && A) this.product(x.shape[0], weight.shape[0], weight.shape[1], A.shape[0]);
+    if (op === 'loraLinearBackward' && dy && weight && A) this.product(dy.shape[0], weight.shape[1], weight.shape[0], A.shape[0]);
+    if (op === 'loraGradients' && x && h && dy && dh) {
+      for (const { shape } of [x, dy]) this.product(h.shape[1], shape[1], shape[0]);
+    }
+    if ((op === 'attention' || op === 'attentionBackward') && q && k) this.attention(q, k, op === 'attentionBackward');
+  }
+
+  /** [m,k]·[k,n] of bf16, perhaps with a low-rank branch. */
+  private product(m: number, n: number, k: number, rank = 0): void {
+    const padded = upTo(n, tileColumns);
+    const rows = k > depth ? Math.max(tileRows, Math.min(rowBlock, partialElements / padded)) : rowBlock;
+    const panel = upTo(Math.min(m, rows), tileRows);
+    const steps = Math.ceil((Math.min(k, depth) + rank) / 2);
+    this.need(0, panel * steps * 4);
+    this.need(1, tileColumns * steps * 4, true);
+    if (k > depth) this.need(4, panel * padded * 4);
+    if (rank > 0) this.need(2, (rank + tileColumns) * steps * 4);
+    if (rank > 0) this.need(5, panel * (rank + tileColumns) * 4);
+  }
+
+  private attention(q: TensorView, k: TensorView, backward: boolean): void {
+    const keys = upTo(k.shape[0], span);
+    const packed = keys * k.shape[1] * 2;
+    // Backward sums dk and dv in f32 for each of about four tasks a thread.
+    this.need(0, backward ? 3 * packed + 2 * keys * k.shape[1] * 4 * Math.max(1, Math.ceil(q.shape[1] / k.shape[1] / 2)) : 2 * packed);
+    this.need(1, tileRows * keys * 8 + span * span * 16, true);
+  }
+
+  private need(slot: number, bytes: number, everywhere = false): void {
+    const rounded = bytes < hugePage ? bytes : upTo(bytes, hugePage);
+    this.first.set(slot, Math.max(this.first.get(slot) ?? 0, rounded));
+    if (everywhere) this.others.set(slot, Math.max(this.others.get(slot) ?? 0, rounded));
+  }
+
+  bytes(threads: number): number {
+    const sum = (slots: Map<number, number>) => [...slots.values()].reduce((total, n) => total + n, 0);
+    return sum(this.first) + (threads - 1) * sum(this.others);
+  }
+}

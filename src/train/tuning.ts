@@ -1,0 +1,123 @@
+import { openAdapter, restoreTensors, saveAdapter } from '../adapters/folder.js';
+import { FullTuner } from '../adapters/full.js';
+import { LoraAdapter } from '../adapters/lora.js';
+import { mainType, type PlainType, writeModel, writeTokenizer } from '../adapters/model-folder.js';
+import type { Tuner } from '../adapters/tuner.js';
+import type { Folder } from '../io/folder.js';
+import type { ModelSource } from '../io/model-source.js';
+import type { CausalLM } from '../nn/model.js';
+import { LowrankError } from '../util/errors.js';
+import { type CardFigures, fullCard, loraCard } from './model-card.js';
+import { loraConfigOf, type Recipe } from './recipe.js';
+
+/** What a run trains, and how it is kept. */
+export interface Tuning {
+  readonly tuner: Tuner;
+  readonly kind: 'adapter' | 'model';
+  /** In f32, so that `openTuning` goes on bit for bit. */
+  saveCheckpoint(folder: Folder): Promise<void>;
+  /** Replaces the result of an earlier run by this one, whole or not at all; `more` writes what stands beside it. */
+  saveResult(folder: Folder, more: (inner: Folder) => Promise<void>): Promise<void>;
+  /** README.md of the result. */
+  card(figures: CardFigures): string;
+}
+
+export interface TuningInputs {
+  recipe: Recipe;
+  source: ModelSource;
+  model: CausalLM;
+}
+
+/** A new adapter, or one that `start` holds (lora_model_dir); or the whole model. */
+export async function beginTuning(inputs: TuningInputs, start?: Folder): Promise<Tuning> {
+  const { recipe, model } = inputs;
+  if (recipe.adapter === 'full') {
+    if (start)
+      throw new LowrankError('lora_model_dir is for adapters', {
+        place: start.path,
+        mend: 'name the folder as base_model, or set adapter: lora',
+      });
+    return new FullTuning(inputs, new FullTuner(model));
+  }
+  const adapter = start ? (await openAdapter(start, model)).adapter : await LoraAdapter.create(model, loraConfigOf(recipe), recipe.seed);
+  return new LoraTuning(inputs, adapter);
+}
+
+/** What a checkpoint holds. */
+export async function openTuning(inputs: TuningInputs, folder: Folder): Promise<Tuning> {
+  if (inputs.recipe.adapter !== 'full') return new LoraTuning(inputs, (await openAdapter(folder, inputs.model)).adapter);
+  const tuner = new FullTuner(inputs.model);
+  try {
+    await restoreTensors(folder, weightsFile, tuner.parameters());
+    return new FullTuning(inputs, tuner);
+  } catch (error) {
+    tuner.dispose();
+    throw error;
+  }
+}
+
+class LoraTuning implements Tuning {
+  readonly kind = 'adapter';
+  readonly tuner: LoraAdapter;
+  private readonly inputs: TuningInputs;
+
+  constructor(inputs: TuningInputs, tuner: LoraAdapter) {
+    this.inputs = inputs;
+    this.tuner = tuner;
+  }
+
+  saveCheckpoint(folder: Folder): Promise<void> {
+    return saveAdapter(folder, this.tuner, this.inputs.source);
+  }
+
+  saveResult(folder: Folder, more: (inner: Folder) => Promise<void>): Promise<void> {
+    const { source, recipe } = this.inputs;
+    return folder.publish('adapter_config.json', /^adapter_model\.safetensors$/, async (inner) => {
+      await saveAdapter(inner, this.tuner, source);
+      await writeTokenizer(inner, source, recipe.chat_template_jinja);
+      await more(inner);
+    });
+  }
+
+  card(figures: CardFigures): string {
+    return loraCard(this.inputs.recipe, this.tuner, figures);
+  }
+}
+
+const weightsFile = 'model.safetensors';
+
+/** Results that would be read instead of a model, or with it. */
+const otherResults =
+  /^(adapter_(model\.safetensors|config\.json)|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|chat_template\.jinja)$/;
+
+class FullTuning implements Tuning {
+  readonly kind = 'model';
+  readonly tuner: FullTuner;
+  private readonly inputs: TuningInputs;
+
+  constructor(inputs: TuningInputs, tuner: FullTuner) {
+    this.inputs = inputs;
+    this.tuner = tuner;
+  }
+
+  saveCheckpoint(folder: Folder): Promise<void> {
+    return this.write(folder, 'f32', Number.POSITIVE_INFINITY);
+  }
+
+  saveResult(folder: Folder, more: (inner: Folder) => Promise<void>): Promise<void> {
+    return folder.publish('config.json', otherResults, async (inner) => {
+      await this.write(inner, mainType(this.inputs.source.checkpoint.tensors.values()));
+      await more(inner);
+    });
+  }
+
+  private write(folder: Folder, dtype: PlainType, maxShardBytes?: number): Promise<void> {
+    const { source, recipe } = this.inputs;
+    const model = { tensors: this.tuner.tensors(dtype), config: source.config };
+    return writeModel(folder, model, source, { maxShardBytes, jinja: recipe.chat_template_jinja });
+  }
+
+  card(figures: CardFigures): string {
+    return fullCard(this.inputs.recipe, this.tuner, figures);
+  }
+}
