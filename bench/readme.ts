@@ -34,12 +34,51 @@ function table({ machine, rows }: Results): string {
   ].join('\n');
 }
 
+/** The rows of the suite `qlora`, one per shape: ours, our own LoRA over 16 bits, and the peer's. */
+function qloraTable({ machine, rows }: Results): string {
+  const names = new Set(rows.map(({ case: name }) => name.slice(0, name.indexOf(':'))));
+  const lines = [...names].map((name) => {
+    const [theirs, own] = rows.filter((row) => row.case.startsWith(`${name}:`));
+    const memory = `${theirs.ours.peak_rss_gb} GB, PEFT ${theirs.peer?.peak_rss_gb}`;
+    return `| ${name} | ${rateOf(theirs.ours)} | ${rateOf(own.peer)} (${own.speed} ×) | ${rateOf(theirs.peer)} (${theirs.speed} ×) | ${memory} |`;
+  });
+  return [
+    '| QLoRA step, NF4 with double quantisation | lowrank | our LoRA over bf16 | PEFT + bitsandbytes | peak memory |',
+    '| --- | --- | --- | --- | --- |',
+    ...lines,
+    '',
+    `Measured ${machine.date} like the table above; bitsandbytes 0.50.2.`,
+  ].join('\n');
+}
+
+/** What Dettmers et al. 2023 (QLoRA, figure 6) report for one sequence of 512 tokens, GB. */
+const paper: Readonly<Record<string, number>> = { '7B': 6.9, '13B': 11.3, '33B': 24.7, '65B': 45 };
+
+function scaleTable({ machine, rows }: Results): string {
+  const lines = rows.map(({ case: name, ours: { peak_rss_gb: peak, step_seconds: seconds, read_gb: read, quantized_gb: base } }) => {
+    const published = paper[name.split(/[ ,]/)[0]];
+    return `| ${name} | ${base.toFixed(1)} GB | ${peak.toFixed(1)} GB | ${published} GB | ${seconds.toFixed(0)} s | ${read.toFixed(1)} GB |`;
+  });
+  return [
+    '| QLoRA, r 64 on all linear layers, 1 × 512 | 4-bit base | peak memory | the paper’s, on a GPU | a step | read from disk |',
+    '| --- | --- | --- | --- | --- | --- |',
+    ...lines,
+    '',
+    `Shapes of Llama with random weights, checkpointed, paged AdamW, one whole step each, ${machine.date}, the machine above with ${machine.memory_gb} GB of memory.`,
+  ].join('\n');
+}
+
+const tables = { lora: table, qlora: qloraTable, scale: scaleTable } as const;
+
 /** Puts the figures of bench/results into the README, between its marks. */
 export function updateReadme(): void {
   const path = join(root, 'README.md');
-  const lora = resultsOf('lora');
-  if (!lora) return;
   const before = readFileSync(path, 'utf8');
-  const after = before.replace(/(<!-- bench:lora -->\n)[\s\S]*?(<!-- \/bench -->)/, (_, open, close) => `${open}${table(lora)}\n${close}`);
+  let after = before;
+  for (const [suite, write] of Object.entries(tables)) {
+    const results = resultsOf(suite);
+    const place = new RegExp(`(<!-- bench:${suite} -->\\n)[\\s\\S]*?(<!-- /bench -->)`);
+    if (results) after = after.replace(place, (_, open, close) => `${open}${write(results)}\n${close}`);
+  }
   if (after !== before) writeFileSync(path, after);
 }

@@ -1,7 +1,7 @@
 import { decodeFourBit, decodeRows, type FourBitType, fourBitConstants, isBlockSize } from '../quant/four-bit.js';
 import { LowrankError } from '../util/errors.js';
 import { isObject, type JsonObject, parseJson } from '../util/json.js';
-import { type Checkpoint, decodeNumbers, type QuantizedParts, type StoredTensor } from './checkpoint.js';
+import { type Checkpoint, decodeNumbers, type QuantizedParts, type StoredTensor, withReadAs } from './checkpoint.js';
 import type { TensorToWrite } from './safetensors.js';
 import { decodeUtf8 } from './source.js';
 
@@ -108,24 +108,14 @@ async function groupRows(tensors: Map<string, StoredTensor>, path: string): Prom
 /** One stored tensor whose numbers are decoded where it is read in another type. */
 function quantizedTensor(name: string, dtype: string, shape: readonly number[], quantized: QuantizedParts): StoredTensor {
   const { codes, absmax } = quantized;
-  const readAs: StoredTensor['readAs'] = async (to) => {
+  const readInto: StoredTensor['readInto'] = async (to, write) => {
     const [bytes, scales] = [await codes.read(), await absmax.read()];
     const decode = await decoderOf(quantized, bytes, scales, shape[1]);
-    return decodeNumbers(shape[0] * shape[1], decode, to);
+    return decodeNumbers(shape[0] * shape[1], decode, to, write);
   };
-  const { file, offset } = codes;
-  return {
-    name,
-    dtype,
-    shape,
-    file,
-    offset,
-    byteLength: codes.byteLength + absmax.byteLength,
-    inPlace: false,
-    read: codes.read,
-    readAs,
-    quantized,
-  };
+  const { file, offset, read } = codes;
+  const byteLength = codes.byteLength + absmax.byteLength;
+  return withReadAs({ name, dtype, shape, file, offset, byteLength, inPlace: false, read, readInto, quantized });
 }
 
 async function decoderOf(parts: QuantizedParts, codes: Uint8Array, scales: Uint8Array, columns: number) {

@@ -6,6 +6,9 @@ import type { FileSource } from './source.js';
 /** Element types that tensors can be asked for in. */
 export type ReadType = 'f32' | 'bf16' | 'f16';
 
+/** Takes bytes and their place in the whole; they may change once it returns. */
+export type PieceWriter = (offset: number, bytes: Uint8Array) => void;
+
 /** One tensor of a file, not read yet. */
 export interface StoredTensor {
   readonly name: string;
@@ -22,6 +25,8 @@ export interface StoredTensor {
   read(): Promise<Uint8Array>;
   /** The elements in another type, little-endian, rounded to nearest even. */
   readAs(dtype: ReadType): Promise<Uint8Array>;
+  /** The same piece by piece, each with its place in bytes: no second copy of a large tensor is in memory. */
+  readInto(dtype: ReadType, write: PieceWriter): Promise<void>;
   readonly quantized?: QuantizedParts;
 }
 
@@ -64,40 +69,57 @@ const plain: Readonly<Record<string, BlockCodec>> = {
 /** Elements that are decoded in one go: about a millisecond. */
 const pieceElements = 1 << 16;
 
+/** A stored tensor with the method that follows from `readInto`. */
+export function withReadAs(stored: Omit<StoredTensor, 'readAs'>): StoredTensor {
+  const size = stored.shape.reduce((product, n) => product * n, 1);
+  const readAs: StoredTensor['readAs'] = async (to) => {
+    const bytes = size * (to === 'f32' ? 4 : 2);
+    let result = new Uint8Array(0);
+    await stored.readInto(to, (offset, piece) => {
+      if (piece.length === bytes) result = piece as Uint8Array<ArrayBuffer>;
+      else (result = result.length === bytes ? result : new Uint8Array(bytes)).set(piece, offset);
+    });
+    return result;
+  };
+  return { ...stored, readAs };
+}
+
 /** Stored elements as f32, bf16 or f16, rounded to nearest even. */
-export function decodeBytes(bytes: Uint8Array, { bytes: size, elements, decode }: BlockCodec, to: ReadType): Promise<Uint8Array> {
+export function decodeBytes(
+  bytes: Uint8Array,
+  { bytes: size, elements, decode }: BlockCodec,
+  to: ReadType,
+  write: PieceWriter,
+): Promise<void> {
   const piece = Math.max(1, Math.floor(pieceElements / elements)) * elements;
   const some = (first: number, target: Float32Array) =>
     decode(bytes.subarray((first / elements) * size, ((first + target.length) / elements) * size), target);
-  return decodeNumbers((bytes.length / size) * elements, some, to, piece);
+  return decodeNumbers((bytes.length / size) * elements, some, to, write, piece);
 }
 
-/**
- * `count` numbers that `decode` writes, from the one it is told on, as f32, bf16 or f16. Piece by piece: other work gets its turns, and no f32
- * copy of a large tensor exists.
- */
+/** `count` numbers that `decode` puts into its target, from the one it is told on, as f32, bf16 or f16. Other work gets its turns between the pieces. */
 export async function decodeNumbers(
   count: number,
   decode: (first: number, target: Float32Array) => void,
   to: ReadType,
+  write: PieceWriter,
   piece = pieceElements,
-): Promise<Uint8Array> {
-  const result = to === 'f32' ? new Float32Array(count) : new Uint16Array(count);
+): Promise<void> {
   const scratch = new Float32Array(Math.min(piece, count));
   const breathe = breather();
   for (let first = 0; first < count; first += piece) {
     await breathe();
     const values = scratch.subarray(0, Math.min(piece, count - first));
     decode(first, values);
-    result.set(to === 'f32' ? values : to === 'bf16' ? f32ToBf16(values) : f32ToF16(values), first);
+    const stored = to === 'f32' ? values : to === 'bf16' ? f32ToBf16(values) : f32ToF16(values);
+    write(first * stored.BYTES_PER_ELEMENT, new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength));
   }
-  return new Uint8Array(result.buffer);
 }
 
 /** The same for the dtypes of safetensors. */
-export async function convertBytes(bytes: Uint8Array, from: string, to: ReadType, place: string): Promise<Uint8Array> {
-  if (from.toLowerCase() === to) return bytes;
-  if (Object.hasOwn(plain, from)) return decodeBytes(bytes, plain[from], to);
+export async function convertBytes(bytes: Uint8Array, from: string, to: ReadType, place: string, write: PieceWriter): Promise<void> {
+  if (from.toLowerCase() === to) return write(0, bytes);
+  if (Object.hasOwn(plain, from)) return decodeBytes(bytes, plain[from], to, write);
   throw new LowrankError(`dtype ${from} holds no floating-point weights`, {
     place,
     expected: 'F32, F16, BF16 or F64',

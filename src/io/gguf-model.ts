@@ -1,6 +1,6 @@
 import { LowrankError } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
-import { type Checkpoint, convertBytes, decodeBytes, type StoredTensor } from './checkpoint.js';
+import { type Checkpoint, convertBytes, decodeBytes, type StoredTensor, withReadAs } from './checkpoint.js';
 import { type GgufFile, type GgufTensor, readGguf } from './gguf.js';
 import { ggufConfig } from './gguf-config.js';
 import { GgufMetadata } from './gguf-metadata.js';
@@ -88,12 +88,13 @@ function storedTensor(file: FileSource, tensor: GgufTensor, name: string, heads:
     throw new LowrankError(`has ${shape[0]} rows`, { place, expected: `a multiple of 2 × ${heads} heads`, mend: 'convert the file again' });
   }
   const read = () => file.read(offset, byteLength);
-  const readAs: StoredTensor['readAs'] = async (to) => {
+  const readInto: StoredTensor['readInto'] = async (to, write) => {
     const bytes = heads === undefined ? await read() : unpermuteRows(await read(), shape[0], heads);
     const { decode } = type;
-    return decode ? decodeBytes(bytes, { ...type, decode }, to) : convertBytes(bytes, type.name, to, place);
+    return decode ? decodeBytes(bytes, { ...type, decode }, to, write) : convertBytes(bytes, type.name, to, place, write);
   };
-  return { name, dtype: type.name, shape, file, offset, byteLength, inPlace: !type.decode && heads === undefined, read, readAs };
+  const inPlace = !type.decode && heads === undefined;
+  return withReadAs({ name, dtype: type.name, shape, file, offset, byteLength, inPlace, read, readInto });
 }
 
 /**

@@ -1,6 +1,6 @@
 import { LowrankError } from '../util/errors.js';
 import { isObject, type JsonObject, type JsonValue, parseJson } from '../util/json.js';
-import { type Checkpoint, convertBytes, type StoredTensor } from './checkpoint.js';
+import { type Checkpoint, convertBytes, type StoredTensor, withReadAs } from './checkpoint.js';
 import { decodeUtf8, type FileSource } from './source.js';
 
 /**
@@ -124,8 +124,8 @@ function parseEntry(file: FileSource, name: string, entry: JsonObject, dataStart
   }
   const offset = dataStart + begin;
   const read = () => file.read(offset, end - begin);
-  const readAs: StoredTensor['readAs'] = async (to) => convertBytes(await read(), dtype, to, place);
-  return { name, dtype, shape, file, offset, byteLength: end - begin, inPlace: true, read, readAs };
+  const readInto: StoredTensor['readInto'] = async (to, write) => convertBytes(await read(), dtype, to, place, write);
+  return withReadAs({ name, dtype, shape, file, offset, byteLength: end - begin, inPlace: true, read, readInto });
 }
 
 function isCounts(value: JsonValue | undefined): value is number[] {

@@ -172,7 +172,9 @@ export class WeightLoader {
   }
 
   private async upload(stored: StoredTensor, dtype: ReadType, category: MemoryCategory): Promise<Tensor> {
-    return this.write(await stored.readAs(dtype), stored.shape, dtype, category);
+    const tensor = unscoped(() => empty(this.backend, stored.shape, dtype, category));
+    await stored.readInto(dtype, (offset, bytes) => this.backend.write(tensor.buffer, bytes, offset));
+    return tensor;
   }
 
   /** The stored bytes as they are: mapped, or else copied. */
