@@ -1,12 +1,13 @@
 import { availableParallelism, totalmem } from 'node:os';
 import { dirname } from 'node:path';
+import { parseLoraConfig } from '../adapters/config.js';
 import { CpuBackend } from '../backends/cpu/index.js';
 import { openBackend } from '../core/device.js';
 import type { ModelSource } from '../io/model-source.js';
 import { readModelConfig } from '../io/node.js';
 import { isQuantizable, type QuantizationConfig } from '../models/quantize.js';
-import { fullBatch } from '../plan/dry-run.js';
-import { type MethodPlan, type Plan, type PlanMachine, type PlanMethod, planModelOn, planStep } from '../plan/plan.js';
+import { fullBatch, likeMany } from '../plan/dry-run.js';
+import { type MethodPlan, type Plan, type PlanMachine, type PlanMethod, type PlanRequest, planModelOn, planStep } from '../plan/plan.js';
 import { knownShape, unknownShape } from '../plan/shapes.js';
 import { type RunData, trainingBatches } from '../train/data.js';
 import { loadOptionsOf, loraConfigOf, type Recipe } from '../train/recipe.js';
@@ -68,8 +69,21 @@ export async function planCommand(
     runtime,
   };
   const batch = fullBatch(options.microBatchSize ?? recipe?.micro_batch_size ?? 1, options.sequenceLen ?? recipe?.sequence_len ?? 512);
-  const rank = options.rank ?? recipe?.lora_r ?? 16;
-  const request = { name, config, precision, rank, batches: [batch], optimizer: recipe?.optimizer ?? 'adamw_torch' } as const;
+  const { rank } = options;
+  const lora = recipe
+    ? loraConfigOf({ ...recipe, lora_r: rank ?? recipe.lora_r })
+    : parseLoraConfig({ r: rank ?? 16, target_modules: 'all-linear' }, '--rank');
+  const request: PlanRequest = {
+    name,
+    config,
+    precision,
+    lora,
+    batch,
+    gradient_accumulation_steps: recipe?.gradient_accumulation_steps ?? 1,
+    optimizer: recipe?.optimizer ?? 'adamw_torch',
+    memoryLimit: recipe?.memory_limit && recipe.memory_limit * 1e9,
+    gradient_checkpointing: recipe?.gradient_checkpointing,
+  };
   const plan = await planModelOn(machine, request, options.method && [options.method]);
   terminal.result(plan, describe(plan));
 }
@@ -102,7 +116,7 @@ const rows: readonly [string, (plan: MethodPlan) => number][] = [
 ];
 
 function describe(plan: Plan): string {
-  const { methods, recommendation, parameters, memory_bytes, sequence_tokens } = plan;
+  const { methods, recommendation, parameters, memory_bytes, micro_batch_tokens } = plan;
   const full = plan.arithmetic.full_16_bit;
   const line = (label: string, cells: string[]) => label.padEnd(18) + cells.map((cell) => cell.padStart(20)).join('');
   const each = (label: string, cell: (method: MethodPlan) => string) => line(label, methods.map(cell));
@@ -110,7 +124,7 @@ function describe(plan: Plan): string {
     [gradient_checkpointing && 'ckpt', optimizer.startsWith('paged') && 'paged', stream_base && 'streamed'].filter(Boolean).join(' ') ||
     'plain';
   return [
-    `${plan.model}: ${thousands(parameters)} parameters, ${thousands(sequence_tokens)} tokens in a micro-batch, ${bytes(memory_bytes)} of memory`,
+    `${plan.model}: ${thousands(parameters)} parameters, ${thousands(micro_batch_tokens)} tokens in a micro-batch, ${bytes(memory_bytes)} of memory`,
     '',
     line(
       '',
@@ -151,7 +165,7 @@ export async function planRun(recipe: Recipe, source: ModelSource, data: RunData
     optimizer: recipe.optimizer,
     memoryLimit: recipe.memory_limit && recipe.memory_limit * 1e9,
     gradient_checkpointing: recipe.gradient_checkpointing,
-    batches: recipe.gradient_accumulation_steps > 1 ? [largest, largest] : [largest],
+    batches: likeMany(largest, recipe.gradient_accumulation_steps),
   };
   const machine = { memory: machineMemory(), threads: availableParallelism(), runtime: process.memoryUsage.rss() };
   return planStep(step, method, machine);

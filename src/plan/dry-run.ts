@@ -116,6 +116,11 @@ export async function dryRun(step: StepToPlan): Promise<PlannedStep> {
   return { memory: backend.memory(), resident: backend.peakResident, operations, trainable, all };
 }
 
+/** As many micro-batches of a step as its memory depends on: two are like all that follow, since gradients are added up in place. */
+export function likeMany(batch: LabelledTokens, gradient_accumulation_steps: number): LabelledTokens[] {
+  return gradient_accumulation_steps > 1 ? [batch, batch] : [batch];
+}
+
 /** `examples` sequences of `length` tokens, all supervised. */
 export function fullBatch(examples: number, length: number): LabelledTokens {
   const tokens = examples * length;

@@ -1,10 +1,10 @@
-import { parseLoraConfig } from '../adapters/config.js';
+import type { LoraConfig } from '../adapters/config.js';
 import type { MemoryCategory } from '../core/backend.js';
 import { type QuantizationConfig, standardQuantization } from '../models/quantize.js';
 import type { OptimizerName } from '../optim/optimizer.js';
 import type { LabelledTokens } from '../train/step.js';
 import type { JsonObject } from '../util/json.js';
-import { dryRun, type StepToPlan } from './dry-run.js';
+import { dryRun, likeMany, type StepToPlan } from './dry-run.js';
 import { type PlanModel, planModel } from './shapes.js';
 
 export const planMethods = ['full', 'lora', 'qlora'] as const;
@@ -26,9 +26,16 @@ export interface PlanRequest {
   name: string;
   config: JsonObject;
   precision: 'bf16' | 'fp32';
-  rank: number;
-  batches: readonly LabelledTokens[];
+  /** The adapter of LoRA and QLoRA. */
+  lora: LoraConfig;
+  /** A micro-batch, and how many of its kind a step has. */
+  batch: LabelledTokens;
+  gradient_accumulation_steps: number;
   optimizer: OptimizerName;
+  /** Bytes above which paged optimizers put their states on the disk. */
+  memoryLimit?: number;
+  /** As it is to be even where the memory would do without; `false` where absent. */
+  gradient_checkpointing?: PlanSettings['gradient_checkpointing'];
 }
 
 /** What saves memory, at a price in time. */
@@ -61,14 +68,21 @@ const growth = 28e6;
 /** The share of the machine's peak that whole steps reach. */
 const share = 0.75;
 
-/** The memory and time of one way to train. */
-export async function planStep(step: Omit<StepToPlan, 'threads'>, method: PlanMethod, machine: PlanMachine): Promise<MethodPlan> {
-  const { memory, resident, operations, trainable, all } = await dryRun({ ...step, threads: machine.threads });
+/** The memory and time of one way to train; `microBatches` are in a step where it does not name them all. */
+export async function planStep(
+  step: Omit<StepToPlan, 'threads'>,
+  method: PlanMethod,
+  machine: PlanMachine,
+  microBatches = step.batches.length,
+): Promise<MethodPlan> {
+  const { memory, resident, trainable, all, ...run } = await dryRun({ ...step, threads: machine.threads });
+  const times = microBatches / step.batches.length;
+  const operations = times * run.operations;
   const { constants, ...rest } = memory.peakOf;
   const runtime = machine.runtime + growth;
   const peak = runtime + resident;
   const seconds = machine.peak === undefined ? undefined : operations / (share * machine.peak);
-  const tokens = step.batches.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
+  const tokens = times * step.batches.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
   return {
     method,
     trainable_parameters: trainable,
@@ -83,39 +97,44 @@ export async function planStep(step: Omit<StepToPlan, 'threads'>, method: PlanMe
   };
 }
 
-/** Settings from the fastest to those that need the least memory. */
-function ladder(method: PlanMethod, optimizer: OptimizerName): PlanSettings[] {
+/** Settings from what is asked for to those that need the least memory. */
+function ladder(method: PlanMethod, { optimizer, gradient_checkpointing = false }: PlanRequest): PlanSettings[] {
   const paged: OptimizerName = optimizer.startsWith('adamw') ? 'paged_adamw_32bit' : optimizer;
+  const checkpointed = gradient_checkpointing || true;
   const steps: PlanSettings[] = [
-    { gradient_checkpointing: false, optimizer, stream_base: false },
-    { gradient_checkpointing: true, optimizer, stream_base: false },
-    { gradient_checkpointing: true, optimizer: paged, stream_base: false },
+    ...(gradient_checkpointing ? [] : [{ gradient_checkpointing, optimizer, stream_base: false }]),
+    { gradient_checkpointing: checkpointed, optimizer, stream_base: false },
+    { gradient_checkpointing: checkpointed, optimizer: paged, stream_base: false },
   ];
   if (method === 'full') return steps;
-  return [...steps, { gradient_checkpointing: true, optimizer: paged, stream_base: true }];
+  return [...steps, { gradient_checkpointing: checkpointed, optimizer: paged, stream_base: true }];
 }
 
 /** A method with the first settings that fit, or with the last ones. */
 async function planMethod(method: PlanMethod, request: PlanRequest, model: PlanModel, machine: PlanMachine): Promise<MethodPlan> {
-  const { precision, rank, batches, optimizer } = request;
-  const lora = method === 'full' ? undefined : parseLoraConfig({ r: rank, target_modules: 'all-linear' }, 'plan');
+  const { precision, batch, gradient_accumulation_steps, optimizer } = request;
+  const batches = likeMany(batch, gradient_accumulation_steps);
+  const lora = method === 'full' ? undefined : request.lora;
   const quantization: QuantizationConfig | undefined = method === 'qlora' ? standardQuantization : undefined;
   let plan: MethodPlan | undefined;
-  for (const settings of ladder(method, optimizer)) {
+  for (const settings of ladder(method, request)) {
     const { gradient_checkpointing, stream_base: stream } = settings;
-    const paged = settings.optimizer.startsWith('paged');
+    // Paged because of the memory: the states leave it after every update.
+    const memoryLimit = settings.optimizer === optimizer ? request.memoryLimit : 0;
     const step = { config: model.config, precision, lora, quantization, stream, mapped: true, batches, gradient_checkpointing };
-    plan = await planStep({ ...step, optimizer: settings.optimizer, memoryLimit: paged ? 0 : undefined }, method, machine);
+    plan = await planStep({ ...step, optimizer: settings.optimizer, memoryLimit }, method, machine, gradient_accumulation_steps);
     if (plan.fits) break;
   }
-  return plan as MethodPlan;
+  // Other families are built as a Llama, but counted exactly.
+  return { ...(plan as MethodPlan), ...(method === 'full' ? { trainable_parameters: model.parameters } : {}) };
 }
 
 export interface Plan {
   model: string;
   parameters: number;
   memory_bytes: number;
-  sequence_tokens: number;
+  micro_batch_tokens: number;
+  gradient_accumulation_steps: number;
   methods: MethodPlan[];
   recommendation: { method: PlanMethod | null; reasons: string[] };
   arithmetic: ReturnType<typeof quotedArithmetic>;
@@ -130,7 +149,8 @@ export async function planModelOn(machine: PlanMachine, request: PlanRequest, me
     model: request.name,
     parameters: model.parameters,
     memory_bytes: machine.memory,
-    sequence_tokens: request.batches.reduce((sum, { inputIds }) => sum + inputIds.length, 0),
+    micro_batch_tokens: request.batch.inputIds.length,
+    gradient_accumulation_steps: request.gradient_accumulation_steps,
     methods: plans,
     recommendation: recommend(plans),
     arithmetic: quotedArithmetic(request.name, model.parameters),

@@ -47,7 +47,8 @@ export class Scratch {
   }
 
   private need(slot: number, bytes: number, everywhere = false): void {
-    const rounded = bytes < hugePage ? bytes : upTo(bytes, hugePage);
+    // As native/kernels/pool.cpp does.
+    const rounded = bytes < hugePage / 16 ? bytes : upTo(bytes, hugePage);
     this.first.set(slot, Math.max(this.first.get(slot) ?? 0, rounded));
     if (everywhere) this.others.set(slot, Math.max(this.others.get(slot) ?? 0, rounded));
   }

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { lowrank } from '../helpers/cli.js';
-import { writeRows, writeTinyModel } from '../helpers/tiny-model.js';
+import { tinyConfig, writeRows, writeTinyModel } from '../helpers/tiny-model.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'lowrank-cli-'));
 const at = (...names: string[]) => join(folder, ...names);
@@ -84,6 +84,18 @@ describe('the way of a user', () => {
   test('a plan of a recipe and of a shape; what cannot fit is refused', async () => {
     const planned = await lowrank(['plan', recipe('planned'), '--json']);
     expect(JSON.parse(planned.out).methods.map(({ method }: { method: string }) => method)).toEqual(['full', 'lora', 'qlora']);
+    const narrow = await lowrank(['plan', recipe('planned', 'lora_target_modules: [q_proj]'), 'lora_r=2', '--method', 'lora', '--json']);
+    const { num_hidden_layers: layers, hidden_size: width } = tinyConfig;
+    const trainable = layers * 2 * (width + width);
+    expect(JSON.parse(narrow.out).methods).toMatchObject([{ method: 'lora', trainable_parameters: trainable }]);
+    const arithmetic = await lowrank(['plan', '--model', 'llama-2-7b', '--method', 'qlora', '--json']);
+    expect(JSON.parse(arithmetic.out)).toMatchObject({
+      parameters: 6_738_415_616,
+      arithmetic: {
+        full_16_bit_nominal: { weights: 14e9, gradients: 14e9, adam: 28e9 },
+        low_rank: { trained: 65_536, percent_fewer: 99.6 },
+      },
+    });
     const shape = await lowrank(['plan', '--model', 'llama-2-7b', '--method', 'qlora', '--memory', '8GB']);
     expect(shape.out).toMatch(/llama-2-7b: 6,738,415,616 parameters/);
     expect(shape.out).toMatch(/recommended: qlora/);
@@ -96,6 +108,10 @@ describe('the way of a user', () => {
     expect(refused.code).toBe(1);
     expect(refused.err).toMatch(/the run would hold \d+\.\d+ GB of memory[\s\S]*--force/);
     expect(existsSync(at('large'))).toBe(false);
+    // With --force it goes on to what else is wrong.
+    const forced = await lowrank(['train', ...large, '--force', '--device', 'reference', '--profile', at('none.json')]);
+    expect(forced.err).toMatch(/keeps no profile/);
+    expect(forced.err).not.toMatch(/the run would hold/);
     const neither = await lowrank(['plan']);
     expect(neither.err).toMatch(/one of a recipe and --model/);
   });

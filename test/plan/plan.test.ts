@@ -122,7 +122,15 @@ describe.each(Object.entries(ways))('%s', (_, way) => {
 describe('a plan for a machine', () => {
   const machine = (gigabytes: number): PlanMachine => ({ memory: gigabytes * 1e9, threads: 2, peak: 400e9, runtime: 0.06e9 });
   const request = (name: string) =>
-    ({ name, config: knownShape(name)!, precision: 'bf16', rank: 64, batches: [fullBatch(1, 512)], optimizer: 'adamw_torch' }) as const;
+    ({
+      name,
+      config: knownShape(name)!,
+      precision: 'bf16',
+      lora: parseLoraConfig({ r: 64, target_modules: 'all-linear' }, 'test'),
+      batch: fullBatch(1, 512),
+      gradient_accumulation_steps: 1,
+      optimizer: 'adamw_torch',
+    }) as const;
 
   test.each([
     [64, 'llama-2-7b', 'lora'],
@@ -134,6 +142,20 @@ describe('a plan for a machine', () => {
     expect(recommendation.method).toBe(method);
     expect(methods.find((plan) => plan.method === method)).toMatchObject({ fits: true });
     expect(recommendation.reasons.join('\n')).toMatch(method === 'lora' ? /several adapters/ : /largest model/);
+  });
+
+  test('the adapter, the checkpointing and the micro-batches that are asked for', async () => {
+    const wanted = { lora: parseLoraConfig({ r: 8, target_modules: ['q_proj', 'v_proj'] }, 'test'), gradient_checkpointing: true };
+    const plan = (steps: number) =>
+      planModelOn(machine(64), { ...request('qwen2.5-7b'), ...wanted, gradient_accumulation_steps: steps }, ['full', 'lora']);
+    const [one, two, eight] = [await plan(1), await plan(2), await plan(8)];
+    const [full, lora] = eight.methods;
+    // 28 layers of 3584, whose values are 512 wide.
+    expect(lora.trainable_parameters).toBe(28 * 8 * (3584 + 3584 + 3584 + 512));
+    expect(lora.settings.gradient_checkpointing).toBe(true);
+    expect(full.trainable_parameters).toBe(published['qwen2.5-7b']);
+    expect(lora.operations_per_step).toBe(8 * one.methods[1].operations_per_step);
+    expect(lora.peak_rss_bytes).toBe(two.methods[1].peak_rss_bytes);
   });
 
   test('where nothing fits it says what is least', async () => {
