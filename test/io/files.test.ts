@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -45,6 +46,16 @@ test('a write that fails leaves the old file and nothing else', async () => {
   expect(readFileSync(path, 'utf8')).toBe('old');
   expect(readdirSync(dir)).toEqual(['file']);
   await expect(writeText(join(path, 'below'), '')).rejects.toThrow(/choose a path whose parents are folders|exist/);
+});
+
+test('a new folder takes away what a dead process left of it, and nothing of a living one', async () => {
+  const folder = localFolder(dir);
+  const dead = spawnSync(process.execPath, ['-e', '']).pid;
+  for (const name of [`.model.${dead}.tmp`, `.model.${dead}.old`, `.other.${dead}.tmp`, `.model.${process.ppid}.tmp`]) {
+    await writeText(join(dir, name, 'part'), 'x');
+  }
+  await folder.create('model', (inner) => inner.writeText('whole', 'y'));
+  expect(readdirSync(dir).sort()).toEqual([`.model.${process.ppid}.tmp`, `.other.${dead}.tmp`, 'model']);
 });
 
 test('published files appear together in place of the old ones, or not at all', async () => {

@@ -36,6 +36,7 @@ async function create(path: string, name: string, fill: (folder: Folder) => Prom
   const temporary = join(path, `.${name}.${process.pid}.tmp`);
   const old = join(path, `.${name}.${process.pid}.old`);
   await named(path, async () => {
+    await removeAbandoned(path, name);
     await rm(temporary, { recursive: true, force: true });
     await mkdir(temporary, { recursive: true });
     try {
@@ -50,6 +51,23 @@ async function create(path: string, name: string, fill: (folder: Folder) => Prom
       await rm(old, { recursive: true, force: true });
     }
   });
+}
+
+/** Removes what processes that ended in the middle of `create` left of a folder, which may be gigabytes. */
+async function removeAbandoned(path: string, name: string): Promise<void> {
+  for (const entry of await readdir(path).catch(() => [])) {
+    const pid = entry.startsWith(`.${name}.`) ? /^(\d+)\.(?:tmp|old)$/.exec(entry.slice(name.length + 2))?.[1] : undefined;
+    if (pid !== undefined && !isRunning(Number(pid))) await rm(join(path, entry), { recursive: true, force: true });
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
 }
 
 async function publish(path: string, key: string, old: RegExp, fill: (folder: Folder) => Promise<void>): Promise<void> {
