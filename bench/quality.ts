@@ -126,7 +126,7 @@ export async function qualitySuite(bench: Bench): Promise<Row[]> {
     fp4: await perplexity(bench, 'fp4'),
   };
   return [
-    against('bf16 / fp32, 200 steps', bf16, fp32, { points_lost: 2, curve_distance: 0.05 }),
+    against('bf16 / fp32, 200 steps', bf16, fp32, { points_lost: 2, curve_distance: 0.01 }),
     against('NF4 + double / bf16, 200 steps', nf4, bf16, { points_lost: 2 }),
     judged({
       case: 'perplexity of the base, NF4 / FP4',
