@@ -52,7 +52,7 @@ export const Recipe = z.strictObject({
       bnb_4bit_use_double_quant: z.boolean().default(standardQuantization.double),
     })
     .prefault({})
-    .describe('how 4 bits are made: bnb_4bit_quant_type nf4 or fp4, bnb_4bit_use_double_quant'),
+    .describe('how 4 bits are made: bnb_4bit_quant_type nf4 (default) or fp4, bnb_4bit_use_double_quant (true)'),
   bf16: z
     .union([z.boolean(), z.literal('auto')])
     .default('auto')
@@ -114,7 +114,7 @@ export const Recipe = z.strictObject({
   gradient_checkpointing: z
     .union([z.boolean(), z.literal('offload_disk')])
     .default(false)
-    .describe('keep only each layer’s input: less memory, a third slower; offload_disk keeps it on the disk of output_dir'),
+    .describe('keep little of each layer and compute the rest again: less memory, slower; offload_disk: keep that on the disk of output_dir'),
   stream_base: z
     .union([z.boolean(), z.literal('auto')])
     .default('auto')
