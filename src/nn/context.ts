@@ -15,7 +15,7 @@ export interface PackedTokens {
 export interface ForwardOptions {
   /** Present in training: the key of this pass's dropout masks. */
   dropout?: { seed: number; step: number };
-  /** Keep only each layer's input and compute the layer again in the backward pass. */
+  /** Keep little of each layer and compute the rest again in the backward pass. */
   checkpointing?: boolean;
   /** With checkpointing: a local folder for what is kept, instead of memory. */
   offloadFolder?: string;
