@@ -114,7 +114,9 @@ export const Recipe = z.strictObject({
   gradient_checkpointing: z
     .union([z.boolean(), z.literal('offload_disk')])
     .default(false)
-    .describe('keep little of each layer and compute the rest again: less memory, slower; offload_disk: keep that on the disk of output_dir'),
+    .describe(
+      'keep little of each layer and compute the rest again: less memory, slower; offload_disk: keep that on the disk of output_dir',
+    ),
   stream_base: z
     .union([z.boolean(), z.literal('auto')])
     .default('auto')
