@@ -24,7 +24,9 @@ function matricesOf(source: ModelSource, quantization: QuantizationConfig | unde
   const matrices = [...source.checkpoint.tensors.values()].filter(isQuantizable);
   const made = quantization && !matrices.some(({ quantized }) => quantized) ? quantization : undefined;
   const sizes = matrices.map(({ shape, byteLength }) => (made ? (shape[0] * shape[1] * bitsPerParameter(made)) / 8 : byteLength));
-  return { made, size: sizes.reduce((sum, n) => sum + n, 0) };
+  // What is not quantised here is streamed from where it lies: codes, or floats that need no conversion.
+  const inFile = made !== undefined || matrices.every((tensor) => tensor.quantized !== undefined || tensor.inPlace);
+  return { made, inFile, size: sizes.reduce((sum, n) => sum + n, 0) };
 }
 
 /** Whether a base is to be streamed. */
@@ -49,7 +51,14 @@ export async function streamedSource(
     if (streaming.mode === 'auto') return undefined;
     throw new LowrankError(`the backend ${backend.name} cannot map files`, { place: 'stream_base', mend: 'use --device cpu' });
   }
-  const { made, size } = matricesOf(source, quantization);
+  const { made, inFile, size } = matricesOf(source, quantization);
+  if (!inFile) {
+    if (streaming.mode === 'auto') return undefined;
+    throw new LowrankError('the weights must be converted and cannot be read where they lie', {
+      place: `stream_base: ${source.name}`,
+      mend: 'set adapter: qlora, which quantises them into a file, or take a model in safetensors',
+    });
+  }
   const streamed = made ? await cachedQuantized(terminal, source, backend, made) : source;
   terminal.note(`streaming  ${bytes(size)} of weights from ${streamed.name}`);
   return streamed;

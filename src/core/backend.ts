@@ -122,8 +122,15 @@ export class MemoryCounter implements MemoryUse {
     Object.assign(this.peakOf, this.currentOf);
   }
 
-  snapshot(): MemoryUse {
-    return { current: this.current, peak: this.peak, currentOf: { ...this.currentOf }, peakOf: { ...this.peakOf } };
+  /** The counts so far, with scratch memory that kernels keep, which no allocation counted. */
+  snapshot(scratch = 0): MemoryUse {
+    const { current, peak, currentOf, peakOf } = this;
+    return {
+      current: current + scratch,
+      peak: peak + scratch,
+      currentOf: { ...currentOf, workspace: currentOf.workspace + scratch },
+      peakOf: { ...peakOf, workspace: peakOf.workspace + scratch },
+    };
   }
 }
 

@@ -173,8 +173,13 @@ export class WeightLoader {
 
   private async upload(stored: StoredTensor, dtype: ReadType, category: MemoryCategory): Promise<Tensor> {
     const tensor = unscoped(() => empty(this.backend, stored.shape, dtype, category));
-    await stored.readInto(dtype, (offset, bytes) => this.backend.write(tensor.buffer, bytes, offset));
-    return tensor;
+    try {
+      await stored.readInto(dtype, (offset, bytes) => this.backend.write(tensor.buffer, bytes, offset));
+      return tensor;
+    } catch (error) {
+      tensor.dispose();
+      throw error;
+    }
   }
 
   /** The stored bytes as they are: mapped, or else copied. */

@@ -161,14 +161,7 @@ export class DryBackend implements Backend {
   async sync(): Promise<void> {}
 
   memory(): MemoryUse {
-    const { current, peak, currentOf, peakOf } = this.counter.snapshot();
-    const workspace = this.scratch.bytes(this.threads);
-    return {
-      current: current + workspace,
-      peak: peak + workspace,
-      currentOf: { ...currentOf, workspace: currentOf.workspace + workspace },
-      peakOf: { ...peakOf, workspace: peakOf.workspace + workspace },
-    };
+    return this.counter.snapshot(this.scratch.bytes(this.threads));
   }
 
   resetPeak(): void {

@@ -130,14 +130,7 @@ export class CpuBackend implements Backend {
   }
 
   memory(): MemoryUse {
-    const workspace = this.addon.workspace(this.handle);
-    const { current, peak, currentOf, peakOf } = this.counter.snapshot();
-    return {
-      current: current + workspace,
-      peak: peak + workspace,
-      currentOf: { ...currentOf, workspace: currentOf.workspace + workspace },
-      peakOf: { ...peakOf, workspace: peakOf.workspace + workspace },
-    };
+    return this.counter.snapshot(this.addon.workspace(this.handle));
   }
 
   resetPeak(): void {
