@@ -124,9 +124,8 @@ inline float encode_bins(const float* __restrict x, int64_t n, const uint8_t* __
 inline bool is_quantized(const Tensor& t) { return t.dtype == DType::u4 || t.dtype == DType::i8; }
 
 inline int log2_of_block(float size) {
-  const auto whole = static_cast<int64_t>(size);
-  expect(static_cast<float>(whole) == size && whole >= 32 && whole <= 65536 && std::has_single_bit(static_cast<uint64_t>(whole)),
-         "a block size that is a power of two from 32 to 65536");
+  const auto whole = static_cast<int64_t>(size >= 32 && size <= 65536 ? size : 0);  // NaN, too
+  expect(static_cast<float>(whole) == size && std::has_single_bit(static_cast<uint64_t>(whole)), "a block size that is a power of two from 32 to 65536");
   return std::countr_zero(static_cast<uint64_t>(whole));
 }
 

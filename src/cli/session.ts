@@ -56,7 +56,7 @@ export async function openSession(terminal: Terminal, source: ModelSource, codec
   try {
     const onProgress = (done: number, total: number) => terminal.bar(done / total, `loading ${source.name}`);
     const { device: _, streaming, ...load } = options;
-    const streamed = streaming && (await streamedSource(terminal, source, backend, streaming, load.quantization));
+    const streamed = streaming && (await streamedSource(terminal, source, backend, streaming, load));
     const loaded = await loadModel(streamed ?? source, backend, { precision: 'bf16', ...load, stream: streamed !== undefined, onProgress });
     terminal.clearBar();
     const close = async () => {

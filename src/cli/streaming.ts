@@ -7,6 +7,7 @@ import type { Backend } from '../core/backend.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
 import { cacheFolder, openModel } from '../io/node.js';
+import type { LoadOptions } from '../models/load.js';
 import { bitsPerParameter, isQuantizable, type QuantizationConfig } from '../models/quantize.js';
 import { quantizeModel } from '../models/quantized-model.js';
 import { LowrankError } from '../util/errors.js';
@@ -20,12 +21,14 @@ export interface Streaming {
 }
 
 /** The layers' matrices, how they are to be quantised where they are not yet, and what they take. */
-function matricesOf(source: ModelSource, quantization: QuantizationConfig | undefined) {
+function matricesOf(source: ModelSource, quantization: QuantizationConfig | undefined, precision: 'bf16' | 'fp32' = 'bf16') {
   const matrices = [...source.checkpoint.tensors.values()].filter(isQuantizable);
   const made = quantization && !matrices.some(({ quantized }) => quantized) ? quantization : undefined;
   const sizes = matrices.map(({ shape, byteLength }) => (made ? (shape[0] * shape[1] * bitsPerParameter(made)) / 8 : byteLength));
   // What is not quantised here is streamed from where it lies: codes, or floats that need no conversion.
-  const inFile = made !== undefined || matrices.every((tensor) => tensor.quantized !== undefined || tensor.inPlace);
+  const wanted = precision === 'bf16' ? 'BF16' : 'F32';
+  const inFile =
+    made !== undefined || matrices.every(({ quantized, inPlace, dtype }) => quantized !== undefined || (inPlace && dtype === wanted));
   return { made, inFile, size: sizes.reduce((sum, n) => sum + n, 0) };
 }
 
@@ -44,14 +47,14 @@ export async function streamedSource(
   source: ModelSource,
   backend: Backend,
   streaming: Streaming,
-  quantization: QuantizationConfig | undefined,
+  { precision, quantization }: Partial<LoadOptions>,
 ): Promise<ModelSource | undefined> {
   if (!wantsStreaming(source, streaming, quantization)) return undefined;
   if (!backend.fetch) {
     if (streaming.mode === 'auto') return undefined;
     throw new LowrankError(`the backend ${backend.name} cannot map files`, { place: 'stream_base', mend: 'use --device cpu' });
   }
-  const { made, inFile, size } = matricesOf(source, quantization);
+  const { made, inFile, size } = matricesOf(source, quantization, precision);
   if (!inFile) {
     if (streaming.mode === 'auto') return undefined;
     throw new LowrankError('the weights must be converted and cannot be read where they lie', {

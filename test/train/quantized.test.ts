@@ -1,7 +1,7 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { parseLoraConfig } from '../../src/adapters/config.js';
 import { LoraAdapter } from '../../src/adapters/lora.js';
 import { mergeAdapter } from '../../src/adapters/merge.js';
@@ -169,4 +169,26 @@ test('a quantised model is not quantised again, nor one of another method read',
   const other = { ...base, config: { ...base.config, quantization_config: { quant_method: 'gptq' } } };
   await expect(loadModel(other, backend, { precision: 'bf16' })).rejects.toThrow(/"gptq" cannot be read/);
   await source.checkpoint.close();
+});
+
+test.skipIf(process.platform !== 'linux')('what is fetched of a file comes into memory, what is released goes', async () => {
+  const path = join(root, 'weights.bin');
+  const bytes = 8 << 20;
+  writeFileSync(path, new Uint8Array(bytes).fill(1));
+  const buffer = backend.mapFile!(path, 100, bytes - 100, 'weights');
+  const range = { buffer, offset: 0, bytes: bytes - 100 };
+  const resident = () => {
+    const [, after] = readFileSync('/proc/self/smaps', 'utf8').split(path);
+    return Number(/Rss:\s+(\d+) kB/.exec(after)?.[1]) * 1024;
+  };
+  expect(resident()).toBe(0);
+  backend.fetch!(range);
+  await vi.waitFor(() => expect(resident()).toBe(bytes), { timeout: 10_000 });
+  backend.release!(range, Number.POSITIVE_INFINITY);
+  await backend.sync();
+  expect(resident()).toBe(bytes);
+  backend.release!(range, 0);
+  await backend.sync();
+  expect(resident()).toBe(0);
+  backend.free(buffer);
 });
