@@ -5,6 +5,7 @@ import { CpuBackend } from '../backends/cpu/index.js';
 import { openBackend } from '../core/device.js';
 import type { ModelSource } from '../io/model-source.js';
 import { readModelConfig } from '../io/node.js';
+import { isUsableInPlace } from '../models/load.js';
 import { isQuantizable, type QuantizationConfig } from '../models/quantize.js';
 import { fullBatch, likeMany } from '../plan/dry-run.js';
 import { type MethodPlan, type Plan, type PlanMachine, type PlanMethod, type PlanRequest, planModelOn, planStep } from '../plan/plan.js';
@@ -160,8 +161,8 @@ export async function planRun(recipe: Recipe, source: ModelSource, data: RunData
     precision,
     lora: recipe.adapter === 'full' ? undefined : loraConfigOf(recipe),
     quantization: existing ?? quantization,
-    stream: streaming !== undefined && wantsStreaming(source, streaming, quantization),
-    mapped: stored.some((tensor) => tensor.inPlace && isQuantizable(tensor) && tensor.dtype === (precision === 'bf16' ? 'BF16' : 'F32')),
+    stream: streaming !== undefined && wantsStreaming(source, streaming, { precision, quantization }),
+    mapped: stored.some((tensor) => isQuantizable(tensor) && isUsableInPlace(tensor, precision === 'bf16' ? 'bf16' : 'f32')),
     optimizer: recipe.optimizer,
     memoryLimit: recipe.memory_limit && recipe.memory_limit * 1e9,
     gradient_checkpointing: recipe.gradient_checkpointing,

@@ -55,9 +55,10 @@ export async function openSession(terminal: Terminal, source: ModelSource, codec
   const backend = await openBackend(options.device, (message) => terminal.warn(message));
   try {
     const onProgress = (done: number, total: number) => terminal.bar(done / total, `loading ${source.name}`);
-    const { device: _, streaming, ...load } = options;
+    const { device: _, streaming, precision = 'bf16', ...rest } = options;
+    const load = { precision, ...rest };
     const streamed = streaming && (await streamedSource(terminal, source, backend, streaming, load));
-    const loaded = await loadModel(streamed ?? source, backend, { precision: 'bf16', ...load, stream: streamed !== undefined, onProgress });
+    const loaded = await loadModel(streamed ?? source, backend, { ...load, stream: streamed !== undefined, onProgress });
     terminal.clearBar();
     const close = async () => {
       loaded.dispose();

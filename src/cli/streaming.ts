@@ -4,10 +4,11 @@ import { freemem } from 'node:os';
 import { join } from 'node:path';
 import { writeModel } from '../adapters/model-folder.js';
 import type { Backend } from '../core/backend.js';
+import type { StoredTensor } from '../io/checkpoint.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
 import { cacheFolder, openModel } from '../io/node.js';
-import type { LoadOptions } from '../models/load.js';
+import { isUsableInPlace, type LoadOptions } from '../models/load.js';
 import { bitsPerParameter, isQuantizable, type QuantizationConfig } from '../models/quantize.js';
 import { quantizeModel } from '../models/quantized-model.js';
 import { LowrankError } from '../util/errors.js';
@@ -20,48 +21,46 @@ export interface Streaming {
   limit?: number;
 }
 
-/** The layers' matrices, how they are to be quantised where they are not yet, and what they take. */
-function matricesOf(source: ModelSource, quantization: QuantizationConfig | undefined, precision: 'bf16' | 'fp32' = 'bf16') {
+/** The layers' matrices: how they are to be quantised where they are not yet, what they take, and whether they can be streamed. */
+function matricesOf(source: ModelSource, { precision, quantization }: LoadOptions) {
   const matrices = [...source.checkpoint.tensors.values()].filter(isQuantizable);
   const made = quantization && !matrices.some(({ quantized }) => quantized) ? quantization : undefined;
   const sizes = matrices.map(({ shape, byteLength }) => (made ? (shape[0] * shape[1] * bitsPerParameter(made)) / 8 : byteLength));
   // What is not quantised here is streamed from where it lies: codes, or floats that need no conversion.
-  const wanted = precision === 'bf16' ? 'BF16' : 'F32';
-  const inFile =
-    made !== undefined || matrices.every(({ quantized, inPlace, dtype }) => quantized !== undefined || (inPlace && dtype === wanted));
-  return { made, inFile, size: sizes.reduce((sum, n) => sum + n, 0) };
+  const usable = (stored: StoredTensor) => stored.quantized !== undefined || isUsableInPlace(stored, precision === 'bf16' ? 'bf16' : 'f32');
+  return { made, streamable: made !== undefined || matrices.every(usable), size: sizes.reduce((sum, n) => sum + n, 0) };
 }
 
 /** Whether a base is to be streamed. */
-export function wantsStreaming(source: ModelSource, { mode, limit }: Streaming, quantization: QuantizationConfig | undefined): boolean {
+export function wantsStreaming(source: ModelSource, { mode, limit }: Streaming, options: LoadOptions): boolean {
+  if (mode === true) return true;
   const available = limit ?? Math.min(freemem(), process.constrainedMemory?.() || Number.POSITIVE_INFINITY);
-  return mode === true || matricesOf(source, quantization).size > available / 2;
+  const { streamable, size } = matricesOf(source, options);
+  return streamable && size > available / 2;
 }
 
 /**
  * The model to stream a base from, or undefined where the base should be in memory. A base that is to be quantised is quantised once, into the
- * cache; one that is not, or already is, is streamed from its own files.
+ * cache; one that is not, or already is, is streamed from its own files. Throws where it must be streamed and cannot.
  */
 export async function streamedSource(
   terminal: Terminal,
   source: ModelSource,
   backend: Backend,
   streaming: Streaming,
-  { precision, quantization }: Partial<LoadOptions>,
+  options: LoadOptions,
 ): Promise<ModelSource | undefined> {
-  if (!wantsStreaming(source, streaming, quantization)) return undefined;
+  if (!wantsStreaming(source, streaming, options)) return undefined;
   if (!backend.fetch) {
     if (streaming.mode === 'auto') return undefined;
     throw new LowrankError(`the backend ${backend.name} cannot map files`, { place: 'stream_base', mend: 'use --device cpu' });
   }
-  const { made, inFile, size } = matricesOf(source, quantization, precision);
-  if (!inFile) {
-    if (streaming.mode === 'auto') return undefined;
+  const { made, streamable, size } = matricesOf(source, options);
+  if (!streamable)
     throw new LowrankError('the weights must be converted and cannot be read where they lie', {
       place: `stream_base: ${source.name}`,
-      mend: 'set adapter: qlora, which quantises them into a file, or take a model in safetensors',
+      mend: `set adapter: qlora, which quantises them into a file, or take one stored in safetensors as ${options.precision}`,
     });
-  }
   const streamed = made ? await cachedQuantized(terminal, source, backend, made) : source;
   terminal.note(`streaming  ${bytes(size)} of weights from ${streamed.name}`);
   return streamed;

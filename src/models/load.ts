@@ -109,6 +109,11 @@ export function layersOf(tensors: ReadonlyMap<string, Tensor>): MappedRange[][] 
 const storedNames: Readonly<Record<DType, string>> = { f32: 'F32', bf16: 'BF16', f16: 'F16', i32: 'I32', u8: 'U8', i8: 'I8', u4: 'U8' };
 const alignments: Readonly<Record<DType, number>> = { f32: 4, bf16: 2, f16: 2, i32: 4, u8: 1, i8: 1, u4: 1 };
 
+/** Whether a tensor's stored bytes serve as this dtype where they lie: no conversion, aligned to their size, in a file that can be mapped. */
+export function isUsableInPlace({ inPlace, dtype, offset, byteLength, file }: StoredTensor, wanted: DType): boolean {
+  return inPlace && dtype === storedNames[wanted] && offset % alignments[wanted] === 0 && byteLength > 0 && file.path !== undefined;
+}
+
 /** Puts tensors of files on a device and owns their memory. */
 export class WeightLoader {
   private readonly backend: Backend;
@@ -162,11 +167,10 @@ export class WeightLoader {
     return weight;
   }
 
-  /** The tensor inside its memory-mapped file, where its bytes are what is wanted and lie aligned to their size. */
+  /** The tensor inside its memory-mapped file, where it is usable there. */
   private map(stored: StoredTensor, dtype: DType, category: MemoryCategory, shape = stored.shape): Tensor | undefined {
     const { path } = stored.file;
-    const fits = stored.inPlace && stored.dtype === storedNames[dtype] && stored.offset % alignments[dtype] === 0 && stored.byteLength > 0;
-    if (!this.backend.mapFile || !path || !fits) return undefined;
+    if (!this.backend.mapFile || !path || !isUsableInPlace(stored, dtype)) return undefined;
     const buffer = this.backend.mapFile(path, stored.offset, stored.byteLength, category);
     return new Tensor(new Storage(this.backend, buffer), 0, dtype, shape);
   }

@@ -1,0 +1,46 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { openCpuBackend } from '../../src/backends/cpu/index.js';
+import { Terminal } from '../../src/cli/console.js';
+import { streamedSource, wantsStreaming } from '../../src/cli/streaming.js';
+import type { Backend } from '../../src/core/backend.js';
+import type { ModelSource } from '../../src/io/model-source.js';
+import { openModel } from '../../src/io/node.js';
+import type { LoadOptions } from '../../src/models/load.js';
+import { writeTinyModel } from '../helpers/tiny-model.js';
+
+const root = mkdtempSync(join(tmpdir(), 'lowrank-streaming-'));
+const bf16: LoadOptions = { precision: 'bf16' };
+let backend: Backend;
+let floats: ModelSource, halves: ModelSource;
+beforeAll(async () => {
+  backend = await openCpuBackend({ threads: 1 });
+  floats = await openModel(await writeTinyModel(join(root, 'f32'), {}, 'F32'));
+  halves = await openModel(await writeTinyModel(join(root, 'bf16'), {}, 'BF16'));
+});
+afterAll(async () => {
+  await floats.checkpoint.close();
+  await halves.checkpoint.close();
+  await backend.close();
+  rmSync(root, { recursive: true, force: true });
+});
+
+test('a base is streamed by itself where it takes more than half of the memory and lies as it is wanted', () => {
+  const short = { mode: 'auto', limit: 1000 } as const;
+  expect(wantsStreaming(halves, short, bf16)).toBe(true);
+  expect(wantsStreaming(halves, { mode: 'auto', limit: 1e9 }, bf16)).toBe(false);
+  expect(wantsStreaming(halves, short, { precision: 'fp32' })).toBe(false);
+  expect(wantsStreaming(floats, short, bf16)).toBe(false);
+  expect(wantsStreaming(floats, short, { precision: 'fp32' })).toBe(true);
+  // Quantising writes a file, whatever the weights were.
+  expect(wantsStreaming(floats, short, { ...bf16, quantization: { kind: 'nf4', blockSize: 64, double: true } })).toBe(true);
+});
+
+test('a base that must be streamed and would have to be converted is refused', async () => {
+  const always = { mode: true } as const;
+  const streamed = streamedSource(new Terminal(), floats, backend, always, bf16);
+  await expect(streamed).rejects.toThrow(/must be converted.*stored in safetensors as bf16/s);
+  expect(await streamedSource(new Terminal(), floats, backend, always, { precision: 'fp32' })).toBe(floats);
+});
