@@ -25,8 +25,9 @@ void check(napi_status status) {
 // One device: made by `open`, kept until its environment ends, so that no late callback meets freed memory.
 struct Backend {
   Backend(int threads, const InstructionSet& set)
-      : instruction_set(set), queue(std::make_unique<Queue>(threads)), memory(std::make_unique<Memory>([this](Block block) {
-          queue->push(-1, [block](Pool&) { release(block); });
+      : instruction_set(set), queue(std::make_unique<Queue>(threads)), memory(std::make_unique<Memory>([this](std::function<void()> command) {
+          queue->push(-1, [command = std::move(command)](Pool&) { command(); });
+          return queue->pushed();
         })) {}
 
   void close() {
@@ -214,12 +215,12 @@ napi_value allocate_paged(napi_env env, const Arguments& arguments) {
 char* range(Buffer& buffer, size_t offset, size_t length) {
   if (offset > buffer.bytes || length > buffer.bytes - offset)
     throw std::runtime_error("bytes " + std::to_string(offset) + " … " + std::to_string(offset + length) + " of a buffer of " + std::to_string(buffer.bytes));
-  return static_cast<char*>(buffer.block.data) + offset;
+  return buffer.piece.data + offset;
 }
 
 // The part of a mapped file that arguments 2 (offset) and 3 (length) name.
 Pages pages_of(Buffer& buffer, const Arguments& arguments) {
-  if (!buffer.block.mapped) throw std::runtime_error("only mapped files and paged memory are fetched and released");
+  if (!buffer.mapped) throw std::runtime_error("only mapped files and paged memory are fetched and released");
   const size_t length = arguments.integer(3, kLargestInteger, "length");
   return {range(buffer, arguments.integer(2, kLargestInteger, "offset"), length), length};
 }
@@ -229,7 +230,7 @@ napi_value fetch_pages(napi_env env, const Arguments& arguments) {
   Buffer& buffer = backend.memory->at(arguments.number(1));
   if (!backend.fetcher) backend.fetcher = std::make_unique<Fetcher>();
   backend.queue->push(-1, [fetcher = backend.fetcher.get(), pages = pages_of(buffer, arguments)](Pool&) { fetcher->fetch(pages); });
-  buffer.last_use = backend.queue->pushed();
+  buffer.piece.last_use = backend.queue->pushed();
   return undefined(env);
 }
 
@@ -241,7 +242,7 @@ napi_value release_pages(napi_env env, const Arguments& arguments) {
     if (fetcher) fetcher->forget(pages);
     page_out(pages, read_only, limit);
   });
-  buffer.last_use = backend.queue->pushed();
+  buffer.piece.last_use = backend.queue->pushed();
   return undefined(env);
 }
 
@@ -255,13 +256,13 @@ napi_value write(napi_env env, const Arguments& arguments) {
   if (type != napi_uint8_array || buffer.read_only) throw std::runtime_error("write wants a Uint8Array and a buffer that may be written");
   char* target = range(buffer, arguments.integer(2, kLargestInteger, "offset"), length);
   Queue& queue = *backend.queue;
-  if (buffer.last_use <= queue.completed()) {
+  if (buffer.piece.last_use <= queue.completed()) {
     // Nothing enqueued touches the block: no copy needs to be kept aside.
     std::memcpy(target, data, length);
   } else {
     const auto* bytes = static_cast<const char*>(data);
     queue.push(-1, [target, staged = std::vector<char>(bytes, bytes + length)](Pool&) { std::memcpy(target, staged.data(), staged.size()); });
-    buffer.last_use = queue.pushed();
+    buffer.piece.last_use = queue.pushed();
   }
   return undefined(env);
 }
@@ -277,7 +278,7 @@ napi_value read(napi_env env, const Arguments& arguments) {
   check(napi_create_arraybuffer(env, length, &target, &bytes));
   check(napi_create_reference(env, bytes, 1, &request->bytes));
   napi_value promise = promise_of(env, backend, std::move(request), [=](Pool&, Request&) { std::memcpy(target, source, length); });
-  buffer.last_use = backend.queue->pushed();
+  buffer.piece.last_use = backend.queue->pushed();
   return promise;
 }
 
@@ -301,7 +302,7 @@ Tensor decode_operand(Backend& backend, const double* fields, bool written) {
   if (fields[0] == -1) return {};
   Buffer& buffer = backend.memory->at(fields[0]);
   if (written && buffer.read_only) throw std::runtime_error("an output stands in a mapped file, which is read-only");
-  buffer.last_use = backend.queue->pushed() + 1;
+  buffer.piece.last_use = backend.queue->pushed() + 1;
   Tensor tensor;
   const auto offset = static_cast<size_t>(field(fields[1], kLargestInteger, "offset"));
   tensor.dtype = static_cast<DType>(field(fields[2], static_cast<double>(DType::u4), "dtype"));

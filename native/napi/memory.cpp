@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
@@ -15,20 +14,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "../kernels/pages.h"
-
 namespace lowrank {
 
 namespace {
-
-// What may be held beyond the peak of live memory before cached blocks go back to the system.
-constexpr size_t kSlack = size_t{16} << 20;
-
-// Eight sizes per octave: at most an eighth of a block is wasted, and sizes that differ little share blocks.
-size_t capacity_for(size_t bytes) {
-  const size_t step = std::max<size_t>(64, std::bit_floor(std::max<size_t>(bytes, 1)) / 8);
-  return (bytes + step - 1) / step * step;
-}
 
 std::string megabytes(size_t bytes) { return std::to_string((bytes + 999999) / 1000000) + " MB"; }
 
@@ -47,6 +35,11 @@ Pages whole(Pages bytes) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), begin = reinterpret_cast<uintptr_t>(bytes.data) / page * page;
   const auto end = (reinterpret_cast<uintptr_t>(bytes.data) + bytes.bytes + page - 1) / page * page;
   return {reinterpret_cast<char*>(begin), end - begin};
+}
+
+void unmap(const Buffer& buffer) {
+  const Pages pages = whole({buffer.piece.data, buffer.bytes});
+  munmap(pages.data, pages.bytes);
 }
 
 }  // namespace
@@ -106,19 +99,9 @@ void Fetcher::work() {
   }
 }
 
-void release(const Block& block) {
-  if (block.mapped) {
-    const Pages pages = whole({static_cast<char*>(block.data), block.capacity});
-    munmap(pages.data, pages.bytes);
-    return;
-  }
-  free_block(block.data, block.capacity);
-}
-
 Memory::~Memory() {
   for (const Buffer& buffer : buffers_)
-    if (buffer.used) release(buffer.block);
-  for (const Cached& cached : cached_) release(cached.block);
+    if (buffer.used && buffer.mapped) unmap(buffer);
 }
 
 int32_t Memory::insert(Buffer buffer) {
@@ -134,37 +117,10 @@ int32_t Memory::insert(Buffer buffer) {
 }
 
 int32_t Memory::allocate(size_t bytes) {
-  const size_t capacity = capacity_for(bytes);
-  live_bytes_ += capacity;
-  peak_bytes_ = std::max(peak_bytes_, live_bytes_);
-  auto same = by_capacity_.find(capacity);
-  if (same != by_capacity_.end() && !same->second.empty()) {
-    const auto cached = same->second.back();
-    same->second.pop_back();
-    const Buffer buffer{cached->block, bytes, true, false, cached->last_use};
-    cached_.erase(cached);
-    cached_bytes_ -= capacity;
-    return insert(buffer);
-  }
-  trim(0);
-  const Block block{allocate_block(capacity), capacity, false};
-  if (!block.data) {
-    live_bytes_ -= capacity;
-    throw std::runtime_error("out of memory: " + megabytes(bytes) + " more than the " + megabytes(live_bytes_) + " in use cannot be had");
-  }
-  return insert({block, bytes, true, false, 0});
-}
-
-// Gives back cached blocks, the oldest first, so that what is held stays near the peak of what was in use at one time.
-void Memory::trim(size_t wanted) {
-  const size_t bound = peak_bytes_ + peak_bytes_ / 32 + kSlack;
-  while (!cached_.empty() && live_bytes_ + cached_bytes_ + wanted > bound) {
-    const auto oldest = cached_.begin();
-    std::erase(by_capacity_[oldest->block.capacity], oldest);
-    cached_bytes_ -= oldest->block.capacity;
-    retire_(oldest->block);
-    cached_.erase(oldest);
-  }
+  const Arena::Piece piece = arena_.allocate(bytes);
+  if (!piece.data)
+    throw std::runtime_error("out of memory: " + megabytes(bytes) + " more than the " + megabytes(arena_.live_bytes()) + " in use cannot be had");
+  return insert({piece, bytes, false, false});
 }
 
 int32_t Memory::map_file(const char* path, size_t offset, size_t bytes) {
@@ -179,7 +135,7 @@ int32_t Memory::map_file(const char* path, size_t offset, size_t bytes) {
   const std::string reason = found && !mappable ? "not a file that holds these bytes" : std::strerror(errno);
   if (file >= 0) close(file);
   if (data == MAP_FAILED) throw std::runtime_error(std::string(path) + ": " + reason);
-  return insert({{static_cast<char*>(data) + before, bytes, true}, bytes, true, true, 0});
+  return insert({{static_cast<char*>(data) + before, bytes}, bytes, true, true});
 }
 
 int32_t Memory::allocate_paged(size_t bytes, const std::string& folder) {
@@ -199,18 +155,15 @@ int32_t Memory::allocate_paged(size_t bytes, const std::string& folder) {
   const int error = full == 0 ? errno : full;
   close(file);
   if (data == MAP_FAILED) throw failed(full == 0 ? "it cannot be mapped" : "the disk does not give it", error);
-  return insert({{data, bytes, true}, bytes, true, false, 0});
+  return insert({{static_cast<char*>(data), bytes}, bytes, true, false});
 }
 
 void Memory::free(int32_t id) {
   Buffer& buffer = at(id);
   buffer.used = false;
   vacant_.push_back(id);
-  if (buffer.block.mapped) return retire_(buffer.block);
-  live_bytes_ -= buffer.block.capacity;
-  cached_bytes_ += buffer.block.capacity;
-  cached_.push_back({buffer.block, buffer.last_use});
-  by_capacity_[buffer.block.capacity].push_back(std::prev(cached_.end()));
+  if (buffer.mapped) enqueue_([buffer] { unmap(buffer); });
+  else arena_.free(buffer.piece);
 }
 
 Buffer& Memory::at(double id) {

@@ -1,4 +1,4 @@
-// The buffers of one backend. They are given out and taken back while ops are enqueued: the queue is in order, so that a freed block may
+// The buffers of one backend. They are given out and taken back while ops are enqueued: the queue is in order, so that freed memory may
 // serve the next allocation at once.
 #pragma once
 #include <condition_variable>
@@ -6,27 +6,15 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <list>
-#include <map>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "arena.h"
+
 namespace lowrank {
 
-// Memory from the system: heap blocks, pages of their own from 2 MiB on, or a mapped file.
-struct Block {
-  void* data = nullptr;
-  size_t capacity = 0;
-  bool mapped = false;
-};
-void release(const Block& block);
-// Part of a mapped file.
-struct Pages {
-  char* data = nullptr;
-  size_t bytes = 0;
-};
 // Writes what was changed of them and lets them go, if the process holds more than `limit` bytes of memory or nobody can tell.
 void page_out(Pages pages, bool read_only, double limit);
 
@@ -56,18 +44,17 @@ class Fetcher {
 };
 
 struct Buffer {
-  Block block;
+  // Cut from the arena, or a mapped file.
+  Arena::Piece piece;
   size_t bytes = 0;
-  bool used = false;
+  bool mapped = false;
   bool read_only = false;
-  // The number of the last command that touches this block (in an earlier life too).
-  uint64_t last_use = 0;
+  bool used = false;
 };
 
 class Memory {
  public:
-  // `retire` must call `release` once all commands enqueued so far are done.
-  explicit Memory(std::function<void(Block)> retire) : retire_(std::move(retire)) {}
+  explicit Memory(Enqueue enqueue) : enqueue_(std::move(enqueue)), arena_(enqueue_) {}
   // Only when no command can run any more.
   ~Memory();
   Memory(const Memory&) = delete;
@@ -83,20 +70,12 @@ class Memory {
   Buffer& at(double id);
 
  private:
-  struct Cached {
-    Block block;
-    uint64_t last_use;
-  };
   int32_t insert(Buffer buffer);
-  void trim(size_t wanted);
 
-  std::function<void(Block)> retire_;
+  Enqueue enqueue_;
+  Arena arena_;
   std::vector<Buffer> buffers_;
   std::vector<int32_t> vacant_;
-  // Blocks to be reused, the one that has waited longest first, and where those of one capacity stand.
-  std::list<Cached> cached_;
-  std::map<size_t, std::vector<std::list<Cached>::iterator>> by_capacity_;
-  size_t live_bytes_ = 0, cached_bytes_ = 0, peak_bytes_ = 0;
 };
 
 }  // namespace lowrank

@@ -11,8 +11,6 @@ import type { OpAttributes, OpInputs, OpName, OpOutputs } from '../core/ops.tabl
 import { elementsOf } from '../core/tensor.js';
 import { Scratch } from './scratch.js';
 
-/** What may be held beyond the peak of live memory before blocks go back to the system (native/napi/memory.cpp). */
-const slack = 16 * 2 ** 20;
 /** Around one byte that is touched the system maps as much of a file. */
 const faultAround = 2 ** 16;
 
@@ -48,10 +46,9 @@ export class DryBackend implements Backend {
   private readonly threads: number;
   private readonly counter = new MemoryCounter();
   private readonly scratch = new Scratch();
-  private readonly cached = new Map<number, number>();
   private live = 0;
-  private livePeak = 0;
-  private kept = 0;
+  /** The arena holds what was in use at one time, and a few percent more where its free ranges do not fit (native/napi/arena.cpp). */
+  private held = 0;
   private inFiles = 0;
 
   constructor(threads: number) {
@@ -60,43 +57,17 @@ export class DryBackend implements Backend {
 
   allocate(bytes: number, category: MemoryCategory): DeviceBuffer {
     this.counter.add(bytes, category);
-    const capacity = capacityOf(bytes);
-    this.live += capacity;
-    this.livePeak = Math.max(this.livePeak, this.live);
-    const reusable = this.cached.get(capacity) ?? 0;
-    if (reusable > 0) {
-      this.cached.set(capacity, reusable - 1);
-      this.kept -= capacity;
-    }
-    this.trim();
+    this.live += bytes;
+    this.held = Math.max(this.held, this.live);
     this.measure();
     return new DryBuffer(bytes, category, 'block');
-  }
-
-  /** Gives kept blocks back where too much is held: the sizes that have waited longest first, which is near enough. */
-  private trim(): void {
-    const bound = this.livePeak + this.livePeak / 32 + slack;
-    for (const [capacity, count] of this.cached) {
-      if (this.live + this.kept <= bound) return;
-      const over = Math.min(count, Math.ceil((this.live + this.kept - bound) / capacity));
-      this.kept -= over * capacity;
-      this.cached.set(capacity, count - over);
-    }
   }
 
   free(buffer: DeviceBuffer): void {
     const { bytes, category, kind, resident } = buffer as DryBuffer;
     this.counter.remove(bytes, category);
-    if (kind !== 'block') {
-      this.inFiles -= resident;
-      return;
-    }
-    const capacity = capacityOf(bytes);
-    this.live -= capacity;
-    this.kept += capacity;
-    const count = this.cached.get(capacity) ?? 0;
-    this.cached.delete(capacity);
-    this.cached.set(capacity, count + 1);
+    if (kind === 'block') this.live -= bytes;
+    else this.inFiles -= resident;
   }
 
   mapFile(_path: string, _offset: number, bytes: number, category: MemoryCategory): DeviceBuffer {
@@ -151,7 +122,7 @@ export class DryBackend implements Backend {
   }
 
   private resident(): number {
-    return this.live + this.kept + this.inFiles + this.scratch.bytes(this.threads);
+    return this.held + this.inFiles + this.scratch.bytes(this.threads);
   }
 
   private measure(): void {
@@ -169,12 +140,6 @@ export class DryBackend implements Backend {
   }
 
   async close(): Promise<void> {}
-}
-
-/** The size of the block that so many bytes get: eight sizes per octave. */
-function capacityOf(bytes: number): number {
-  const step = Math.max(64, 2 ** Math.floor(Math.log2(Math.max(bytes, 1))) / 8);
-  return Math.ceil(bytes / step) * step;
 }
 
 function operationsOf(op: OpName, operands: Readonly<Record<string, TensorView | undefined>>): number {
