@@ -83,11 +83,16 @@ inline const float* load(const Tensor& t, int64_t begin, int64_t n, float* __res
 // Where to put `n` results for a tensor from `begin` on; `store` then brings them home.
 inline float* target(const Tensor& t, int64_t begin, float* buffer) { return t.dtype == DType::f32 ? f32_at(t, begin) : buffer; }
 
+// The processor's own rounding to bf16 makes subnormal numbers 0.
 inline void store(const Tensor& t, int64_t begin, int64_t n, const float* __restrict values) {
   if (t.dtype == DType::f32) return;
   uint16_t* __restrict y = half_at(t, begin);
   if (t.dtype == DType::bf16)
+#if defined(__AVX512BF16__)
+    for (int64_t i = 0; i < n; i += 16) _mm256_mask_storeu_epi16(y + i, first(n - i), round_lanes(_mm512_maskz_loadu_ps(first(n - i), values + i)));
+#else
     for (int64_t i = 0; i < n; i++) y[i] = to_bf16(values[i]);
+#endif
   else
     for (int64_t i = 0; i < n; i++) y[i] = to_f16(values[i]);
 }

@@ -72,7 +72,11 @@ void cast(const Call& call, Pool& pool) {
   const Tensor &x = call.inputs[i_x], &out = call.outputs[o_out];
   expect((is_float(x) || x.dtype == DType::f16) && (is_float(out) || out.dtype == DType::f16), "f32, bf16 or f16 operands");
   expect(x.size() == out.size(), "as many elements in out as in x");
-  pool.ranges(out.size(), kGrain, [&](int64_t begin, int64_t end, int) { copy(x, begin, out, begin, end - begin); });
+  pool.ranges(out.size(), kGrain, [&](int64_t begin, int64_t end, int) {
+    if (x.dtype != DType::f32 || out.dtype != DType::bf16) return copy(x, begin, out, begin, end - begin);
+    // Exact, subnormal numbers too.
+    for (int64_t i = begin; i < end; i++) *half_at(out, i) = to_bf16(*f32_at(x, i));
+  });
 }
 
 void add(const Call& call, Pool& pool) {

@@ -1,10 +1,10 @@
 // Matrix products out of panels, with or without a low-rank branch.
 //
-// A block of up to 2048 rows and kDepth steps of K of the left factor is packed once, in panels shared by the threads; each panel of the
-// right factor is packed by the thread that uses it and then meets every panel of the left one, so that it stays in the second-level cache
-// while those stream by (two bytes per cycle). While it does, the lines of the thread's next panel are fetched: where they lie in different
-// rows no hardware prefetcher finds them. A tile's sums stay in registers, and in scratch between blocks of K. No result depends on the
-// number of threads.
+// A block of up to 2048 rows and kDepth steps of K of the left factor is packed once, in panels. Each panel of the right factor is packed by
+// the thread that uses it and then meets the left ones, all or, where there are many rows, those of the thread's own rows, so that it stays in
+// the second-level cache while those stream by (two bytes per cycle). While it does, the lines of the next panel are fetched: where they lie
+// in different rows no hardware prefetcher finds them. A tile's sums stay in registers, and in scratch between blocks of K. No result depends
+// on the number of threads.
 //
 // A low-rank branch out = x·op(W) + h·up, h = scale·x·down, costs its own work alone: a panel of x meets `down` while it is in the cache,
 // and h stands behind it as a few more steps of K, for which a panel of `up` stands behind that of W.
@@ -18,6 +18,8 @@ namespace {
 
 // Rows and steps of K of a block: its panels then take at most 16 MiB, a panel of the right factor 256 KiB.
 constexpr int64_t kRowBlock = 2048, kDepth = 2048;
+// Rows that pay for packing the right factor.
+constexpr int64_t kOwnRows = 512;
 // Sums kept between blocks of K, 32 MiB.
 constexpr int64_t kPartial = int64_t{1} << 23;
 // Products with fewer rows than this, against rows of K, are bound by reading the right factor once: no packing.
@@ -242,20 +244,20 @@ void multiply_block(const Product& p, const Block& block, Pool& pool) {
   constexpr int64_t width = Vectors * kLanes;
   const int64_t columns = (p.n + width - 1) / width;
   if (columns == 0) return;
-  // Where there are few panels of the right factor the rows are divided too, and a panel is packed by each that needs it.
-  const int64_t wanted = 4 * pool.threads();
-  const int64_t parts = columns >= wanted ? 1 : std::min(block.panels, (wanted + columns - 1) / columns);
+  // Each thread has rows of its own, which it has packed itself, if there are enough of them to pay for packing the right factor again. Where
+  // that has few panels, the rows are divided further, so that there is enough to share out.
+  const int64_t wanted = 4 * pool.threads(), own = std::min<int64_t>(pool.threads(), block.rows / kOwnRows);
+  const int64_t parts = std::min(block.panels, std::max<int64_t>({1, own, (wanted + columns - 1) / columns}));
   pool.each(columns * parts, [&](int64_t task, int thread) {
-    const int64_t column = task / parts * width, part = task % parts, valid = std::min(width, p.n - column);
+    const int64_t column = task % columns * width, part = task / columns, valid = std::min(width, p.n - column);
     const int64_t begin = block.panels * part / parts, end = block.panels * (part + 1) / parts;
     auto* right = static_cast<uint32_t*>(pool.scratch(thread, 1, width * (block.steps + block.tail) * 4));
     pack_panel(p.b.at(column, block.k), valid, width, block.depth, p.form, right);
     if (block.tail > 0) pack_panel(p.branch->up.at(column, 0), valid, width, p.branch->rank, p.form, right + width * block.steps);
-    const int64_t next = column + pool.threads() * width;
-    const int64_t next_columns = p.b.lanes_are_rows || parts > 1 ? 0 : std::clamp<int64_t>(p.n - next, 0, width);
+    const int64_t next = column + width, next_columns = p.b.lanes_are_rows ? 0 : std::clamp<int64_t>(p.n - next, 0, width);
     for (int64_t i = begin; i < end; i++) {
       if (next_columns > 0)
-        prefetch_rows(p.b.at(next, block.k), block.depth * i / block.panels, block.depth * (i + 1) / block.panels, next_columns);
+        prefetch_rows(p.b.at(next, block.k), block.depth * (i - begin) / (end - begin), block.depth * (i - begin + 1) / (end - begin), next_columns);
       multiply_tile<Pairs, Rows, Vectors>(p, block, i, right, column);
     }
   });

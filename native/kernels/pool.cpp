@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
@@ -21,7 +22,7 @@ inline void pause() {
 }
 }  // namespace
 
-Pool::Pool(int threads) : blocks_(static_cast<size_t>(threads < 1 ? 1 : threads) * kSlots) {
+Pool::Pool(int threads) : blocks_(std::max(threads, 1) * kSlots), parts_(std::max(threads, 1)) {
   for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
 }
 
@@ -59,18 +60,27 @@ void Pool::run(int64_t tasks, Task task, const void* body) {
     for (int64_t i = 0; i < tasks; i++) task(body, i, 0);
     return;
   }
-  tasks_ = tasks;
   task_ = task;
   body_ = body;
-  next_.store(0, std::memory_order_relaxed);
+  for (int64_t i = 0; i < threads(); i++) {
+    parts_[i].next.store(tasks * i / threads(), std::memory_order_relaxed);
+    parts_[i].end = tasks * (i + 1) / threads();
+  }
   running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   {
     std::lock_guard lock(mutex_);
     generation_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_all();
-  for (int64_t i; (i = next_.fetch_add(1)) < tasks;) task(body, i, 0);
+  drain(0);
   while (running_.load(std::memory_order_acquire) != 0) pause();
+}
+
+void Pool::drain(int thread) {
+  for (int i = 0; i < threads(); i++) {
+    Part& part = parts_[(thread + i) % threads()];
+    for (int64_t task; (task = part.next.fetch_add(1, std::memory_order_relaxed)) < part.end;) task_(body_, task, thread);
+  }
 }
 
 void Pool::work(int thread) {
@@ -83,7 +93,7 @@ void Pool::work(int thread) {
     }
     seen = generation_.load(std::memory_order_acquire);
     if (stop_) return;
-    for (int64_t i; (i = next_.fetch_add(1)) < tasks_;) task_(body_, i, thread);
+    drain(thread);
     running_.fetch_sub(1, std::memory_order_release);
   }
 }

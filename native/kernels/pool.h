@@ -20,7 +20,8 @@ class Pool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Runs body(task, thread) for every task in [0, tasks); which thread takes which task is open, so a result must not depend on it.
+  // Runs body(task, thread) for every task in [0, tasks). Of T threads number t begins with its own part of the tasks, [t/T, (t+1)/T), so that
+  // what it wrote in one call lies in its cache in the next; then it helps the others. A result must not depend on who takes which task.
   template <class Body>
   void each(int64_t tasks, const Body& body) {
     run(tasks, [](const void* b, int64_t task, int thread) { (*static_cast<const Body*>(b))(task, thread); }, &body);
@@ -46,6 +47,7 @@ class Pool {
   using Task = void (*)(const void* body, int64_t task, int thread);
   void run(int64_t tasks, Task task, const void* body);
   void work(int thread);
+  void drain(int thread);
 
   static constexpr int kSlots = 8;
   struct Block {
@@ -58,9 +60,13 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int64_t> next_{0};
+  // What is left of a thread's part of the tasks.
+  struct alignas(64) Part {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  std::vector<Part> parts_;
   std::atomic<int> running_{0};
-  int64_t tasks_ = 0;
   Task task_ = nullptr;
   const void* body_ = nullptr;
   bool stop_ = false;
