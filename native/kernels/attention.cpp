@@ -5,6 +5,7 @@
 // Forward, a tile's scores against all keys that it sees stand in a buffer [kRows, keys], so the softmax needs no rescaling; memory is
 // linear in the length. Backward (Dao et al. 2022, §3.1, algorithm 4 recomputes as we do), a block of kSpan rows meets a span at a time.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -156,9 +157,6 @@ void store_rows(const Geometry& g, const Task& t, const Tensor& out, int64_t row
   for (int64_t i = 0; i < n; i++) copy(matrix(const_cast<float*>(sums), n, g.padded), i * g.padded, out, g.query_row(t, row + i) * g.width, g.width);
 }
 
-// Rows of scores become rows of weights: f32 in place, or bf16 beside them where products are of bf16, so that packing only moves them.
-DType weights_dtype(const Geometry& g) { return g.form == Form::pairs ? DType::bf16 : DType::f32; }
-
 float max_of(const float* __restrict x, int64_t n) {
   float max = -std::numeric_limits<float>::infinity();
 #pragma omp simd reduction(max : max)
@@ -179,43 +177,55 @@ inline __m512 exp_lanes(__m512 x) {
   return _mm512_scalef_ps(e, n);
 }
 
-// Runs step(j, seen, inside) over [begin, end) in steps of 16: which lanes are in [lo, hi), and which in front of `end`. Nearly all are whole.
+// Runs step(j, seen) over [0, n) in steps of 16: which lanes are in [lo, hi). Nearly all are whole.
 template <class Step>
-inline void each_lanes(int64_t begin, int64_t lo, int64_t hi, int64_t end, const Step& step) {
-  for (int64_t j = begin; j < end; j += 16) {
-    if (j >= lo && j + 16 <= hi) step(j, __mmask16{0xffff}, __mmask16{0xffff});
-    else step(j, static_cast<__mmask16>(first(hi - j) & ~first(lo - j)), first(end - j));
+inline void each_lanes(int64_t lo, int64_t hi, int64_t n, const Step& step) {
+  for (int64_t j = 0; j < n; j += 16) {
+    if (j >= lo && j + 16 <= hi) step(j, __mmask16{0xffff});
+    else step(j, static_cast<__mmask16>(first(hi - j) & ~first(lo - j)));
   }
 }
 
-inline void store_lanes(const Tensor& t, int64_t at, __mmask16 mask, __m512 x) {
-  if (t.dtype == DType::bf16) _mm256_mask_storeu_epi16(half_at(t, at), mask, round_lanes(x));
-  else _mm512_mask_storeu_ps(f32_at(t, at), mask, x);
+// As a factor of this form, which is not pairs, holds it.
+inline __m512 as_factor(Form form, __m512 x) {
+  return form == Form::exact ? x : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(round_lanes(x)), 16));
 }
 #endif
 
-// Weights exp(scale · score − shift) of [lo, hi), 0 in the rest of [begin, end), into element `at` + j of `weights`; returns their sum.
-float weights_row(const float* scores, float scale, float shift, int64_t begin, int64_t lo, int64_t hi, int64_t end, const Tensor& weights,
-                  int64_t at) {
+inline float as_factor(Form form, float x) { return form == Form::exact ? x : from_bf16(to_bf16(x)); }
+
+// Weights are the left factor of products, which read them where they were written, a span at a time. By rows, unit (row, step along the keys) of
+// rows of kSpan keys: a row of bf16 where products are of pairs, else of f32. By steps, unit (key, step along the rows) of steps of kSpan keys:
+// pairs of rows, each with each, or else the same as by rows.
+template <bool Pairs>
+constexpr int64_t kRowUnits = Pairs ? kSpan / 2 : kSpan;
+
+// Weights exp(scale · score − shift) of the keys [lo, hi) of a span, 0 in the rest of its first n, into a row; returns their sum. Where weights are
+// f32 the row may be the scores'.
+float weights_row(const Geometry& g, const float* scores, float shift, int64_t lo, int64_t hi, int64_t n, uint32_t* row) {
 #if defined(__AVX512F__)
   __m512 sum = _mm512_setzero_ps();
-  each_lanes(begin, lo, hi, end, [&](int64_t j, __mmask16 seen, __mmask16 inside) {
-    const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + j), _mm512_set1_ps(scale), _mm512_set1_ps(shift));
+  each_lanes(lo, hi, n, [&](int64_t j, __mmask16 seen) {
+    const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + j), _mm512_set1_ps(g.scale), _mm512_set1_ps(shift));
     const __m512 p = _mm512_maskz_mov_ps(seen, exp_lanes(x));
     sum = _mm512_add_ps(sum, p);
-    store_lanes(weights, at + j, inside, p);
+    if (g.form == Form::pairs) _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j / 2), round_lanes(p));
+    else _mm512_storeu_ps(row + j, as_factor(g.form, p));
   });
   return _mm512_reduce_add_ps(sum);
 #else
-  float* p = f32_at(weights, at);
+  auto* p = reinterpret_cast<float*>(row);
+  lo = std::clamp<int64_t>(lo, 0, n);
+  hi = std::clamp<int64_t>(hi, lo, n);
   float sum = 0;
-  for (int64_t j = begin; j < lo; j++) p[j] = 0;
-  for (int64_t j = hi; j < end; j++) p[j] = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t j = lo; j < hi; j++) {
-    p[j] = exp_f32(scores[j] * scale - shift);
+    p[j] = exp_f32(scores[j] * g.scale - shift);
     sum += p[j];
   }
+  for (int64_t j = lo; j < hi; j++) p[j] = as_factor(g.form, p[j]);
+  std::fill(p, p + lo, 0.f);
+  std::fill(p + hi, p + n, 0.f);
   return sum;
 #endif
 }
@@ -228,9 +238,9 @@ void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Pack
     Lanes sums[kRows][2];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) sums[r][0] = sums[r][1] = Lanes{};
-    const uint32_t* panel = weights;
-    for (int64_t key = begin; key < end; key += kSpan, panel += kRows * g.span_steps())
-      multiply<Pairs, kRows, 2>(panel, values.columns(t, key, d), steps_of(g.form, std::min(kSpan, end - key)), sums);
+    const uint32_t* span = weights;
+    for (int64_t key = begin; key < end; key += kSpan, span += kRows * kRowUnits<Pairs>)
+      multiply<Pairs, kRows, 2, kRowUnits<Pairs>, 1>(span, values.columns(t, key, d), steps_of(g.form, std::min(kSpan, end - key)), sums);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; r++)
       for (int v = 0; v < 2; v++) {
@@ -242,42 +252,46 @@ void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Pack
 
 void forward(const Geometry& g, const Task& t, const Call& call, const Packed& keys, const Packed& values, Pool& pool, int thread) {
   using namespace attention_op;
-  const int64_t stride = round_up(t.segment->keys, kSpan);
+  const int64_t size = kRows * round_up(t.segment->keys, kSpan);
   const auto carve = [&](char* base) {
     Carver c{base};
     struct {
-      float *rows, *scores, *halves, *sums;
+      float *rows, *scores, *sums;
       uint32_t *queries, *weights;
       char* end;
-    } s{c.take<float>(kRows * g.width), c.take<float>(kRows * stride), c.take<float>(kRows * stride / 2), c.take<float>(kRows * g.padded),
-        c.take<uint32_t>(kRows * g.steps()), c.take<uint32_t>(kRows * g.span_steps() * (stride / kSpan)), nullptr};
+    } s{c.take<float>(kRows * g.width), c.take<float>(size), c.take<float>(kRows * g.padded), c.take<uint32_t>(kRows * g.steps()),
+        c.take<uint32_t>(g.form == Form::pairs ? size / 2 : 0), nullptr};
     s.end = c.next;
     return s;
   };
   const auto s = carve(static_cast<char*>(pool.scratch(thread, 1, carve(nullptr).end - static_cast<char*>(nullptr))));
-  const DType dtype = weights_dtype(g);
-  const Tensor weights{dtype == DType::f32 ? s.scores : s.halves, dtype, 2, {kRows, stride}};
+  // Scores and weights lie span by span, rows of kSpan keys.
+  uint32_t* weights = g.form == Form::pairs ? s.weights : reinterpret_cast<uint32_t*>(s.scores);
+  const int64_t row_units = g.span_steps();
   for (int64_t row = t.begin; row < t.end; row += kRows) {
     const int64_t n = std::min<int64_t>(kRows, t.end - row);
     const int64_t begin = g.first_key(t, row) / kSpan * kSpan, end = g.last_key(t, row + n - 1);
     const Tensor q = gather(g, t, call.inputs[i_q], row, n, s.rows);
     pack_panel({&q, true, g.width}, n, kRows, g.width, g.form, s.queries);
     for (int64_t key = begin; key < end; key += kColumns)
-      tile<false, kRows, 2>(g.form, s.queries, keys.keys(t, key), g.steps(), s.scores + key, stride);
+      tile<false, kRows, 2>(g.form, s.queries, keys.keys(t, key), g.steps(), s.scores + (key - begin) / kSpan * kRows * kSpan + key % kSpan, kSpan);
     float inverse[kRows] = {};
     for (int64_t r = 0; r < n; r++) {
-      const int64_t lo = g.first_key(t, row + r), hi = g.last_key(t, row + r);
-      const float* scores = s.scores + r * stride;
-      const float shift = g.scale * max_of(scores + lo, hi - lo);
-      const float sum = weights_row(scores, g.scale, shift, begin, lo, hi, end, weights, r * stride);
+      const int64_t lo = g.first_key(t, row + r) - begin, hi = g.last_key(t, row + r) - begin;
+      const auto scores = [&](int64_t key) { return s.scores + (key * kRows + r * kSpan); };
+      float max = -std::numeric_limits<float>::infinity(), sum = 0;
+      for (int64_t key = 0; key < hi; key += kSpan) {
+        const int64_t from = std::clamp<int64_t>(lo - key, 0, kSpan);
+        max = std::max(max, max_of(scores(key) + from, std::min(hi - key, kSpan) - from));
+      }
+      const float shift = g.scale * max;
+      for (int64_t key = 0; key < end - begin; key += kSpan)
+        sum += weights_row(g, scores(key), shift, lo - key, hi - key, std::min(kSpan, end - begin - key), weights + (key / kSpan * kRows + r) * row_units);
       *f32_at(call.outputs[o_lse], g.query_row(t, row + r)) = shift + std::log(sum);
       inverse[r] = 1.f / sum;
     }
-    uint32_t* panel = s.weights;
-    for (int64_t key = begin; key < end; key += kSpan, panel += kRows * g.span_steps())
-      pack_panel({&weights, true, stride, 0, key}, n, kRows, std::min(kSpan, end - key), g.form, panel);
-    if (kHasPairs && g.form == Form::pairs) weigh<kHasPairs>(g, t, s.weights, values, begin, end, inverse, s.sums);
-    else weigh<false>(g, t, s.weights, values, begin, end, inverse, s.sums);
+    if (kHasPairs && g.form == Form::pairs) weigh<kHasPairs>(g, t, weights, values, begin, end, inverse, s.sums);
+    else weigh<false>(g, t, weights, values, begin, end, inverse, s.sums);
     store_rows(g, t, call.outputs[o_out], row, n, s.sums);
   }
 }
@@ -287,27 +301,21 @@ struct Block {
   float *q, *dout, *out;          // rows as they are stored
   uint32_t *q_tiles, *dout_tiles; // panels of kRows rows over the width
   uint32_t *q_depth, *dout_depth; // panels of kColumns numbers of the width over the rows
-  float *p, *ds;                  // [kSpan rows][kSpan keys]: scores and dout·v
-  float *p_halves, *ds_halves;    // the weights and their gradients, where they are bf16
+  float *scores, *dp;             // [kRows][kSpan keys] of a tile: q·k, dout·v
+  uint32_t *p, *ds;               // by steps: the weights of all rows, and the gradients of the scores
+  uint32_t* ds_rows;              // by rows: those of a tile
   float* dq;                      // [kSpan][padded]
-  uint32_t* panel;
-  float lse[kSpan], delta[kSpan];
-
-  Tensor weights(const Geometry& g) const { return square(g, p, p_halves); }
-  Tensor gradients(const Geometry& g) const { return square(g, ds, ds_halves); }
-  static Tensor square(const Geometry& g, float* floats, float* halves) {
-    return {weights_dtype(g) == DType::f32 ? floats : halves, weights_dtype(g), 2, {kSpan, kSpan}};
-  }
+  float lse[kSpan] = {}, delta[kSpan] = {};
 
   char* carve(const Geometry& g, char* base) {
     Carver c{base};
     for (float** rows : {&q, &dout, &out}) *rows = c.take<float>(kSpan * g.width);
     for (uint32_t** tiles : {&q_tiles, &dout_tiles}) *tiles = c.take<uint32_t>(kSpan * g.steps());
     for (uint32_t** depth : {&q_depth, &dout_depth}) *depth = c.take<uint32_t>(g.padded * g.span_steps());
-    for (float** square : {&p, &ds}) *square = c.take<float>(kSpan * kSpan);
-    for (float** square : {&p_halves, &ds_halves}) *square = c.take<float>(kSpan * kSpan / 2);
+    for (float** tile : {&scores, &dp}) *tile = c.take<float>(kRows * kSpan);
+    for (uint32_t** steps : {&p, &ds}) *steps = c.take<uint32_t>(g.span_steps() * kSpan);
+    ds_rows = c.take<uint32_t>(kRows * g.span_steps());
     dq = c.take<float>(kSpan * g.padded);
-    panel = c.take<uint32_t>(kRows * g.span_steps());
     return c.next;
   }
 };
@@ -338,27 +346,62 @@ void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row,
   std::fill_n(b.dq, kSpan * g.padded, 0.f);
 }
 
-// A row of weights p = exp(scale · score − lse) and of gradients ds = scale · p · (dout·v − delta) in [lo, hi), 0 in the rest of [0, count).
-void gradients_row(const float* scores, const float* dp, float scale, float lse, float delta, int64_t lo, int64_t hi, int64_t count,
-                   const Tensor& p, const Tensor& ds, int64_t at) {
+// The weights p = exp(scale · score − lse) and gradients ds = scale · p · (dout·v − delta) of a tile, rows r … r + kRows of the block: of row i
+// those of the keys [lo[i], hi[i]) of a span, 0 in the rest of its first `count`.
+void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64_t* hi, int64_t count, Block& b) {
+  const int64_t step_units = kSpan * r / (g.form == Form::pairs ? 2 : 1);
+  uint32_t *p = b.p + step_units, *ds = b.ds + step_units;
 #if defined(__AVX512F__)
-  each_lanes(0, lo, hi, count, [&](int64_t j, __mmask16 seen, __mmask16 inside) {
-    const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + j), _mm512_set1_ps(scale), _mm512_set1_ps(lse));
+  struct Pair {
+    __m512 p, ds;
+  };
+  const auto pair = [&](int i, int64_t j, __mmask16 seen) {
+    const __m512 scale = _mm512_set1_ps(g.scale), delta = _mm512_set1_ps(b.delta[r + i]);
+    const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, b.scores + i * kSpan + j), scale, _mm512_set1_ps(b.lse[r + i]));
     const __m512 weight = _mm512_maskz_mov_ps(seen, exp_lanes(x));
-    const __m512 slope = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(seen, dp + j), _mm512_set1_ps(delta)), _mm512_set1_ps(scale));
-    store_lanes(p, at + j, inside, weight);
-    store_lanes(ds, at + j, inside, _mm512_mul_ps(weight, slope));
-  });
-#else
-  float *to = f32_at(p, at), *slope = f32_at(ds, at);
-  for (float* row : {to, slope}) {
-    std::fill_n(row, lo, 0.f);
-    std::fill(row + hi, row + count, 0.f);
+    const __m512 slope = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(seen, b.dp + i * kSpan + j), delta), scale);
+    return Pair{weight, _mm512_mul_ps(weight, slope)};
+  };
+#if defined(__AVX512BF16__)
+  if (g.form == Form::pairs) {
+    alignas(64) static constexpr auto order = [] {
+      std::array<uint16_t, 32> o{};
+      for (int i = 0; i < 16; i++) o[2 * i] = static_cast<uint16_t>(i), o[2 * i + 1] = static_cast<uint16_t>(16 + i);
+      return o;
+    }();
+    const __m512i both = _mm512_load_si512(order.data());
+    auto* rows = reinterpret_cast<__m256i*>(b.ds_rows);
+    for (int i = 0; i < kRows; i += 2, p += kSpan, ds += kSpan, rows += 2 * kSpan / 16)
+      for (int64_t j = 0; j < count; j += 16) {
+        const auto seen = [&](int row) { return static_cast<__mmask16>(first(hi[row] - j) & ~first(lo[row] - j)); };
+        const Pair even = pair(i, j, seen(i)), odd = pair(i + 1, j, seen(i + 1));
+        const auto weights = (__m512i)_mm512_cvtne2ps_pbh(odd.p, even.p), slopes = (__m512i)_mm512_cvtne2ps_pbh(odd.ds, even.ds);
+        _mm512_storeu_si512(p + j, _mm512_permutexvar_epi16(both, weights));
+        _mm512_storeu_si512(ds + j, _mm512_permutexvar_epi16(both, slopes));
+        _mm256_storeu_si256(rows + j / 16, _mm512_castsi512_si256(slopes));
+        _mm256_storeu_si256(rows + kSpan / 16 + j / 16, _mm512_extracti64x4_epi64(slopes, 1));
+      }
+    return;
   }
+#endif
+  for (int i = 0; i < kRows; i++)
+    each_lanes(lo[i], hi[i], count, [&](int64_t j, __mmask16 seen) {
+      const Pair both = pair(i, j, seen);
+      _mm512_storeu_ps(p + i * kSpan + j, as_factor(g.form, both.p));
+      _mm512_storeu_ps(ds + i * kSpan + j, as_factor(g.form, both.ds));
+    });
+#else
+  for (int i = 0; i < kRows; i++) {
+    auto *weight = reinterpret_cast<float*>(p + i * kSpan), *slope = reinterpret_cast<float*>(ds + i * kSpan);
+    std::fill_n(weight, count, 0.f);
+    std::fill_n(slope, count, 0.f);
+    const float *scores = b.scores + i * kSpan, *dp = b.dp + i * kSpan, lse = b.lse[r + i], delta = b.delta[r + i];
 #pragma omp simd
-  for (int64_t j = lo; j < hi; j++) {
-    to[j] = exp_f32(scores[j] * scale - lse);
-    slope[j] = to[j] * (dp[j] - delta) * scale;
+    for (int64_t j = lo[i]; j < hi[i]; j++) {
+      const float e = exp_f32(scores[j] * g.scale - lse);
+      weight[j] = as_factor(g.form, e);
+      slope[j] = as_factor(g.form, e * (dp[j] - delta) * g.scale);
+    }
   }
 #endif
 }
@@ -367,35 +410,35 @@ void gradients_row(const float* scores, const float* dp, float scale, float lse,
 bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const Packed& values, const Packed& depth, int64_t row, int64_t r,
                    int64_t n, int64_t key, int64_t count, Block& b) {
   const int64_t end = std::min(count, g.last_key(t, row + r + n - 1) - key);
-  const Tensor weights = b.weights(g), gradients = b.gradients(g);
+  const bool pairs = g.form == Form::pairs;
   if (end <= 0 || g.first_key(t, row + r) >= key + count) {
-    const int64_t width = bytes_per_element(weights.dtype);
-    for (const Tensor& square : {weights, gradients}) std::memset(static_cast<char*>(square.data) + r * kSpan * width, 0, n * kSpan * width);
+    for (uint32_t* steps : {b.p, b.ds}) std::fill_n(steps + kSpan * r / (pairs ? 2 : 1), kSpan * kRows / (pairs ? 2 : 1), 0);
     return false;
   }
-  float *p = b.p + r * kSpan, *ds = b.ds + r * kSpan;
   for (int64_t i = 0; i < end; i += kColumns) {
-    tile<false, kRows, 2>(g.form, b.q_tiles + r * g.steps(), keys.keys(t, key + i), g.steps(), p + i, kSpan);
-    tile<false, kRows, 2>(g.form, b.dout_tiles + r * g.steps(), values.keys(t, key + i), g.steps(), ds + i, kSpan);
+    tile<false, kRows, 2>(g.form, b.q_tiles + r * g.steps(), keys.keys(t, key + i), g.steps(), b.scores + i, kSpan);
+    tile<false, kRows, 2>(g.form, b.dout_tiles + r * g.steps(), values.keys(t, key + i), g.steps(), b.dp + i, kSpan);
   }
+  int64_t lo[kRows] = {}, hi[kRows] = {};
   for (int64_t i = 0; i < n; i++) {
-    const int64_t lo = std::clamp<int64_t>(g.first_key(t, row + r + i) - key, 0, count);
-    const int64_t hi = std::clamp<int64_t>(g.last_key(t, row + r + i) - key, lo, count);
-    gradients_row(p + i * kSpan, ds + i * kSpan, g.scale, b.lse[r + i], b.delta[r + i], lo, hi, count, weights, gradients, (r + i) * kSpan);
+    lo[i] = std::clamp<int64_t>(g.first_key(t, row + r + i) - key, 0, count);
+    hi[i] = std::clamp<int64_t>(g.last_key(t, row + r + i) - key, lo[i], count);
   }
-  pack_panel({&gradients, true, kSpan, r}, n, kRows, end, g.form, b.panel);
-  for (int64_t d = 0; d < g.width; d += kColumns)
-    tile<true, kRows, 2>(g.form, b.panel, depth.columns(t, key, d), steps_of(g.form, end), b.dq + r * g.padded + d, g.padded);
+  tile_gradients(g, r, lo, hi, count, b);
+  for (int64_t d = 0; d < g.width; d += kColumns) {
+    float* dq = b.dq + r * g.padded + d;
+    const uint32_t* panel = depth.columns(t, key, d);
+    if (pairs) tile<true, kRows, 2, kRowUnits<true>, 1>(g.form, b.ds_rows, panel, steps_of(g.form, end), dq, g.padded);
+    else tile<true, kRows, 2, kRowUnits<false>, 1>(g.form, b.ds + r * kSpan, panel, steps_of(g.form, end), dq, g.padded);
+  }
   return true;
 }
 
-// out [count keys][padded] += squareᵀ · x, with x packed over the block's n rows.
-void add_transposed(const Geometry& g, const Tensor& square, const uint32_t* depth, int64_t n, int64_t count, Block& b, float* out) {
-  for (int64_t i = 0; i < count; i += kRows) {
-    pack_panel({&square, false, kSpan, i}, std::min<int64_t>(kRows, count - i), kRows, n, g.form, b.panel);
+// out [count keys][padded] += squareᵀ · x, with the square by steps and x packed over the block's n rows.
+void add_transposed(const Geometry& g, const uint32_t* square, const uint32_t* depth, int64_t n, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i += kRows)
     for (int64_t d = 0; d < g.width; d += kColumns)
-      tile<true, kRows, 2>(g.form, b.panel, depth + d * g.span_steps(), steps_of(g.form, n), out + i * g.padded + d, g.padded);
-  }
+      tile<true, kRows, 2, 1, kSpan>(g.form, square + i, depth + d * g.span_steps(), steps_of(g.form, n), out + i * g.padded + d, g.padded);
 }
 
 void backward(const Geometry& g, const Task& t, const Call& call, const Packed& keys, const Packed& values, const Packed& depth, Pool& pool,
@@ -416,8 +459,8 @@ void backward(const Geometry& g, const Task& t, const Call& call, const Packed& 
         seen |= backward_tile(g, t, keys, values, depth, row, r, std::min<int64_t>(kRows, n - r), key, count, b);
       if (!seen) continue;
       const int64_t visible = std::min(count, end - key);
-      add_transposed(g, b.weights(g), b.dout_depth, n, visible, b, t.dv + key * g.padded);
-      add_transposed(g, b.gradients(g), b.q_depth, n, visible, b, t.dk + key * g.padded);
+      add_transposed(g, b.p, b.dout_depth, n, visible, t.dv + key * g.padded);
+      add_transposed(g, b.ds, b.q_depth, n, visible, t.dk + key * g.padded);
     }
     store_rows(g, t, call.outputs[attention_backward_op::o_dq], row, n, b.dq);
   }

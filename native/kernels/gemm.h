@@ -220,8 +220,9 @@ inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k,
   f.mask ? pack_lanes<true>(f, valid, lanes, k, form, panel) : pack_lanes<false>(f, valid, lanes, k, form, panel);
 }
 
-// sums[row][column] += Σ over K of a panel of Rows lanes times one of Vectors · kLanes lanes.
-template <bool Pairs, int Rows, int Vectors>
+// sums[row][column] += Σ over K of a panel of Rows lanes times one of Vectors · kLanes lanes. The first may also lie in memory as it is: its unit
+// (row, step) is a[row · RowStride + step · StepStride].
+template <bool Pairs, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
 inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b, int64_t steps, Lanes (&sums)[Rows][Vectors]) {
   for (int64_t step = 0; step < steps; step++) {
     Lanes columns[Vectors];
@@ -231,23 +232,23 @@ inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b,
     for (int r = 0; r < Rows; r++) {
 #if defined(__AVX512BF16__)
       if constexpr (Pairs) {
-        const auto row = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[r]));
+        const auto row = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[r * RowStride]));
 #pragma GCC unroll 2
         for (int v = 0; v < Vectors; v++) sums[r][v] = (Lanes)_mm512_dpbf16_ps((__m512)sums[r][v], row, (__m512bh)columns[v]);
         continue;
       }
 #endif
-      const float row = std::bit_cast<float>(a[r]);
+      const float row = std::bit_cast<float>(a[r * RowStride]);
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; v++) sums[r][v] += row * columns[v];
     }
-    a += Rows;
+    a += StepStride;
     b += Vectors * kLanes;
   }
 }
 
 // One product of `multiply` into `out` [Rows][Vectors · kLanes], rows `stride` apart; with Accumulate it is added to what is there.
-template <bool Accumulate, int Rows, int Vectors>
+template <bool Accumulate, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
 inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out, int64_t stride) {
   Lanes sums[Rows][Vectors];
 #pragma GCC unroll 16
@@ -257,8 +258,8 @@ inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps,
       sums[r][v] = Lanes{};
       if constexpr (Accumulate) std::memcpy(&sums[r][v], out + r * stride + v * kLanes, sizeof(Lanes));
     }
-  if (kHasPairs && form == Form::pairs) multiply<kHasPairs, Rows, Vectors>(a, b, steps, sums);
-  else multiply<false, Rows, Vectors>(a, b, steps, sums);
+  if (kHasPairs && form == Form::pairs) multiply<kHasPairs, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums);
+  else multiply<false, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums);
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 2
