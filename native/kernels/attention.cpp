@@ -165,16 +165,14 @@ float max_of(const float* __restrict x, int64_t n) {
 }
 
 #if defined(__AVX512F__)
-// exp_f32's polynomial with the power of two in one instruction.
-inline __m512 exp_lanes(__m512 x) {
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x));
-  __m512 q = _mm512_fmadd_ps(_mm512_set1_ps(0.0013814538f), r, _mm512_set1_ps(0.008368745f));
-  q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0.04166839f));
-  q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0.16666521f));
-  q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0.49999994f));
-  const __m512 e = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(q, r), r, r), _mm512_set1_ps(1.f));
-  return _mm512_scalef_ps(e, n);
+constexpr float kLog2E = 1.44269504f;
+
+// 2ˣ with the power of two in one instruction: 2ⁿ · 2ᶠ, n = ⌊x⌉, by a minimax polynomial on |f| ≤ ½ of relative error 7.5e-8.
+inline __m512 exp2_lanes(__m512 x) {
+  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, n);
+  __m512 q = _mm512_fmadd_ps(_mm512_set1_ps(0.0013276472f), f, _mm512_set1_ps(0.009675541f));
+  for (const float c : {0.05550713f, 0.2402212f, 0.69314694f, 1.0000001f}) q = _mm512_fmadd_ps(q, f, _mm512_set1_ps(c));
+  return _mm512_scalef_ps(q, n);
 }
 
 // Runs step(j, seen) over [0, n) in steps of 16: which lanes are in [lo, hi). Nearly all are whole.
@@ -206,8 +204,8 @@ float weights_row(const Geometry& g, const float* scores, float shift, int64_t l
 #if defined(__AVX512F__)
   __m512 sum = _mm512_setzero_ps();
   each_lanes(lo, hi, n, [&](int64_t j, __mmask16 seen) {
-    const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + j), _mm512_set1_ps(g.scale), _mm512_set1_ps(shift));
-    const __m512 p = _mm512_maskz_mov_ps(seen, exp_lanes(x));
+    const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + j), _mm512_set1_ps(g.scale * kLog2E), _mm512_set1_ps(shift * kLog2E));
+    const __m512 p = _mm512_maskz_mov_ps(seen, exp2_lanes(x));
     sum = _mm512_add_ps(sum, p);
     if (g.form == Form::pairs) _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j / 2), round_lanes(p));
     else _mm512_storeu_ps(row + j, as_factor(g.form, p));
@@ -356,11 +354,11 @@ void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64
     __m512 p, ds;
   };
   const auto pair = [&](int i, int64_t j, __mmask16 seen) {
-    const __m512 scale = _mm512_set1_ps(g.scale), delta = _mm512_set1_ps(b.delta[r + i]);
-    const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, b.scores + i * kSpan + j), scale, _mm512_set1_ps(b.lse[r + i]));
-    const __m512 weight = _mm512_maskz_mov_ps(seen, exp_lanes(x));
-    const __m512 slope = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(seen, b.dp + i * kSpan + j), delta), scale);
-    return Pair{weight, _mm512_mul_ps(weight, slope)};
+    const __m512 scale = _mm512_set1_ps(g.scale * kLog2E), shift = _mm512_set1_ps(b.lse[r + i] * kLog2E);
+    const __m512 weight = _mm512_maskz_mov_ps(seen, exp2_lanes(_mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, b.scores + i * kSpan + j), scale, shift)));
+    // The difference first: where a row sees one key it is 0.
+    const __m512 slope = _mm512_sub_ps(_mm512_maskz_loadu_ps(seen, b.dp + i * kSpan + j), _mm512_set1_ps(b.delta[r + i]));
+    return Pair{weight, _mm512_mul_ps(_mm512_mul_ps(weight, _mm512_set1_ps(g.scale)), slope)};
   };
 #if defined(__AVX512BF16__)
   if (g.form == Form::pairs) {
@@ -479,7 +477,7 @@ std::vector<Task> backward_tasks(const Geometry& g, int threads) {
       return round_up(static_cast<int64_t>(static_cast<double>(rows) * std::sqrt(static_cast<double>(i) / static_cast<double>(parts))), kSpan);
     };
     for (int64_t group = 0; group < g.groups; group++)
-      for (int64_t i = 0; i < parts; i++) tasks.push_back({&s, group, cut(i), cut(i + 1), nullptr, nullptr});
+      for (int64_t i = parts - 1; i >= 0; i--) tasks.push_back({&s, group, cut(i), cut(i + 1), nullptr, nullptr});
   }
   return tasks;
 }
@@ -528,11 +526,13 @@ void attention(const Call& call, Pool& pool) {
   std::vector<Task> tasks;
   for (const Segment& s : g.segments)
     for (int64_t group = 0; group < g.groups; group++)
-      for (int64_t row = 0; row < g.rows(s); row += kTaskTiles * kRows)
-        tasks.push_back({&s, group, row, std::min(g.rows(s), row + kTaskTiles * kRows), nullptr, nullptr});
-  // The last rows see the most keys: they go first, so that the threads end together.
-  const auto count = static_cast<int64_t>(tasks.size());
-  pool.each(count, [&](int64_t i, int thread) { forward(g, tasks[count - 1 - i], call, keys, values, pool, thread); });
+      // The last rows see the most keys: they go first, so that the threads end together.
+      for (int64_t end = g.rows(s); end > 0;) {
+        const int64_t begin = (end - 1) / (kTaskTiles * kRows) * (kTaskTiles * kRows);
+        tasks.push_back({&s, group, begin, end, nullptr, nullptr});
+        end = begin;
+      }
+  pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { forward(g, tasks[i], call, keys, values, pool, thread); });
 }
 
 void attention_backward(const Call& call, Pool& pool) {
@@ -559,8 +559,7 @@ void attention_backward(const Call& call, Pool& pool) {
     values.pack(v, s, key, group);
     depth.pack(k, s, key, group);
   });
-  const auto count = static_cast<int64_t>(tasks.size());
-  pool.each(count, [&](int64_t i, int thread) { backward(g, tasks[count - 1 - i], call, keys, values, depth, pool, thread); });
+  pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { backward(g, tasks[i], call, keys, values, depth, pool, thread); });
   store_keys(g, tasks, dk, dv, pool);
 }
 
