@@ -41,22 +41,13 @@ struct Product {
   int64_t m, n, k;
   Form form;
   float alpha = 1;
-  const Tensor* addend = nullptr;  // laid out like out, or out itself
-  int64_t row_stride, column_stride = 1;  // of out
+  const Tensor* addend = nullptr;  // of out's shape, or out itself
   const Branch* branch = nullptr;
 };
 
 // Brings `columns` sums of one row home: alpha, addend, rounding.
 void store_row(const Product& p, int64_t row, int64_t column, int64_t columns, const float* __restrict sums) {
-  const int64_t at = row * p.row_stride + column * p.column_stride;
-  if (p.column_stride != 1) {
-    float x, y;
-    for (int64_t i = 0, e = at; i < columns; i++, e += p.column_stride) {
-      y = p.alpha * sums[i] + (p.addend ? *load(*p.addend, e, 1, &x) : 0.f);
-      copy({&y, DType::f32, 1, {1}}, 0, *p.out, e, 1);
-    }
-    return;
-  }
+  const int64_t at = row * p.n + column;
   alignas(64) float buffer[2][kColumns];
   const float* old = p.addend ? load(*p.addend, at, columns, buffer[0]) : nullptr;
   float* out = target(*p.out, at, buffer[1]);
@@ -71,31 +62,29 @@ void store_row(const Product& p, int64_t row, int64_t column, int64_t columns, c
 template <int Rows, int Vectors>
 [[gnu::always_inline]] inline void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns, const Lanes (&sums)[Rows][Vectors]) {
 #if defined(__AVX512F__)
-  if (p.column_stride == 1) {
-    const __m512 alpha = _mm512_set1_ps(p.alpha);
-    const bool narrow = p.out->dtype == DType::bf16;
+  const __m512 alpha = _mm512_set1_ps(p.alpha);
+  const bool narrow = p.out->dtype == DType::bf16;
 #pragma GCC unroll 16
-    for (int r = 0; r < Rows; r++) {
-      if (r >= rows) return;
+  for (int r = 0; r < Rows; r++) {
+    if (r >= rows) return;
 #pragma GCC unroll 2
-      for (int v = 0; v < Vectors; v++) {
-        const __mmask16 mask = first(columns - v * kLanes);
-        const int64_t element = (row + r) * p.row_stride + column + v * kLanes;
-        __m512 x = _mm512_mul_ps((__m512)sums[r][v], alpha);
-        if (p.addend) x = _mm512_add_ps(load_lanes(*p.addend, element, mask), x);
-        if (narrow) _mm256_mask_storeu_epi16(half_at(*p.out, element), mask, round_lanes(x));
-        else _mm512_mask_storeu_ps(f32_at(*p.out, element), mask, x);
-      }
+    for (int v = 0; v < Vectors; v++) {
+      const __mmask16 mask = first(columns - v * kLanes);
+      const int64_t element = (row + r) * p.n + column + v * kLanes;
+      __m512 x = _mm512_mul_ps((__m512)sums[r][v], alpha);
+      if (p.addend) x = _mm512_add_ps(load_lanes(*p.addend, element, mask), x);
+      if (narrow) _mm256_mask_storeu_epi16(half_at(*p.out, element), mask, round_lanes(x));
+      else _mm512_mask_storeu_ps(f32_at(*p.out, element), mask, x);
     }
-    return;
   }
-#endif
+#else
   alignas(64) float memory[Rows][Vectors * kLanes];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; v++) std::memcpy(&memory[r][v * kLanes], &sums[r][v], sizeof(Lanes));
   for (int64_t r = 0; r < std::min<int64_t>(rows, Rows); r++) store_row(p, row + r, column, columns, memory[r]);
+#endif
 }
 
 // A block of K of some rows: what its panels share.
@@ -229,15 +218,6 @@ void pack_left(const Product& p, const Block& block, Pool& pool) {
   });
 }
 
-// Asks for the lines of rows [begin, end) of K in a panel of columns that is about to be packed.
-inline void prefetch_rows(const Factor& f, int64_t begin, int64_t end, int64_t columns) {
-  const int64_t halves = f.tensor->dtype == DType::u4 ? 1 : 2 * bytes_per_element(f.tensor->dtype);
-  for (int64_t k = begin; k < end; k++) {
-    const char* line = static_cast<const char*>(f.tensor->data) + f.element(0, k) * halves / 2;
-    for (int64_t at = 0; at < columns * halves / 2; at += 64) __builtin_prefetch(line + at, 0, 2);
-  }
-}
-
 // All columns of one block of K.
 template <bool Pairs, int Rows, int Vectors>
 void multiply_block(const Product& p, const Block& block, Pool& pool) {
@@ -362,7 +342,7 @@ void multiply_product(const Product& p, Pool& pool) {
     multiply_few_rows(base, pool);
     if (!p.branch || p.branch->rank == 0) return;
     const auto& [down, up, h, scale, in, out, mask_scale, rank] = *p.branch;
-    multiply_few_rows({.a = p.a, .b = down, .out = h, .m = p.m, .n = rank, .k = p.k, .form = p.form, .alpha = scale, .row_stride = rank}, pool);
+    multiply_few_rows({.a = p.a, .b = down, .out = h, .m = p.m, .n = rank, .k = p.k, .form = p.form, .alpha = scale}, pool);
     base.a = Factor::left(*h, false);
     base.b = up;
     base.k = rank;
@@ -372,19 +352,6 @@ void multiply_product(const Product& p, Pool& pool) {
 #endif
   if (p.n <= kLanes) multiply_columns<1>(p, pool);
   else multiply_columns<2>(p, pool);
-}
-
-void expect_matrix(const Tensor& t, int64_t rows, int64_t columns, const char* name) {
-  expect_floats(t);
-  if (t.rank != 2 || t.shape[0] != rows || t.shape[1] != columns)
-    fail("%s is not [%lld, %lld]", name, static_cast<long long>(rows), static_cast<long long>(columns));
-}
-
-// Words for a mask over a matrix [rows, columns], or none where the operand is absent.
-Mask expect_mask(const Tensor& words, int64_t rows, int64_t columns) {
-  const int64_t stride = (columns + 31) / 32;
-  if (words) expect_vector(words, DType::i32, rows * stride, "a mask of one bit per element, each row in whole words");
-  return {static_cast<const uint32_t*>(words.data), stride};
 }
 
 // The codes of a weight, or none where it is of floats.
@@ -421,8 +388,7 @@ void matmul(const Call& call, Pool& pool) {
                     .k = k,
                     .form = form_of(a, b),
                     .alpha = static_cast<float>(call.attributes[a_alpha]),
-                    .addend = call.attributes[a_accumulate] != 0 ? &out : nullptr,
-                    .row_stride = n},
+                    .addend = call.attributes[a_accumulate] != 0 ? &out : nullptr},
                    pool);
 }
 
@@ -454,7 +420,6 @@ void lora_linear(const Call& call, Pool& pool) {
                     .k = in,
                     .form = form_of(x, weight),
                     .addend = expect_residual(call.inputs[i_residual], y),
-                    .row_stride = out,
                     .branch = &branch},
                    pool);
 }
@@ -487,30 +452,7 @@ void lora_linear_backward(const Call& call, Pool& pool) {
                     .k = out,
                     .form = form_of(dy, weight),
                     .addend = expect_residual(call.inputs[i_residual], dx),
-                    .row_stride = in,
                     .branch = &branch},
-                   pool);
-}
-
-void lora_gradients(const Call& call, Pool& pool) {
-  using namespace lora_gradients_op;
-  const Tensor &x = call.inputs[i_x], &h = call.inputs[i_h], &dy = call.inputs[i_dy], &dh = call.inputs[i_dh];
-  const Tensor &dA = call.outputs[o_d_a], &dB = call.outputs[o_d_b];
-  const int64_t rows = x.rows(), in = x.columns(), out = dy.columns(), rank = h.columns();
-  expect_matrix(x, rows, in, "x");
-  expect_matrix(h, rows, rank, "h");
-  expect_matrix(dy, rows, out, "dy");
-  expect_matrix(dh, rows, rank, "dh");
-  expect_matrix(dA, rank, in, "dA");
-  expect_matrix(dB, out, rank, "dB");
-  Factor inputs = Factor::right(x, false);
-  inputs.mask = expect_mask(call.inputs[i_mask], rows, in);
-  // Both with the rank as rows of the tiles, so that the wide matrices are packed in whole lines; dB is stored transposed.
-  multiply_product({.a = Factor::left(dh, true), .b = inputs, .out = &dA, .m = rank, .n = in, .k = rows, .form = form_of(dh, x),
-                    .alpha = inputs.mask ? static_cast<float>(call.attributes[a_mask_scale]) : 1.f, .row_stride = in},
-                   pool);
-  multiply_product({.a = Factor::left(h, true), .b = Factor::right(dy, false), .out = &dB, .m = rank, .n = out, .k = rows,
-                    .form = form_of(h, dy), .row_stride = 1, .column_stride = rank},
                    pool);
 }
 

@@ -220,6 +220,15 @@ inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k,
   f.mask ? pack_lanes<true>(f, valid, lanes, k, form, panel) : pack_lanes<false>(f, valid, lanes, k, form, panel);
 }
 
+// Asks for the lines of rows [begin, end) of K in a panel of columns that is about to be packed.
+inline void prefetch_rows(const Factor& f, int64_t begin, int64_t end, int64_t columns) {
+  const int64_t halves = f.tensor->dtype == DType::u4 ? 1 : 2 * bytes_per_element(f.tensor->dtype);
+  for (int64_t k = begin; k < end; k++) {
+    const char* line = static_cast<const char*>(f.tensor->data) + f.element(0, k) * halves / 2;
+    for (int64_t at = 0; at < columns * halves / 2; at += 64) __builtin_prefetch(line + at, 0, 2);
+  }
+}
+
 // sums[row][column] += Σ over K of a panel of Rows lanes times one of Vectors · kLanes lanes. The first may also lie in memory as it is: its unit
 // (row, step) is a[row · RowStride + step · StepStride].
 template <bool Pairs, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
@@ -270,6 +279,19 @@ inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps,
 inline Form form_of(const Tensor& a, const Tensor& b) {
   if (a.dtype == DType::f32 && (b.dtype == DType::f32 || is_quantized(b))) return Form::exact;
   return kNarrow;
+}
+
+inline void expect_matrix(const Tensor& t, int64_t rows, int64_t columns, const char* name) {
+  expect_floats(t);
+  if (t.rank != 2 || t.shape[0] != rows || t.shape[1] != columns)
+    fail("%s is not [%lld, %lld]", name, static_cast<long long>(rows), static_cast<long long>(columns));
+}
+
+// Words for a mask over a matrix [rows, columns], or none where the operand is absent.
+inline Mask expect_mask(const Tensor& words, int64_t rows, int64_t columns) {
+  const int64_t stride = (columns + 31) / 32;
+  if (words) expect_vector(words, DType::i32, rows * stride, "a mask of one bit per element, each row in whole words");
+  return {static_cast<const uint32_t*>(words.data), stride};
 }
 
 }  // namespace lowrank::LOWRANK_ISA

@@ -1,8 +1,8 @@
 import type { TensorView } from '../core/backend.js';
 import type { OpName } from '../core/ops.table.js';
 
-/** Tiles and blocks of native/kernels/gemm.cpp and attention.cpp on AVX-512; smaller tiles of other instruction sets pad less. */
-const [tileRows, tileColumns, rowBlock, depth, partialElements, span] = [12, 32, 2048, 4096, 2 ** 23, 96];
+/** Tiles and blocks of native/kernels/gemm.cpp, attention.cpp and lora_gradients.cpp on AVX-512; smaller tiles of other instruction sets pad less. */
+const [tileRows, tileColumns, rowBlock, depth, partialElements, span, chunkRows, mostChunks] = [12, 32, 2048, 4096, 2 ** 23, 96, 256, 8];
 const hugePage = 2 ** 21;
 
 const upTo = (n: number, multiple: number) => Math.ceil(n / multiple) * multiple;
@@ -20,7 +20,9 @@ export class Scratch {
     if (op === 'loraLinear' && x && weight && A) this.product(x.shape[0], weight.shape[0], weight.shape[1], A.shape[0]);
     if (op === 'loraLinearBackward' && dy && weight && A) this.product(dy.shape[0], weight.shape[1], weight.shape[0], A.shape[0]);
     if (op === 'loraGradients' && x && h && dy && dh) {
-      for (const { shape } of [x, dy]) this.product(h.shape[1], shape[1], shape[0]);
+      const chunks = Math.min(mostChunks, Math.ceil(x.shape[0] / chunkRows));
+      this.need(1, (upTo(h.shape[1], 8) + tileColumns) * 256, true);
+      this.need(4, chunks * upTo(h.shape[1], 8) * (upTo(x.shape[1], tileColumns) + upTo(dy.shape[1], tileColumns)) * 4);
     }
     if ((op === 'attention' || op === 'attentionBackward') && q && k) this.attention(q, k, op === 'attentionBackward');
   }
@@ -43,7 +45,7 @@ export class Scratch {
     const packed = keys * k.shape[1] * 2;
     // Backward sums dk and dv in f32 for each of about four tasks a thread.
     this.need(0, backward ? 3 * packed + 2 * keys * k.shape[1] * 4 * Math.max(1, Math.ceil(q.shape[1] / k.shape[1] / 2)) : 2 * packed);
-    this.need(1, tileRows * keys * 8 + span * span * 16, true);
+    this.need(1, tileRows * keys * 6 + span * span * 8, true);
   }
 
   private need(slot: number, bytes: number, everywhere = false): void {

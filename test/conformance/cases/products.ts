@@ -58,7 +58,7 @@ export function* matmuls(): Generator<Case> {
   }
 }
 
-/** More rows than a block of 2048, tiles of every height, ranks of one vector, two and more; inputs and outputs in and past whole words and tiles. */
+/** More rows than a block of 2048 or than a chunk of 256, rows enough for each of two threads, tiles of every height, ranks of one vector, two and more; inputs and outputs in and past whole words and tiles. */
 const lowRanks: readonly [T: number, inputs: number, outputs: number, rank: number][] = [
   [1, 5, 3, 1],
   [3, 64, 33, 16],
@@ -71,6 +71,8 @@ const lowRanks: readonly [T: number, inputs: number, outputs: number, rank: numb
   [2053, 3, 5, 2],
   [14, 35, 9, 80],
   [5, 4101, 7, 3],
+  [300, 40, 70, 12],
+  [1030, 70, 100, 4],
 ];
 
 function* lowRankProducts(): Generator<Case> {
