@@ -165,16 +165,6 @@ float max_of(const float* __restrict x, int64_t n) {
 }
 
 #if defined(__AVX512F__)
-constexpr float kLog2E = 1.44269504f;
-
-// 2ˣ with the power of two in one instruction: 2ⁿ · 2ᶠ, n = ⌊x⌉, by a minimax polynomial on |f| ≤ ½ of relative error 7.5e-8.
-inline __m512 exp2_lanes(__m512 x) {
-  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, n);
-  __m512 q = _mm512_fmadd_ps(_mm512_set1_ps(0.0013276472f), f, _mm512_set1_ps(0.009675541f));
-  for (const float c : {0.05550713f, 0.2402212f, 0.69314694f, 1.0000001f}) q = _mm512_fmadd_ps(q, f, _mm512_set1_ps(c));
-  return _mm512_scalef_ps(q, n);
-}
-
 // Runs step(j, seen) over [0, n) in steps of 16: which lanes are in [lo, hi). Nearly all are whole.
 template <class Step>
 inline void each_lanes(int64_t lo, int64_t hi, int64_t n, const Step& step) {

@@ -63,7 +63,6 @@ template <int Rows, int Vectors>
 [[gnu::always_inline]] inline void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns, const Lanes (&sums)[Rows][Vectors]) {
 #if defined(__AVX512F__)
   const __m512 alpha = _mm512_set1_ps(p.alpha);
-  const bool narrow = p.out->dtype == DType::bf16;
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++) {
     if (r >= rows) return;
@@ -73,8 +72,7 @@ template <int Rows, int Vectors>
       const int64_t element = (row + r) * p.n + column + v * kLanes;
       __m512 x = _mm512_mul_ps((__m512)sums[r][v], alpha);
       if (p.addend) x = _mm512_add_ps(load_lanes(*p.addend, element, mask), x);
-      if (narrow) _mm256_mask_storeu_epi16(half_at(*p.out, element), mask, round_lanes(x));
-      else _mm512_mask_storeu_ps(f32_at(*p.out, element), mask, x);
+      store_lanes(*p.out, element, mask, x);
     }
   }
 #else

@@ -102,11 +102,6 @@ inline void transpose(__m512i (&r)[16]) {
   }
 }
 
-inline __m512 load_lanes(const Tensor& t, int64_t at, __mmask16 mask) {
-  if (t.dtype == DType::f32) return _mm512_maskz_loadu_ps(mask, f32_at(t, at));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, half_at(t, at))), 16));
-}
-
 // Sixteen bf16 numbers of a tensor, rounded where it is f32.
 inline __m256i load_halves(const Tensor& t, int64_t at, __mmask16 mask) {
   if (t.dtype == DType::bf16) return _mm256_maskz_loadu_epi16(mask, half_at(t, at));
