@@ -18,8 +18,8 @@ namespace {
 
 // Rows and steps of K of a block: its panels then take at most 16 MiB, a panel of the right factor 256 KiB.
 constexpr int64_t kRowBlock = 2048, kDepth = 2048;
-// Rows that pay for packing the right factor.
-constexpr int64_t kOwnRows = 512;
+// A thread has rows of its own from so many on, if the other threads' copies of the right factor have at most so many columns for each row.
+constexpr int64_t kOwnRows = 128, kOwnColumns = 2;
 // Sums kept between blocks of K, 32 MiB.
 constexpr int64_t kPartial = int64_t{1} << 23;
 // Products with fewer rows than this, against rows of K, are bound by reading the right factor once: no packing.
@@ -222,9 +222,10 @@ void multiply_block(const Product& p, const Block& block, Pool& pool) {
   constexpr int64_t width = Vectors * kLanes;
   const int64_t columns = (p.n + width - 1) / width;
   if (columns == 0) return;
-  // Each thread has rows of its own, which it has packed itself, if there are enough of them to pay for packing the right factor again. Where
+  // Each thread has rows of its own, which it has packed itself, if that saves more than packing the right factor once for each costs. Where
   // that has few panels, the rows are divided further, so that there is enough to share out.
-  const int64_t wanted = 4 * pool.threads(), own = std::min<int64_t>(pool.threads(), block.rows / kOwnRows);
+  const int64_t wanted = 4 * pool.threads();
+  const int64_t own = p.n * (pool.threads() - 1) <= kOwnColumns * block.rows ? std::min<int64_t>(pool.threads(), block.rows / kOwnRows) : 1;
   const int64_t parts = std::min(block.panels, std::max<int64_t>({1, own, (wanted + columns - 1) / columns}));
   pool.each(columns * parts, [&](int64_t task, int thread) {
     const int64_t column = task % columns * width, part = task / columns, valid = std::min(width, p.n - column);
