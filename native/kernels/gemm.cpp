@@ -204,13 +204,22 @@ void pack_left(const Product& p, const Block& block, Pool& pool) {
       pack_panel(p.branch->down.at(j, block.k), std::min<int64_t>(width, rank - j), width, block.depth, p.form, down + j * block.steps);
     });
   }
+  const int64_t stride = Rows * (block.steps + block.tail);
   // Columns of a row-major matrix: some of each row for all panels of a piece, before the next rows.
-  const int64_t some = p.a.lanes_are_rows ? block.depth : 64, stride = Rows * (block.steps + block.tail);
-  pool.ranges(block.panels, 8, [&](int64_t begin, int64_t end, int thread) {
+  const int64_t some = p.a.lanes_are_rows ? block.depth : 64;
+  const auto pack = [&](int64_t begin, int64_t end) {
+#if defined(__AVX512F__)
+    const bool columns = !p.a.lanes_are_rows && p.form == Form::pairs && p.a.tensor->dtype == DType::bf16;
+    if (Rows == 12 && columns && end - begin == 8 && block.valid(end - 1, Rows) == Rows)
+      return pack_eight(p.a.at(block.row + begin * Rows, block.k), block.depth, block.left + begin * stride, stride);
+#endif
     for (int64_t k = 0; k < block.depth; k += some)
       for (int64_t i = begin; i < end; i++)
         pack_panel(p.a.at(block.row + i * Rows, block.k + k), block.valid(i, Rows), Rows, std::min(some, block.depth - k), p.form,
                    block.left + i * stride + Rows * steps_of(p.form, k));
+  };
+  pool.ranges(block.panels, 8, [&](int64_t begin, int64_t end, int thread) {
+    pack(begin, end);
     if (p.branch)
       for (int64_t i = begin; i < end; i++) add_branch<Rows>(p, block, i, down, sums, pool, thread);
   });

@@ -150,23 +150,52 @@ inline __m512i load_step(const Factor& f, int64_t l, int64_t k, int64_t left, __
   return _mm512_or_si512(low, _mm512_slli_epi32(halves(k + 1), 16));
 }
 
-// Packs 32 neighbouring lanes of bf16 in pairs: two rows are shuffled into each other.
-template <bool Masked>
-inline void pack_pairs(const Factor& f, int64_t k, uint32_t* __restrict panel) {
+// Two rows of 32 halves, shuffled into each other: 32 pairs.
+struct Pairs {
+  __m512i first, last;
+};
+inline Pairs interleave(__m512i low, __m512i high) {
   alignas(64) static constexpr auto order = [] {
     std::array<uint16_t, 64> o{};
     for (int i = 0; i < 32; i++) o[2 * i] = static_cast<uint16_t>(i), o[2 * i + 1] = static_cast<uint16_t>(32 + i);
     return o;
   }();
-  const __m512i first_lanes = _mm512_load_si512(order.data()), last_lanes = _mm512_load_si512(order.data() + 32);
+  return {_mm512_permutex2var_epi16(low, _mm512_load_si512(order.data()), high), _mm512_permutex2var_epi16(low, _mm512_load_si512(order.data() + 32), high)};
+}
+
+// Packs 32 neighbouring lanes of bf16 in pairs.
+template <bool Masked>
+inline void pack_pairs(const Factor& f, int64_t k, uint32_t* __restrict panel) {
   const auto row = [&](int64_t step) {
     if (f.codes) return f.codes->halves(f.element(0, step), 32);
     return _mm512_maskz_loadu_epi16(f.bits<Masked>(0, step), half_at(*f.tensor, f.element(0, step)));
   };
   for (int64_t step = 0; step < k; step += 2, panel += 32) {
-    const __m512i low = row(step), high = step + 1 < k ? row(step + 1) : _mm512_setzero_si512();
-    _mm512_storeu_si512(panel, _mm512_permutex2var_epi16(low, first_lanes, high));
-    _mm512_storeu_si512(panel + 16, _mm512_permutex2var_epi16(low, last_lanes, high));
+    const Pairs pairs = interleave(row(step), step + 1 < k ? row(step + 1) : _mm512_setzero_si512());
+    _mm512_storeu_si512(panel, pairs.first);
+    _mm512_storeu_si512(panel + 16, pairs.last);
+  }
+}
+
+// Packs eight neighbouring panels of twelve lanes of bf16, columns of a matrix, in pairs; panels begin `stride` units apart.
+inline void pack_eight(const Factor& f, int64_t k, uint32_t* __restrict panels, int64_t stride) {
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  for (int64_t step = 0; step < k; step += 2, panels += 12) {
+    __m512i units[7];
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; i++) {
+      const uint16_t* low = half_at(*f.tensor, f.element(32 * i, step));
+      const Pairs pairs = interleave(_mm512_loadu_si512(low), step + 1 < k ? _mm512_loadu_si512(low + f.stride) : _mm512_setzero_si512());
+      units[2 * i] = pairs.first;
+      units[2 * i + 1] = pairs.last;
+    }
+    units[6] = units[5];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+      const int at = 12 * i;
+      const __m512i twelve = _mm512_permutex2var_epi32(units[at / 16], _mm512_add_epi32(lane, _mm512_set1_epi32(at % 16)), units[at / 16 + 1]);
+      _mm512_mask_storeu_epi32(panels + i * stride, 0xfff, twelve);
+    }
   }
 }
 #endif

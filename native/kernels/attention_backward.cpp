@@ -1,0 +1,255 @@
+// Attention backward (Dao et al. 2022, §3.1, algorithm 4 recomputes as we do): a block of kSpan rows meets a span of keys at a time.
+#include <array>
+
+#include "attention.h"
+#include "simd.h"
+
+namespace lowrank::LOWRANK_ISA {
+
+namespace {
+
+// What a thread needs for a block of kSpan rows backward.
+struct Block {
+  float *q, *dout, *out;          // rows as they are stored
+  uint32_t *q_tiles, *dout_tiles; // panels of kRows rows over the width
+  uint32_t *q_depth, *dout_depth; // panels of kColumns numbers of the width over the rows
+  float *scores, *dp;             // [kRows][kSpan keys] of a tile: q·k, dout·v
+  uint32_t *p, *ds;               // by steps: the weights of all rows, and the gradients of the scores
+  uint32_t* ds_rows;              // by rows: those of a tile
+  float* dq;                      // [kSpan][padded]
+  float lse[kSpan] = {}, delta[kSpan] = {};
+
+  char* carve(const Geometry& g, char* base) {
+    Carver c{base};
+    for (float** rows : {&q, &dout, &out}) *rows = c.take<float>(kSpan * g.width);
+    for (uint32_t** tiles : {&q_tiles, &dout_tiles}) *tiles = c.take<uint32_t>(kSpan * g.steps());
+    for (uint32_t** depth : {&q_depth, &dout_depth}) *depth = c.take<uint32_t>(g.padded * g.span_steps());
+    for (float** tile : {&scores, &dp}) *tile = c.take<float>(kRows * kSpan);
+    for (uint32_t** steps : {&p, &ds}) *steps = c.take<uint32_t>(g.span_steps() * kSpan);
+    ds_rows = c.take<uint32_t>(kRows * g.span_steps());
+    dq = c.take<float>(kSpan * g.padded);
+    return c.next;
+  }
+};
+
+void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row, int64_t n, Block& b) {
+  using namespace attention_backward_op;
+  const Tensor q = gather(g, t, call.inputs[i_q], row, n, b.q), dout = gather(g, t, call.inputs[i_dout], row, n, b.dout);
+  const Tensor out = gather(g, t, call.inputs[i_out], row, n, b.out);
+  const auto pack = [&](const Tensor& x, uint32_t* tiles, uint32_t* depth) {
+    for (int64_t r = 0; r < n; r += kRows)
+      pack_panel({&x, true, g.width, r}, std::min<int64_t>(kRows, n - r), kRows, g.width, g.form, tiles + r * g.steps());
+    for (int64_t d = 0; d < g.width; d += kColumns)
+      pack_panel({&x, false, g.width, d}, std::min<int64_t>(kColumns, g.width - d), kColumns, n, g.form, depth + d * g.span_steps());
+  };
+  pack(q, b.q_tiles, b.q_depth);
+  pack(dout, b.dout_tiles, b.dout_depth);
+  for (int64_t r = 0; r < n; r++) {
+    b.lse[r] = *f32_at(call.inputs[i_lse], g.query_row(t, row + r));
+    float sum = 0, x[kBlock], y[kBlock];
+    for (int64_t d = 0; d < g.width; d += kBlock) {
+      const int64_t count = std::min(kBlock, g.width - d);
+      const float *a = load(dout, r * g.width + d, count, x), *c = load(out, r * g.width + d, count, y);
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = 0; i < count; i++) sum += a[i] * c[i];
+    }
+    b.delta[r] = sum;
+  }
+  std::fill_n(b.dq, kSpan * g.padded, 0.f);
+}
+
+// The weights p = exp(scale · score − lse) and gradients ds = scale · p · (dout·v − delta) of a tile, rows r … r + kRows of the block: of row i
+// those of the keys [lo[i], hi[i]) of a span, 0 in the rest of its first `count`.
+void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64_t* hi, int64_t count, Block& b) {
+  const int64_t step_units = kSpan * r / (g.form == Form::pairs ? 2 : 1);
+  uint32_t *p = b.p + step_units, *ds = b.ds + step_units;
+#if defined(__AVX512F__)
+  struct Pair {
+    __m512 p, ds;
+  };
+  const auto pair = [&](int i, int64_t j, __mmask16 seen) {
+    const __m512 scale = _mm512_set1_ps(g.scale * kLog2E), shift = _mm512_set1_ps(b.lse[r + i] * kLog2E);
+    const __m512 weight = _mm512_maskz_mov_ps(seen, exp2_lanes(_mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, b.scores + i * kSpan + j), scale, shift)));
+    // The difference first: where a row sees one key it is 0.
+    const __m512 slope = _mm512_sub_ps(_mm512_maskz_loadu_ps(seen, b.dp + i * kSpan + j), _mm512_set1_ps(b.delta[r + i]));
+    return Pair{weight, _mm512_mul_ps(_mm512_mul_ps(weight, _mm512_set1_ps(g.scale)), slope)};
+  };
+#if defined(__AVX512BF16__)
+  if (g.form == Form::pairs) {
+    alignas(64) static constexpr auto order = [] {
+      std::array<uint16_t, 32> o{};
+      for (int i = 0; i < 16; i++) o[2 * i] = static_cast<uint16_t>(i), o[2 * i + 1] = static_cast<uint16_t>(16 + i);
+      return o;
+    }();
+    const __m512i both = _mm512_load_si512(order.data());
+    auto* rows = reinterpret_cast<__m256i*>(b.ds_rows);
+    for (int i = 0; i < kRows; i += 2, p += kSpan, ds += kSpan, rows += 2 * kSpan / 16)
+      for (int64_t j = 0; j < count; j += 16) {
+        const auto seen = [&](int row) { return static_cast<__mmask16>(first(hi[row] - j) & ~first(lo[row] - j)); };
+        const Pair even = pair(i, j, seen(i)), odd = pair(i + 1, j, seen(i + 1));
+        const auto weights = (__m512i)_mm512_cvtne2ps_pbh(odd.p, even.p), slopes = (__m512i)_mm512_cvtne2ps_pbh(odd.ds, even.ds);
+        _mm512_storeu_si512(p + j, _mm512_permutexvar_epi16(both, weights));
+        _mm512_storeu_si512(ds + j, _mm512_permutexvar_epi16(both, slopes));
+        _mm256_storeu_si256(rows + j / 16, _mm512_castsi512_si256(slopes));
+        _mm256_storeu_si256(rows + kSpan / 16 + j / 16, _mm512_extracti64x4_epi64(slopes, 1));
+      }
+    return;
+  }
+#endif
+  for (int i = 0; i < kRows; i++)
+    each_lanes(lo[i], hi[i], count, [&](int64_t j, __mmask16 seen) {
+      const Pair both = pair(i, j, seen);
+      _mm512_storeu_ps(p + i * kSpan + j, as_factor(g.form, both.p));
+      _mm512_storeu_ps(ds + i * kSpan + j, as_factor(g.form, both.ds));
+    });
+#else
+  for (int i = 0; i < kRows; i++) {
+    auto *weight = reinterpret_cast<float*>(p + i * kSpan), *slope = reinterpret_cast<float*>(ds + i * kSpan);
+    std::fill_n(weight, count, 0.f);
+    std::fill_n(slope, count, 0.f);
+    const float *scores = b.scores + i * kSpan, *dp = b.dp + i * kSpan, lse = b.lse[r + i], delta = b.delta[r + i];
+#pragma omp simd
+    for (int64_t j = lo[i]; j < hi[i]; j++) {
+      const float e = exp_f32(scores[j] * g.scale - lse);
+      weight[j] = as_factor(g.form, e);
+      slope[j] = as_factor(g.form, e * (dp[j] - delta) * g.scale);
+    }
+  }
+#endif
+}
+
+// p and ds of one tile of rows against the span at `key`, and their part of dq. Returns whether the tile sees the span at all.
+bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const Packed& values, const Packed& depth, int64_t row, int64_t r,
+                   int64_t n, int64_t key, int64_t count, Block& b) {
+  const int64_t end = std::min(count, g.last_key(t, row + r + n - 1) - key);
+  const bool pairs = g.form == Form::pairs;
+  if (end <= 0 || g.first_key(t, row + r) >= key + count) {
+    for (uint32_t* steps : {b.p, b.ds}) std::fill_n(steps + kSpan * r / (pairs ? 2 : 1), kSpan * kRows / (pairs ? 2 : 1), 0);
+    return false;
+  }
+  for (int64_t i = 0; i < end; i += kColumns) {
+    tile<false, kRows, 2>(g.form, b.q_tiles + r * g.steps(), keys.keys(t, key + i), g.steps(), b.scores + i, kSpan);
+    tile<false, kRows, 2>(g.form, b.dout_tiles + r * g.steps(), values.keys(t, key + i), g.steps(), b.dp + i, kSpan);
+  }
+  int64_t lo[kRows] = {}, hi[kRows] = {};
+  for (int64_t i = 0; i < n; i++) {
+    lo[i] = std::clamp<int64_t>(g.first_key(t, row + r + i) - key, 0, count);
+    hi[i] = std::clamp<int64_t>(g.last_key(t, row + r + i) - key, lo[i], count);
+  }
+  tile_gradients(g, r, lo, hi, count, b);
+  for (int64_t d = 0; d < g.width; d += kColumns) {
+    float* dq = b.dq + r * g.padded + d;
+    const uint32_t* panel = depth.columns(t, key, d);
+    if (pairs) tile<true, kRows, 2, kRowUnits<true>, 1>(g.form, b.ds_rows, panel, steps_of(g.form, end), dq, g.padded);
+    else tile<true, kRows, 2, kRowUnits<false>, 1>(g.form, b.ds + r * kSpan, panel, steps_of(g.form, end), dq, g.padded);
+  }
+  return true;
+}
+
+// out [count keys][padded] += squareᵀ · x, with the square by steps and x packed over the block's n rows.
+void add_transposed(const Geometry& g, const uint32_t* square, const uint32_t* depth, int64_t n, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i += kRows)
+    for (int64_t d = 0; d < g.width; d += kColumns)
+      tile<true, kRows, 2, 1, kSpan>(g.form, square + i, depth + d * g.span_steps(), steps_of(g.form, n), out + i * g.padded + d, g.padded);
+}
+
+void backward(const Geometry& g, const Task& t, const Call& call, const Packed& keys, const Packed& values, const Packed& depth, Pool& pool,
+              int thread) {
+  Block b;
+  b.carve(g, static_cast<char*>(pool.scratch(thread, 1, b.carve(g, nullptr) - static_cast<char*>(nullptr))));
+  const int64_t size = round_up(t.segment->keys, kSpan) * g.padded;
+  std::fill_n(t.dk, size, 0.f);
+  std::fill_n(t.dv, size, 0.f);
+  for (int64_t row = t.begin; row < t.end; row += kSpan) {
+    const int64_t n = std::min(kSpan, t.end - row);
+    pack_block(g, t, call, row, n, b);
+    const int64_t end = g.last_key(t, row + n - 1);
+    for (int64_t key = g.first_key(t, row) / kSpan * kSpan; key < end; key += kSpan) {
+      const int64_t count = std::min(kSpan, t.segment->keys - key);
+      bool seen = false;
+      for (int64_t r = 0; r < n; r += kRows)
+        seen |= backward_tile(g, t, keys, values, depth, row, r, std::min<int64_t>(kRows, n - r), key, count, b);
+      if (!seen) continue;
+      const int64_t visible = std::min(count, end - key);
+      add_transposed(g, b.p, b.dout_depth, n, visible, t.dv + key * g.padded);
+      add_transposed(g, b.ds, b.q_depth, n, visible, t.dk + key * g.padded);
+    }
+    store_rows(g, t, call.outputs[attention_backward_op::o_dq], row, n, b.dq);
+  }
+}
+
+// Cuts each (segment, group) into so many runs of rows that every thread has several tasks. Later rows see more keys: the cuts lie at
+// √(i/parts), where the work is equal. Each run gets sums of its own, which makes the result independent of who computes it when.
+std::vector<Task> backward_tasks(const Geometry& g, int threads) {
+  const auto pairs = static_cast<int64_t>(g.segments.size()) * g.groups;
+  std::vector<Task> tasks;
+  for (const Segment& s : g.segments) {
+    const int64_t rows = g.rows(s), most = std::max<int64_t>(1, rows / (4 * kSpan));
+    const int64_t parts = std::clamp<int64_t>(pairs == 0 ? 1 : (4 * threads + pairs - 1) / pairs, 1, most);
+    const auto cut = [&](int64_t i) {
+      if (i == parts) return rows;
+      return round_up(static_cast<int64_t>(static_cast<double>(rows) * std::sqrt(static_cast<double>(i) / static_cast<double>(parts))), kSpan);
+    };
+    for (int64_t group = 0; group < g.groups; group++)
+      for (int64_t i = parts - 1; i >= 0; i--) tasks.push_back({&s, group, cut(i), cut(i + 1), nullptr, nullptr});
+  }
+  return tasks;
+}
+
+// dk and dv of all keys: the sums of the tasks of each (segment, group), in their order.
+void store_keys(const Geometry& g, const std::vector<Task>& tasks, const Tensor& dk, const Tensor& dv, Pool& pool) {
+  std::vector<size_t> firsts;
+  for (size_t i = 0; i < tasks.size(); i++)
+    if (i == 0 || tasks[i].segment != tasks[i - 1].segment || tasks[i].group != tasks[i - 1].group) firsts.push_back(i);
+  pool.each(static_cast<int64_t>(firsts.size()), [&](int64_t index, int) {
+    const size_t first = firsts[index];
+    const size_t last = index + 1 < static_cast<int64_t>(firsts.size()) ? firsts[index + 1] : tasks.size();
+    const Task& t = tasks[first];
+    const int64_t size = t.segment->keys * g.padded;
+    const auto home = [&](float* sums, const Tensor& out, int64_t key) {
+      const int64_t at = ((t.segment->key + key) * g.groups + t.group) * g.width;
+      copy(matrix(sums, t.segment->keys, g.padded), key * g.padded, out, at, g.width);
+    };
+    for (size_t i = first + 1; i < last; i++)
+      for (int64_t j = 0; j < size; j++) {
+        t.dk[j] += tasks[i].dk[j];
+        t.dv[j] += tasks[i].dv[j];
+      }
+    for (int64_t key = 0; key < t.segment->keys; key++) {
+      home(t.dk, dk, key);
+      home(t.dv, dv, key);
+    }
+  });
+}
+
+}  // namespace
+
+void attention_backward(const Call& call, Pool& pool) {
+  using namespace attention_backward_op;
+  const Tensor &q = call.inputs[i_q], &k = call.inputs[i_k], &v = call.inputs[i_v];
+  const Tensor &dq = call.outputs[o_dq], &dk = call.outputs[o_dk], &dv = call.outputs[o_dv];
+  const Geometry g(q, k, v, call.inputs[i_segments], call.attributes);
+  expect_floats(call.inputs[i_out], call.inputs[i_dout], dq, dk, dv);
+  expect(same_shape(q, call.inputs[i_out]) && same_shape(q, call.inputs[i_dout]) && same_shape(q, dq), "out, dout and dq of q's shape");
+  expect(same_shape(k, dk) && same_shape(v, dv), "dk and dv of k's shape");
+  expect_vector(call.inputs[i_lse], DType::f32, q.shape[0] * g.heads, "lse [Tq, H] f32");
+  std::vector<Task> tasks = backward_tasks(g, pool.threads());
+  const int64_t lanes = Packed::size(g, true), depths = Packed::size(g, false);
+  int64_t bytes = (2 * lanes + depths) * 4 + 256;
+  for (const Task& t : tasks) bytes += 2 * (round_up(t.segment->keys, kSpan) * g.padded * 4 + 64);
+  Carver c{static_cast<char*>(pool.scratch(0, 0, bytes))};
+  const Packed keys{g, c.take<uint32_t>(lanes), true}, values{g, c.take<uint32_t>(lanes), true}, depth{g, c.take<uint32_t>(depths), false};
+  for (Task& t : tasks) {
+    t.dk = c.take<float>(round_up(t.segment->keys, kSpan) * g.padded);
+    t.dv = c.take<float>(round_up(t.segment->keys, kSpan) * g.padded);
+  }
+  each_span(g, pool, [&](const Segment& s, int64_t key, int64_t group) {
+    keys.pack(k, s, key, group);
+    values.pack(v, s, key, group);
+    depth.pack(k, s, key, group);
+  });
+  pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { backward(g, tasks[i], call, keys, values, depth, pool, thread); });
+  store_keys(g, tasks, dk, dv, pool);
+}
+
+}  // namespace lowrank::LOWRANK_ISA
