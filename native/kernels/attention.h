@@ -15,8 +15,6 @@ namespace lowrank::LOWRANK_ISA {
 inline constexpr int64_t kSpan = 96;
 static_assert(kSpan % kRows == 0 && kSpan % kColumns == 0);
 
-constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 struct Segment {
   int64_t query, queries, key, keys;
   int64_t span;  // its first one in the packed keys
@@ -151,12 +149,15 @@ inline void store_rows(const Geometry& g, const Task& t, const Tensor& out, int6
 }
 
 #if defined(__AVX512F__)
+// Which of the sixteen lanes from j on are in [lo, hi).
+inline __mmask16 between(int64_t lo, int64_t hi, int64_t j) { return static_cast<__mmask16>(first(hi - j) & ~first(lo - j)); }
+
 // Runs step(j, seen) over [0, n) in steps of 16: which lanes are in [lo, hi). Nearly all are whole.
 template <class Step>
 inline void each_lanes(int64_t lo, int64_t hi, int64_t n, const Step& step) {
   for (int64_t j = 0; j < n; j += 16) {
     if (j >= lo && j + 16 <= hi) step(j, __mmask16{0xffff});
-    else step(j, static_cast<__mmask16>(first(hi - j) & ~first(lo - j)));
+    else step(j, between(lo, hi, j));
   }
 }
 

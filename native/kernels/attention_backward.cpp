@@ -61,8 +61,7 @@ void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row,
 // The weights p = exp(scale · score − lse) and gradients ds = scale · p · (dout·v − delta) of a tile, rows r … r + kRows of the block: of row i
 // those of the keys [lo[i], hi[i]) of a span, 0 in the rest of its first `count`.
 void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64_t* hi, int64_t count, Block& b) {
-  const int64_t step_units = kSpan * r / (g.form == Form::pairs ? 2 : 1);
-  uint32_t *p = b.p + step_units, *ds = b.ds + step_units;
+  uint32_t *p = b.p + kSpan * steps_of(g.form, r), *ds = b.ds + kSpan * steps_of(g.form, r);
 #if defined(__AVX512F__)
   struct Pair {
     __m512 p, ds;
@@ -85,8 +84,7 @@ void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64
     auto* rows = reinterpret_cast<__m256i*>(b.ds_rows);
     for (int i = 0; i < kRows; i += 2, p += kSpan, ds += kSpan, rows += 2 * kSpan / 16)
       for (int64_t j = 0; j < count; j += 16) {
-        const auto seen = [&](int row) { return static_cast<__mmask16>(first(hi[row] - j) & ~first(lo[row] - j)); };
-        const Pair even = pair(i, j, seen(i)), odd = pair(i + 1, j, seen(i + 1));
+        const Pair even = pair(i, j, between(lo[i], hi[i], j)), odd = pair(i + 1, j, between(lo[i + 1], hi[i + 1], j));
         const auto weights = (__m512i)_mm512_cvtne2ps_pbh(odd.p, even.p), slopes = (__m512i)_mm512_cvtne2ps_pbh(odd.ds, even.ds);
         _mm512_storeu_si512(p + j, _mm512_permutexvar_epi16(both, weights));
         _mm512_storeu_si512(ds + j, _mm512_permutexvar_epi16(both, slopes));
@@ -124,7 +122,7 @@ bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const P
   const int64_t end = std::min(count, g.last_key(t, row + r + n - 1) - key);
   const bool pairs = g.form == Form::pairs;
   if (end <= 0 || g.first_key(t, row + r) >= key + count) {
-    for (uint32_t* steps : {b.p, b.ds}) std::fill_n(steps + kSpan * r / (pairs ? 2 : 1), kSpan * kRows / (pairs ? 2 : 1), 0);
+    for (uint32_t* steps : {b.p, b.ds}) std::fill_n(steps + kSpan * steps_of(g.form, r), kSpan * steps_of(g.form, kRows), 0);
     return false;
   }
   for (int64_t i = 0; i < end; i += kColumns) {

@@ -35,6 +35,8 @@ inline constexpr bool kHasPairs = false;
 enum class Form { exact, rounded, pairs };
 inline constexpr Form kNarrow = kHasPairs ? Form::pairs : Form::rounded;
 
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
 inline int64_t steps_of(Form form, int64_t k) { return form == Form::pairs ? (k + 1) / 2 : k; }
 
 // Which elements of a matrix count, the others being 0: bit j % 32 of word [i, j / 32]. Without words, all.

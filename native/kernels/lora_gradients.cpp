@@ -26,11 +26,11 @@ struct Product {
   Form form;
   float* sums = nullptr;  // of all chunks, [rank][columns], both in whole tiles
 
-  int64_t padded() const { return (columns + kColumns - 1) / kColumns * kColumns; }
+  int64_t padded() const { return round_up(columns, kColumns); }
 };
 
 void add_chunk(const Product& p, int64_t rank, int64_t begin, int64_t end, float* sums, Pool& pool, int thread) {
-  const int64_t tiles = (rank + kRankRows - 1) / kRankRows, steps = steps_of(p.form, kBlockRows);
+  const int64_t tiles = round_up(rank, kRankRows) / kRankRows, steps = steps_of(p.form, kBlockRows);
   auto* left = static_cast<uint32_t*>(pool.scratch(thread, 1, (tiles * kRankRows + kColumns) * steps * 4));
   uint32_t* right = left + tiles * kRankRows * steps;
   std::fill_n(sums, tiles * kRankRows * p.padded(), 0.f);
@@ -51,7 +51,6 @@ void add_chunk(const Product& p, int64_t rank, int64_t begin, int64_t end, float
 // Adds up the chunks' sums of columns [begin, end) and brings them home.
 void store_sums(const Product& p, int64_t rank, int64_t chunks, int64_t stride, int64_t begin, int64_t end) {
   alignas(64) float total[kBlock];
-  const int64_t width = p.transposed ? rank : 1;
   for (int64_t r = 0; r < rank; r++)
     for (int64_t at = begin; at < end; at += kBlock) {
       const int64_t n = std::min(kBlock, end - at);
@@ -64,9 +63,9 @@ void store_sums(const Product& p, int64_t rank, int64_t chunks, int64_t stride, 
       if (!p.transposed) {
         copy({total, DType::f32}, 0, *p.out, r * p.columns + at, n);
       } else if (p.out->dtype == DType::f32) {
-        for (int64_t i = 0; i < n; i++) *f32_at(*p.out, (at + i) * width + r) = total[i];
+        for (int64_t i = 0; i < n; i++) *f32_at(*p.out, (at + i) * rank + r) = total[i];
       } else {
-        for (int64_t i = 0; i < n; i++) *half_at(*p.out, (at + i) * width + r) = to_bf16(total[i]);
+        for (int64_t i = 0; i < n; i++) *half_at(*p.out, (at + i) * rank + r) = to_bf16(total[i]);
       }
     }
 }
@@ -89,9 +88,8 @@ void lora_gradients(const Call& call, Pool& pool) {
   const float scale = inputs.mask ? static_cast<float>(call.attributes[a_mask_scale]) : 1.f;
   Product products[] = {{&dh, inputs, &dA, false, scale, in, form_of(dh, x)}, {&h, Factor::right(dy, false), &dB, true, 1.f, out, form_of(h, dy)}};
 
-  const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
-  const int64_t chunk = std::max(kChunkRows, (blocks + kMostChunks - 1) / kMostChunks * kBlockRows), chunks = (rows + chunk - 1) / chunk;
-  const int64_t height = (rank + kRankRows - 1) / kRankRows * kRankRows, stride = height * (products[0].padded() + products[1].padded());
+  const int64_t chunk = std::max(kChunkRows, round_up(rows, kMostChunks * kBlockRows) / kMostChunks), chunks = (rows + chunk - 1) / chunk;
+  const int64_t height = round_up(rank, kRankRows), stride = height * (products[0].padded() + products[1].padded());
   products[0].sums = static_cast<float*>(pool.scratch(0, 4, chunks * stride * sizeof(float)));
   products[1].sums = products[0].sums + height * products[0].padded();
   pool.each(2 * chunks, [&](int64_t task, int thread) {
