@@ -7,6 +7,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace lowrank {
 
@@ -29,6 +33,21 @@ LOWRANK_ISAS
 
 namespace {
 
+#if defined(__x86_64__)
+// Whether the processor has tile registers with products of bf16 (leaf 7, EDX bits 22 and 24) and the kernel gives them to this process
+// (Linux, Documentation/arch/x86/xstate.rst: it has to be asked).
+bool may_use_tiles() {
+#if defined(__linux__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 bool machine_has(const std::string& isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -37,11 +56,11 @@ bool machine_has(const std::string& isa) {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (isa == "avx2") return avx2;
   if (isa == "avx512") return avx512;
-  if (isa == "avx512bf16") {
-    // Not every compiler's builtin knows it: leaf 7, subleaf 1, EAX bit 5.
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    return avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
-  }
+  // Not every compiler's builtin knows it: leaf 7, subleaf 1, EAX bit 5.
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool bf16 = avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+  if (isa == "avx512bf16") return bf16;
+  if (isa == "amx") return bf16 && may_use_tiles();
 #endif
   return isa == "generic";
 }
@@ -50,6 +69,7 @@ const char* label_of(const std::string& isa) {
   if (isa == "avx2") return "AVX2";
   if (isa == "avx512") return "AVX-512";
   if (isa == "avx512bf16") return "AVX-512 BF16";
+  if (isa == "amx") return "AMX";
 #if defined(__aarch64__)
   return "NEON";
 #elif defined(__x86_64__)

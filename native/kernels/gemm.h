@@ -8,9 +8,11 @@
 #include <immintrin.h>
 #endif
 
+#include <algorithm>
 #include <array>
 
 #include "quantized.h"
+#include "tiles.h"
 
 namespace lowrank::LOWRANK_ISA {
 
@@ -31,13 +33,16 @@ inline constexpr bool kHasPairs = true;
 inline constexpr bool kHasPairs = false;
 #endif
 
-// How factors are packed: f32 as they are, f32 rounded to bf16, or pairs of bf16.
-enum class Form { exact, rounded, pairs };
+// How factors are packed: f32 as they are, f32 rounded to bf16, pairs of bf16, or pairs for tile registers (tiles.h).
+enum class Form { exact, rounded, pairs, tiles };
 inline constexpr Form kNarrow = kHasPairs ? Form::pairs : Form::rounded;
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-inline int64_t steps_of(Form form, int64_t k) { return form == Form::pairs ? (k + 1) / 2 : k; }
+inline int64_t steps_of(Form form, int64_t k) {
+  if (form == Form::tiles) return round_up((k + 1) / 2, kChunk);
+  return form == Form::pairs ? (k + 1) / 2 : k;
+}
 
 // Which elements of a matrix count, the others being 0: bit j % 32 of word [i, j / 32]. Without words, all.
 struct Mask {
@@ -243,7 +248,46 @@ inline void pack_lanes(const Factor& f, int64_t valid, int64_t lanes, int64_t k,
 }
 
 inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k, Form form, uint32_t* panel) {
+  if (form == Form::tiles) {
+    const int64_t steps = steps_of(Form::pairs, k);
+    std::fill(panel + steps * lanes, panel + steps_of(form, k) * lanes, 0);
+    form = Form::pairs;
+  }
   f.mask ? pack_lanes<true>(f, valid, lanes, k, form, panel) : pack_lanes<false>(f, valid, lanes, k, form, panel);
+}
+
+#if defined(__AMX_BF16__)
+// Packs `valid` lanes of a factor into a left panel of kTileRows for tile registers.
+template <bool Masked>
+inline void pack_tile_rows(const Factor& f, int64_t valid, int64_t k, uint32_t* __restrict panel) {
+  for (int64_t step = 0; step < k; step += 2 * kChunk, panel += kTileRows * kChunk) {
+    if (f.lanes_are_rows) {
+      for (int64_t lane = 0; lane < kTileRows; lane++)
+        _mm512_storeu_si512(panel + lane * kChunk, lane < valid ? load_units<Masked>(f, lane, step, k - step, Form::pairs) : _mm512_setzero_si512());
+      continue;
+    }
+    for (int64_t lane = 0; lane < kTileRows; lane += 16) {
+      __m512i units[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) {
+        const int64_t at = step + 2 * i;
+        units[i] = at < k ? load_step<Masked>(f, lane, at, k - at, first(valid - lane), Form::pairs) : _mm512_setzero_si512();
+      }
+      transpose(units);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) _mm512_storeu_si512(panel + (lane + i) * kChunk, units[i]);
+    }
+  }
+}
+#endif
+
+// Packs `valid` lanes of a left factor into a panel of Rows lanes.
+template <int Rows>
+inline void pack_left_panel(const Factor& f, int64_t valid, int64_t k, Form form, uint32_t* panel) {
+#if defined(__AMX_BF16__)
+  if constexpr (Rows == kTileRows) return f.mask ? pack_tile_rows<true>(f, valid, k, panel) : pack_tile_rows<false>(f, valid, k, panel);
+#endif
+  pack_panel(f, valid, Rows, k, form, panel);
 }
 
 // Asks for the lines of rows [begin, end) of K in a panel of columns that is about to be packed.
@@ -285,6 +329,9 @@ inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b,
 // One product of `multiply` into `out` [Rows][Vectors · kLanes], rows `stride` apart; with Accumulate it is added to what is there.
 template <bool Accumulate, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
 inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out, int64_t stride) {
+#if defined(__AMX_BF16__)
+  if constexpr (Rows == kTileRows) return multiply_chunks<Vectors>(a, b, steps / kChunk, Accumulate ? out : nullptr, out, stride);
+#endif
   Lanes sums[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)

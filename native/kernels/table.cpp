@@ -1,6 +1,7 @@
 // The kernels of one instruction set, in the order of the op table, and the loops that measure its peak.
 #include "blocks.h"
 #include "dispatch.h"
+#include "tiles.h"
 
 namespace lowrank::LOWRANK_ISA {
 
@@ -31,7 +32,24 @@ double peak_f32(int64_t rounds) {
 }
 
 double peak_bf16(int64_t rounds) {
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+  const TileRegisters registers;
+  clear_tile<0>();
+  clear_tile<1>();
+  clear_tile<2>();
+  clear_tile<3>();
+  clear_tile<4>();
+  clear_tile<5>();
+  clear_tile<6>();
+  clear_tile<7>();
+  for (int64_t round = 0; round < rounds; round++) {
+    add_product<0, 4, 6>();
+    add_product<1, 4, 7>();
+    add_product<2, 5, 6>();
+    add_product<3, 5, 7>();
+  }
+  return 4 * 2.0 * 16 * 16 * 32 * static_cast<double>(rounds);
+#elif defined(__AVX512BF16__)
   __m512 sums[kChains] = {};
   const __m512bh a = {}, b = {};
   for (int64_t round = 0; round < rounds; round++) {

@@ -27,7 +27,7 @@ const skip = (set: string) =>
 /** Every backend in every form that results may depend on. */
 export const devices: readonly Device[] = [
   { name: 'reference', open: async () => new ReferenceBackend() },
-  ...['generic', 'avx2', 'avx512', 'avx512bf16'].flatMap((instructionSet) =>
+  ...['generic', 'avx2', 'avx512', 'avx512bf16', 'amx'].flatMap((instructionSet) =>
     [1, 2].map(
       (threads): Device => ({
         name: `cpu ${instructionSet}, ${threads} thread${threads > 1 ? 's' : ''}`,

@@ -1,0 +1,97 @@
+// Matrix products of bf16 in the processor's tile registers (Intel SDM, volume 1, chapter 18: AMX): eight of 16 rows of 64 bytes. One instruction
+// adds the product of 16 rows of sixteen pairs along K with sixteen pairs of rows of sixteen columns to 16 × 16 sums of f32.
+//
+// A left panel of kTileRows rows lies by chunks of kChunk units along K, in each of them row by row: unit (row, step) of a chunk is
+// chunk[row · kChunk + step]. A right panel is as everywhere, units[step · columns + column]. Both are filled up with zeros to whole chunks.
+#pragma once
+#include <cstdint>
+
+namespace lowrank::LOWRANK_ISA {
+
+// Steps of a chunk, and rows of a product of tiles. Lanes of a panel in this form are never another number.
+inline constexpr int kChunk = 16, kTileRows = 32;
+
+#if defined(__AMX_BF16__)
+inline constexpr bool kHasTiles = true;
+
+// The compiler's own functions do not say that these read memory.
+template <int Tile>
+inline void load_tile(const void* rows, int64_t bytes) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(rows), "r"(bytes), "i"(Tile) : "memory");
+}
+template <int Tile>
+inline void store_tile(void* rows, int64_t bytes) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(rows), "r"(bytes), "i"(Tile) : "memory");
+}
+template <int Tile>
+inline void clear_tile() {
+  asm volatile("tilezero %%tmm%c0" : : "i"(Tile));
+}
+// Tile Sums += tile Left · tile Right.
+template <int Sums, int Left, int Right>
+inline void add_product() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(Left), "i"(Right));
+}
+
+// Gives this thread all eight tiles, 16 × 64 bytes each, while it lives.
+class TileRegisters {
+ public:
+  TileRegisters() {
+    struct alignas(64) {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } config;
+    asm volatile("ldtilecfg %0" : : "m"(config) : "memory");
+  }
+  ~TileRegisters() { asm volatile("tilerelease" : : : "memory"); }
+  TileRegisters(const TileRegisters&) = delete;
+  TileRegisters& operator=(const TileRegisters&) = delete;
+};
+
+// to [kTileRows][Vectors · 16] = from + left · right over so many chunks, rows `stride` apart; without `from`, from zero. The left operand's rows are
+// `left_stride` units apart and its chunks `left_chunk`.
+template <int Vectors>
+inline void multiply_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, const float* from, float* to, int64_t stride,
+                            int64_t left_stride = kChunk, int64_t left_chunk = kTileRows * kChunk) {
+  constexpr int64_t width = Vectors * 16;
+  if (from) {
+    load_tile<0>(from, stride * 4);
+    load_tile<2>(from + 16 * stride, stride * 4);
+    if constexpr (Vectors == 2) {
+      load_tile<1>(from + 16, stride * 4);
+      load_tile<3>(from + 16 * stride + 16, stride * 4);
+    }
+  } else {
+    clear_tile<0>();
+    clear_tile<1>();
+    clear_tile<2>();
+    clear_tile<3>();
+  }
+  for (int64_t i = 0; i < chunks; i++, left += left_chunk, right += kChunk * width) {
+    load_tile<4>(left, left_stride * 4);
+    load_tile<6>(right, width * 4);
+    load_tile<5>(left + 16 * left_stride, left_stride * 4);
+    add_product<0, 4, 6>();
+    add_product<2, 5, 6>();
+    if constexpr (Vectors == 2) {
+      load_tile<7>(right + 16, width * 4);
+      add_product<1, 4, 7>();
+      add_product<3, 5, 7>();
+    }
+  }
+  store_tile<0>(to, stride * 4);
+  store_tile<2>(to + 16 * stride, stride * 4);
+  if constexpr (Vectors == 2) {
+    store_tile<1>(to + 16, stride * 4);
+    store_tile<3>(to + 16 * stride + 16, stride * 4);
+  }
+}
+#else
+inline constexpr bool kHasTiles = false;
+struct TileRegisters {
+  TileRegisters() {}
+};
+#endif
+
+}  // namespace lowrank::LOWRANK_ISA
