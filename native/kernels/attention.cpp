@@ -1,4 +1,4 @@
-// Attention forward: a tile's scores against all keys that it sees stand in a buffer [kRows, keys], so the softmax needs no rescaling; memory is
+// Attention forward: a tile's scores against all keys that it sees stand in a buffer [rows, keys], so the softmax needs no rescaling; memory is
 // linear in the length.
 #include "attention.h"
 #include "simd.h"
@@ -7,8 +7,8 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// Tiles of a forward task.
-constexpr int64_t kTaskTiles = 16;
+// Rows of a forward task, whole tiles.
+constexpr int64_t kTaskRows = 192;
 
 float max_of(const float* __restrict x, int64_t n) {
   float max = -std::numeric_limits<float>::infinity();
@@ -26,7 +26,7 @@ float weights_row(const Geometry& g, const float* scores, float shift, int64_t l
     const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + j), _mm512_set1_ps(g.scale * kLog2E), _mm512_set1_ps(shift * kLog2E));
     const __m512 p = _mm512_maskz_mov_ps(seen, exp2_lanes(x));
     sum = _mm512_add_ps(sum, p);
-    if (g.form == Form::pairs) _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j / 2), round_lanes(p));
+    if (g.form >= Form::pairs) _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j / 2), round_lanes(p));
     else _mm512_storeu_ps(row + j, as_factor(g.form, p));
   });
   return _mm512_reduce_add_ps(sum);
@@ -47,19 +47,30 @@ float weights_row(const Geometry& g, const float* scores, float shift, int64_t l
 #endif
 }
 
-// sums [kRows][padded] = weights · values over the keys from `begin` to `end`, span by span, each row times its factor.
-template <bool Pairs>
+// out [Rows][padded] = weights · values over the keys from `begin` to `end`, span by span, each row times its factor.
+template <int Rows, bool Pairs>
 void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Packed& values, int64_t begin, int64_t end, const float* factors,
            float* out) {
   for (int64_t d = 0; d < g.width; d += kColumns) {
-    Lanes sums[kRows][2];
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; r++) sums[r][0] = sums[r][1] = Lanes{};
     const uint32_t* span = weights;
-    for (int64_t key = begin; key < end; key += kSpan, span += kRows * kRowUnits<Pairs>)
-      multiply<Pairs, kRows, 2, kRowUnits<Pairs>, 1>(span, values.columns(t, key, d), steps_of(g.form, std::min(kSpan, end - key)), sums);
+#if defined(__AMX_BF16__)
+    if constexpr (Rows == kTileRows) {
+      clear_sums<2>();
+      for (int64_t key = begin; key < end; key += kSpan, span += Rows * kRowUnits<true>)
+        add_chunks<2>(span, values.columns(t, key, d), steps_of(g.form, std::min(kSpan, end - key)) / kChunk, {kRowUnits<true>, kChunk, kColumns});
+      store_sums<2>(out + d, g.padded);
+      for (int r = 0; r < Rows; r++)
+        for (int i = 0; i < kColumns; i++) out[r * g.padded + d + i] *= factors[r];
+      continue;
+    }
+#endif
+    Lanes sums[Rows][2];
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; r++)
+    for (int r = 0; r < Rows; r++) sums[r][0] = sums[r][1] = Lanes{};
+    for (int64_t key = begin; key < end; key += kSpan, span += Rows * kRowUnits<Pairs>)
+      multiply<Pairs, Rows, 2, kRowUnits<Pairs>, 1>(span, values.columns(t, key, d), steps_of(g.form, std::min(kSpan, end - key)), sums);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; r++)
       for (int v = 0; v < 2; v++) {
         const Lanes scaled = sums[r][v] * factors[r];
         std::memcpy(out + r * g.padded + d + v * kLanes, &scaled, sizeof scaled);
@@ -67,35 +78,37 @@ void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Pack
   }
 }
 
+template <int Rows>
 void forward(const Geometry& g, const Task& t, const Call& call, const Packed& keys, const Packed& values, Pool& pool, int thread) {
   using namespace attention_op;
-  const int64_t size = kRows * round_up(t.segment->keys, kSpan);
+  const int64_t size = Rows * round_up(t.segment->keys, kSpan);
   const auto carve = [&](char* base) {
     Carver c{base};
     struct {
       float *rows, *scores, *sums;
       uint32_t *queries, *weights;
       char* end;
-    } s{c.take<float>(kRows * g.width), c.take<float>(size), c.take<float>(kRows * g.padded), c.take<uint32_t>(kRows * g.steps()),
-        c.take<uint32_t>(g.form == Form::pairs ? size / 2 : 0), nullptr};
+    } s{c.take<float>(Rows * g.width), c.take<float>(size), c.take<float>(Rows * g.padded), c.take<uint32_t>(Rows * g.steps()),
+        c.take<uint32_t>(g.form >= Form::pairs ? size / 2 : 0), nullptr};
     s.end = c.next;
     return s;
   };
   const auto s = carve(static_cast<char*>(pool.scratch(thread, 1, carve(nullptr).end - static_cast<char*>(nullptr))));
   // Scores and weights lie span by span, rows of kSpan keys.
-  uint32_t* weights = g.form == Form::pairs ? s.weights : reinterpret_cast<uint32_t*>(s.scores);
-  const int64_t row_units = g.span_steps();
-  for (int64_t row = t.begin; row < t.end; row += kRows) {
-    const int64_t n = std::min<int64_t>(kRows, t.end - row);
+  uint32_t* weights = g.form >= Form::pairs ? s.weights : reinterpret_cast<uint32_t*>(s.scores);
+  const int64_t row_units = g.span_steps(), per_chunk = Rows == kTileRows ? 2 * kChunk : 1;
+  [[maybe_unused]] const TileRegisters registers;
+  for (int64_t row = t.begin; row < t.end; row += Rows) {
+    const int64_t n = std::min<int64_t>(Rows, t.end - row);
     const int64_t begin = g.first_key(t, row) / kSpan * kSpan, end = g.last_key(t, row + n - 1);
     const Tensor q = gather(g, t, call.inputs[i_q], row, n, s.rows);
-    pack_panel({&q, true, g.width}, n, kRows, g.width, g.form, s.queries);
+    pack_left_panel<Rows>({&q, true, g.width}, n, g.width, g.form, s.queries);
     for (int64_t key = begin; key < end; key += kColumns)
-      tile<false, kRows, 2>(g.form, s.queries, keys.keys(t, key), g.steps(), s.scores + (key - begin) / kSpan * kRows * kSpan + key % kSpan, kSpan);
-    float inverse[kRows] = {};
+      tile<false, Rows, 2>(g.form, s.queries, keys.keys(t, key), g.steps(), s.scores + (key - begin) / kSpan * Rows * kSpan + key % kSpan, kSpan);
+    float inverse[Rows] = {};
     for (int64_t r = 0; r < n; r++) {
       const int64_t lo = g.first_key(t, row + r) - begin, hi = g.last_key(t, row + r) - begin;
-      const auto scores = [&](int64_t key) { return s.scores + (key * kRows + r * kSpan); };
+      const auto scores = [&](int64_t key) { return s.scores + (key * Rows + r * kSpan); };
       float max = -std::numeric_limits<float>::infinity(), sum = 0;
       for (int64_t key = 0; key < hi; key += kSpan) {
         const int64_t from = std::clamp<int64_t>(lo - key, 0, kSpan);
@@ -103,12 +116,12 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
       }
       const float shift = g.scale * max;
       for (int64_t key = 0; key < end - begin; key += kSpan)
-        sum += weights_row(g, scores(key), shift, lo - key, hi - key, std::min(kSpan, end - begin - key), weights + (key / kSpan * kRows + r) * row_units);
+        sum += weights_row(g, scores(key), shift, lo - key, hi - key, std::min(kSpan, round_up(end - begin - key, per_chunk)), weights + (key / kSpan * Rows + r) * row_units);
       *f32_at(call.outputs[o_lse], g.query_row(t, row + r)) = shift + std::log(sum);
       inverse[r] = 1.f / sum;
     }
-    if (kHasPairs && g.form == Form::pairs) weigh<kHasPairs>(g, t, weights, values, begin, end, inverse, s.sums);
-    else weigh<false>(g, t, weights, values, begin, end, inverse, s.sums);
+    if (kHasPairs && g.form >= Form::pairs) weigh<Rows, kHasPairs>(g, t, weights, values, begin, end, inverse, s.sums);
+    else weigh<Rows, false>(g, t, weights, values, begin, end, inverse, s.sums);
     store_rows(g, t, call.outputs[o_out], row, n, s.sums);
   }
 }
@@ -133,11 +146,13 @@ void attention(const Call& call, Pool& pool) {
     for (int64_t group = 0; group < g.groups; group++)
       // The last rows see the most keys: they go first, so that the threads end together.
       for (int64_t end = g.rows(s); end > 0;) {
-        const int64_t begin = (end - 1) / (kTaskTiles * kRows) * (kTaskTiles * kRows);
+        const int64_t begin = (end - 1) / kTaskRows * kTaskRows;
         tasks.push_back({&s, group, begin, end, nullptr, nullptr});
         end = begin;
       }
-  pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { forward(g, tasks[i], call, keys, values, pool, thread); });
+  with_rows(g.form, [&](auto rows) {
+    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { forward<rows()>(g, tasks[i], call, keys, values, pool, thread); });
+  });
 }
 
 }  // namespace lowrank::LOWRANK_ISA

@@ -1,4 +1,5 @@
-// What attention and its gradient share. Packed keys and values meet tiles of kRows query rows.
+// What attention and its gradient share. Packed keys and values meet tiles of so many query rows: kTileRows where products run in tile registers,
+// else kRows.
 //
 // The query heads that read one key/value head are rows beside each other: row r of a (segment, group) is query r / shared, head
 // group · shared + r % shared. Keys and values are packed once per call, in spans of kSpan keys, and are shared by the threads.
@@ -13,7 +14,7 @@ namespace lowrank::LOWRANK_ISA {
 
 // Keys of a span, and rows of a block backward: a multiple of the tile's sides on every instruction set.
 inline constexpr int64_t kSpan = 96;
-static_assert(kSpan % kRows == 0 && kSpan % kColumns == 0);
+static_assert(kSpan % kRows == 0 && kSpan % kColumns == 0 && kSpan % kTileRows == 0);
 
 struct Segment {
   int64_t query, queries, key, keys;
@@ -174,5 +175,12 @@ inline float as_factor(Form form, float x) { return form == Form::exact ? x : fr
 // pairs of rows, each with each, or else the same as by rows.
 template <bool Pairs>
 inline constexpr int64_t kRowUnits = Pairs ? kSpan / 2 : kSpan;
+
+// Runs body with the rows of a tile of this form, as a constant.
+template <class Body>
+void with_rows(Form form, const Body& body) {
+  if (kHasTiles && form == Form::tiles) body(std::integral_constant<int, kTileRows>{});
+  else body(std::integral_constant<int, kRows>{});
+}
 
 }  // namespace lowrank::LOWRANK_ISA

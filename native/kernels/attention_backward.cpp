@@ -8,12 +8,13 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// What a thread needs for a block of kSpan rows backward.
+// What a thread needs for a block of kSpan rows backward, in tiles of Rows.
+template <int Rows>
 struct Block {
   float *q, *dout, *out;          // rows as they are stored
-  uint32_t *q_tiles, *dout_tiles; // panels of kRows rows over the width
-  uint32_t *q_depth, *dout_depth; // panels of kColumns numbers of the width over the rows
-  float *scores, *dp;             // [kRows][kSpan keys] of a tile: q·k, dout·v
+  uint32_t *q_tiles, *dout_tiles; // panels of Rows rows over the width
+  uint32_t *q_depth, *dout_depth; // panels of kColumns numbers of the width over the rows; of tiles, left ones
+  float *scores, *dp;             // [Rows][kSpan keys] of a tile: q·k, dout·v
   uint32_t *p, *ds;               // by steps: the weights of all rows, and the gradients of the scores
   uint32_t* ds_rows;              // by rows: those of a tile
   float* dq;                      // [kSpan][padded]
@@ -24,23 +25,28 @@ struct Block {
     for (float** rows : {&q, &dout, &out}) *rows = c.take<float>(kSpan * g.width);
     for (uint32_t** tiles : {&q_tiles, &dout_tiles}) *tiles = c.take<uint32_t>(kSpan * g.steps());
     for (uint32_t** depth : {&q_depth, &dout_depth}) *depth = c.take<uint32_t>(g.padded * g.span_steps());
-    for (float** tile : {&scores, &dp}) *tile = c.take<float>(kRows * kSpan);
+    for (float** tile : {&scores, &dp}) *tile = c.take<float>(Rows * kSpan);
     for (uint32_t** steps : {&p, &ds}) *steps = c.take<uint32_t>(g.span_steps() * kSpan);
-    ds_rows = c.take<uint32_t>(kRows * g.span_steps());
+    ds_rows = c.take<uint32_t>(Rows * g.span_steps());
     dq = c.take<float>(kSpan * g.padded);
     return c.next;
   }
 };
 
-void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row, int64_t n, Block& b) {
+template <int Rows>
+void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row, int64_t n, Block<Rows>& b) {
   using namespace attention_backward_op;
   const Tensor q = gather(g, t, call.inputs[i_q], row, n, b.q), dout = gather(g, t, call.inputs[i_dout], row, n, b.dout);
   const Tensor out = gather(g, t, call.inputs[i_out], row, n, b.out);
   const auto pack = [&](const Tensor& x, uint32_t* tiles, uint32_t* depth) {
-    for (int64_t r = 0; r < n; r += kRows)
-      pack_panel({&x, true, g.width, r}, std::min<int64_t>(kRows, n - r), kRows, g.width, g.form, tiles + r * g.steps());
-    for (int64_t d = 0; d < g.width; d += kColumns)
-      pack_panel({&x, false, g.width, d}, std::min<int64_t>(kColumns, g.width - d), kColumns, n, g.form, depth + d * g.span_steps());
+    for (int64_t r = 0; r < n; r += Rows)
+      pack_left_panel<Rows>({&x, true, g.width, r}, std::min<int64_t>(Rows, n - r), g.width, g.form, tiles + r * g.steps());
+    for (int64_t d = 0; d < g.width; d += kColumns) {
+      const Factor f{&x, false, g.width, d};
+      const int64_t valid = std::min<int64_t>(kColumns, g.width - d);
+      if constexpr (Rows == kTileRows) pack_left_panel<Rows>(f, valid, n, g.form, depth + d * g.span_steps());
+      else pack_panel(f, valid, kColumns, n, g.form, depth + d * g.span_steps());
+    }
   };
   pack(q, b.q_tiles, b.q_depth);
   pack(dout, b.dout_tiles, b.dout_depth);
@@ -58,9 +64,10 @@ void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row,
   std::fill_n(b.dq, kSpan * g.padded, 0.f);
 }
 
-// The weights p = exp(scale · score − lse) and gradients ds = scale · p · (dout·v − delta) of a tile, rows r … r + kRows of the block: of row i
+// The weights p = exp(scale · score − lse) and gradients ds = scale · p · (dout·v − delta) of a tile, rows r … r + Rows of the block: of row i
 // those of the keys [lo[i], hi[i]) of a span, 0 in the rest of its first `count`.
-void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64_t* hi, int64_t count, Block& b) {
+template <int Rows>
+void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64_t* hi, int64_t count, Block<Rows>& b) {
   uint32_t *p = b.p + kSpan * steps_of(g.form, r), *ds = b.ds + kSpan * steps_of(g.form, r);
 #if defined(__AVX512F__)
   struct Pair {
@@ -74,7 +81,7 @@ void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64
     return Pair{weight, _mm512_mul_ps(_mm512_mul_ps(weight, _mm512_set1_ps(g.scale)), slope)};
   };
 #if defined(__AVX512BF16__)
-  if (g.form == Form::pairs) {
+  if (g.form >= Form::pairs) {
     alignas(64) static constexpr auto order = [] {
       std::array<uint16_t, 32> o{};
       for (int i = 0; i < 16; i++) o[2 * i] = static_cast<uint16_t>(i), o[2 * i + 1] = static_cast<uint16_t>(16 + i);
@@ -82,7 +89,7 @@ void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64
     }();
     const __m512i both = _mm512_load_si512(order.data());
     auto* rows = reinterpret_cast<__m256i*>(b.ds_rows);
-    for (int i = 0; i < kRows; i += 2, p += kSpan, ds += kSpan, rows += 2 * kSpan / 16)
+    for (int i = 0; i < Rows; i += 2, p += kSpan, ds += kSpan, rows += 2 * kSpan / 16)
       for (int64_t j = 0; j < count; j += 16) {
         const Pair even = pair(i, j, between(lo[i], hi[i], j)), odd = pair(i + 1, j, between(lo[i + 1], hi[i + 1], j));
         const auto weights = (__m512i)_mm512_cvtne2ps_pbh(odd.p, even.p), slopes = (__m512i)_mm512_cvtne2ps_pbh(odd.ds, even.ds);
@@ -94,14 +101,14 @@ void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64
     return;
   }
 #endif
-  for (int i = 0; i < kRows; i++)
+  for (int i = 0; i < Rows; i++)
     each_lanes(lo[i], hi[i], count, [&](int64_t j, __mmask16 seen) {
       const Pair both = pair(i, j, seen);
       _mm512_storeu_ps(p + i * kSpan + j, as_factor(g.form, both.p));
       _mm512_storeu_ps(ds + i * kSpan + j, as_factor(g.form, both.ds));
     });
 #else
-  for (int i = 0; i < kRows; i++) {
+  for (int i = 0; i < Rows; i++) {
     auto *weight = reinterpret_cast<float*>(p + i * kSpan), *slope = reinterpret_cast<float*>(ds + i * kSpan);
     std::fill_n(weight, count, 0.f);
     std::fill_n(slope, count, 0.f);
@@ -117,43 +124,63 @@ void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64
 }
 
 // p and ds of one tile of rows against the span at `key`, and their part of dq. Returns whether the tile sees the span at all.
+template <int Rows>
 bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const Packed& values, const Packed& depth, int64_t row, int64_t r,
-                   int64_t n, int64_t key, int64_t count, Block& b) {
+                   int64_t n, int64_t key, int64_t count, Block<Rows>& b) {
   const int64_t end = std::min(count, g.last_key(t, row + r + n - 1) - key);
-  const bool pairs = g.form == Form::pairs;
+  const bool pairs = g.form >= Form::pairs;
   if (end <= 0 || g.first_key(t, row + r) >= key + count) {
-    for (uint32_t* steps : {b.p, b.ds}) std::fill_n(steps + kSpan * steps_of(g.form, r), kSpan * steps_of(g.form, kRows), 0);
+    for (uint32_t* steps : {b.p, b.ds}) std::fill_n(steps + kSpan * steps_of(g.form, r), kSpan * steps_of(g.form, Rows), 0);
     return false;
   }
   for (int64_t i = 0; i < end; i += kColumns) {
-    tile<false, kRows, 2>(g.form, b.q_tiles + r * g.steps(), keys.keys(t, key + i), g.steps(), b.scores + i, kSpan);
-    tile<false, kRows, 2>(g.form, b.dout_tiles + r * g.steps(), values.keys(t, key + i), g.steps(), b.dp + i, kSpan);
+    tile<false, Rows, 2>(g.form, b.q_tiles + r * g.steps(), keys.keys(t, key + i), g.steps(), b.scores + i, kSpan);
+    tile<false, Rows, 2>(g.form, b.dout_tiles + r * g.steps(), values.keys(t, key + i), g.steps(), b.dp + i, kSpan);
   }
-  int64_t lo[kRows] = {}, hi[kRows] = {};
+  int64_t lo[Rows] = {}, hi[Rows] = {};
   for (int64_t i = 0; i < n; i++) {
     lo[i] = std::clamp<int64_t>(g.first_key(t, row + r + i) - key, 0, count);
     hi[i] = std::clamp<int64_t>(g.last_key(t, row + r + i) - key, lo[i], count);
   }
-  tile_gradients(g, r, lo, hi, count, b);
+  tile_gradients(g, r, lo, hi, Rows == kTileRows ? round_up(count, kColumns) : count, b);
   for (int64_t d = 0; d < g.width; d += kColumns) {
     float* dq = b.dq + r * g.padded + d;
     const uint32_t* panel = depth.columns(t, key, d);
-    if (pairs) tile<true, kRows, 2, kRowUnits<true>, 1>(g.form, b.ds_rows, panel, steps_of(g.form, end), dq, g.padded);
-    else tile<true, kRows, 2, kRowUnits<false>, 1>(g.form, b.ds + r * kSpan, panel, steps_of(g.form, end), dq, g.padded);
+    if (pairs) tile<true, Rows, 2, kRowUnits<true>, 1>(g.form, b.ds_rows, panel, steps_of(g.form, end), dq, g.padded);
+    else tile<true, Rows, 2, kRowUnits<false>, 1>(g.form, b.ds + r * kSpan, panel, steps_of(g.form, end), dq, g.padded);
   }
   return true;
 }
 
-// out [count keys][padded] += squareᵀ · x, with the square by steps and x packed over the block's n rows.
-void add_transposed(const Geometry& g, const uint32_t* square, const uint32_t* depth, int64_t n, int64_t count, float* out) {
-  for (int64_t i = 0; i < count; i += kRows)
-    for (int64_t d = 0; d < g.width; d += kColumns)
-      tile<true, kRows, 2, 1, kSpan>(g.form, square + i, depth + d * g.span_steps(), steps_of(g.form, n), out + i * g.padded + d, g.padded);
+// Sums over rows, for all keys of a task: [keys][padded], or of tiles, [padded][keys].
+int64_t key_stride(const Geometry& g, const Task& t) { return g.form == Form::tiles ? round_up(t.segment->keys, kSpan) : g.padded; }
+
+// out += squareᵀ · x for the keys [key, key + count), with the square by steps and x packed over the block's n rows.
+template <int Rows>
+void add_transposed(const Geometry& g, const Task& t, const uint32_t* square, const uint32_t* depth, int64_t n, int64_t key, int64_t count, float* out) {
+  const int64_t stride = key_stride(g, t), steps = steps_of(g.form, n);
+  for (int64_t d = 0; d < g.width; d += kColumns, depth += kColumns * g.span_steps()) {
+#if defined(__AMX_BF16__)
+    if constexpr (Rows == kTileRows) {
+      for (int64_t i = 0; i < count; i += kColumns) {
+        float* sums = out + d * stride + key + i;
+        load_sums<2>(sums, stride);
+        add_chunks<2>(depth, square + i, steps / kChunk, {kChunk, Rows * kChunk, kSpan});
+        store_sums<2>(sums, stride);
+      }
+      continue;
+    }
+#endif
+    for (int64_t i = 0; i < count; i += Rows)
+      tile<true, Rows, 2, 1, kSpan>(g.form, square + i, depth, steps, out + (key + i) * stride + d, stride);
+  }
 }
 
+template <int Rows>
 void backward(const Geometry& g, const Task& t, const Call& call, const Packed& keys, const Packed& values, const Packed& depth, Pool& pool,
               int thread) {
-  Block b;
+  [[maybe_unused]] const TileRegisters registers;
+  Block<Rows> b;
   b.carve(g, static_cast<char*>(pool.scratch(thread, 1, b.carve(g, nullptr) - static_cast<char*>(nullptr))));
   const int64_t size = round_up(t.segment->keys, kSpan) * g.padded;
   std::fill_n(t.dk, size, 0.f);
@@ -165,12 +192,12 @@ void backward(const Geometry& g, const Task& t, const Call& call, const Packed& 
     for (int64_t key = g.first_key(t, row) / kSpan * kSpan; key < end; key += kSpan) {
       const int64_t count = std::min(kSpan, t.segment->keys - key);
       bool seen = false;
-      for (int64_t r = 0; r < n; r += kRows)
-        seen |= backward_tile(g, t, keys, values, depth, row, r, std::min<int64_t>(kRows, n - r), key, count, b);
+      for (int64_t r = 0; r < n; r += Rows)
+        seen |= backward_tile(g, t, keys, values, depth, row, r, std::min<int64_t>(Rows, n - r), key, count, b);
       if (!seen) continue;
       const int64_t visible = std::min(count, end - key);
-      add_transposed(g, b.p, b.dout_depth, n, visible, t.dv + key * g.padded);
-      add_transposed(g, b.ds, b.q_depth, n, visible, t.dk + key * g.padded);
+      add_transposed<Rows>(g, t, b.p, b.dout_depth, n, key, visible, t.dv);
+      add_transposed<Rows>(g, t, b.ds, b.q_depth, n, key, visible, t.dk);
     }
     store_rows(g, t, call.outputs[attention_backward_op::o_dq], row, n, b.dq);
   }
@@ -194,6 +221,30 @@ std::vector<Task> backward_tasks(const Geometry& g, int threads) {
   return tasks;
 }
 
+// Brings the sums of a task's keys home to out [Tk, G · D].
+void store_key_rows(const Geometry& g, const Task& t, const float* sums, const Tensor& out) {
+  const auto home = [&](const float* row, int64_t key) {
+    copy(matrix(const_cast<float*>(row), 1, g.padded), 0, out, ((t.segment->key + key) * g.groups + t.group) * g.width, g.width);
+  };
+#if defined(__AMX_BF16__)
+  if (g.form == Form::tiles) {
+    const int64_t stride = key_stride(g, t);
+    std::vector<float> rows(16 * g.padded);
+    for (int64_t key = 0; key < t.segment->keys; key += 16) {
+      for (int64_t d = 0; d < g.width; d += 16) {
+        __m512i units[16];
+        for (int i = 0; i < 16; i++) units[i] = _mm512_loadu_si512(sums + (d + i) * stride + key);
+        transpose(units);
+        for (int i = 0; i < 16; i++) _mm512_storeu_si512(rows.data() + i * g.padded + d, units[i]);
+      }
+      for (int64_t i = 0; i < std::min<int64_t>(16, t.segment->keys - key); i++) home(rows.data() + i * g.padded, key + i);
+    }
+    return;
+  }
+#endif
+  for (int64_t key = 0; key < t.segment->keys; key++) home(sums + key * g.padded, key);
+}
+
 // dk and dv of all keys: the sums of the tasks of each (segment, group), in their order.
 void store_keys(const Geometry& g, const std::vector<Task>& tasks, const Tensor& dk, const Tensor& dv, Pool& pool) {
   std::vector<size_t> firsts;
@@ -203,20 +254,14 @@ void store_keys(const Geometry& g, const std::vector<Task>& tasks, const Tensor&
     const size_t first = firsts[index];
     const size_t last = index + 1 < static_cast<int64_t>(firsts.size()) ? firsts[index + 1] : tasks.size();
     const Task& t = tasks[first];
-    const int64_t size = t.segment->keys * g.padded;
-    const auto home = [&](float* sums, const Tensor& out, int64_t key) {
-      const int64_t at = ((t.segment->key + key) * g.groups + t.group) * g.width;
-      copy(matrix(sums, t.segment->keys, g.padded), key * g.padded, out, at, g.width);
-    };
+    const int64_t size = round_up(t.segment->keys, kSpan) * g.padded;
     for (size_t i = first + 1; i < last; i++)
       for (int64_t j = 0; j < size; j++) {
         t.dk[j] += tasks[i].dk[j];
         t.dv[j] += tasks[i].dv[j];
       }
-    for (int64_t key = 0; key < t.segment->keys; key++) {
-      home(t.dk, dk, key);
-      home(t.dv, dv, key);
-    }
+    store_key_rows(g, t, t.dk, dk);
+    store_key_rows(g, t, t.dv, dv);
   });
 }
 
@@ -246,7 +291,9 @@ void attention_backward(const Call& call, Pool& pool) {
     values.pack(v, s, key, group);
     depth.pack(k, s, key, group);
   });
-  pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { backward(g, tasks[i], call, keys, values, depth, pool, thread); });
+  with_rows(g.form, [&](auto rows) {
+    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { backward<rows()>(g, tasks[i], call, keys, values, depth, pool, thread); });
+  });
   store_keys(g, tasks, dk, dv, pool);
 }
 

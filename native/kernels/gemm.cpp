@@ -126,7 +126,10 @@ inline void multiply_steps(const Product& p, const uint32_t* a, const uint32_t* 
 #if defined(__AMX_BF16__)
   if constexpr (Rows == kTileRows) {
     alignas(64) float memory[Rows * width];
-    multiply_chunks<Vectors>(a, b, steps / kChunk, Resumed ? before : nullptr, kept ? kept : memory, width);
+    if constexpr (Resumed) load_sums<Vectors>(before, width);
+    else clear_sums<Vectors>();
+    add_chunks<Vectors>(a, b, steps / kChunk);
+    store_sums<Vectors>(kept ? kept : memory, width);
     if (kept) return;
     for (int64_t r = 0; r < rows; r++) {
 #pragma GCC unroll 2
@@ -370,10 +373,11 @@ void multiply_product(const Product& p, Pool& pool) {
   if (p.m <= kFewRows && p.a.lanes_are_rows && p.b.lanes_are_rows && !(p.branch && p.branch->in)) {
     Product base = p;
     base.branch = nullptr;
+    if (p.form == Form::tiles) base.form = Form::pairs;
     multiply_few_rows(base, pool);
     if (!p.branch || p.branch->rank == 0) return;
     const auto& [down, up, h, scale, in, out, mask_scale, rank] = *p.branch;
-    multiply_few_rows({.a = p.a, .b = down, .out = h, .m = p.m, .n = rank, .k = p.k, .form = p.form, .alpha = scale}, pool);
+    multiply_few_rows({.a = p.a, .b = down, .out = h, .m = p.m, .n = rank, .k = p.k, .form = base.form, .alpha = scale}, pool);
     base.a = Factor::left(*h, false);
     base.b = up;
     base.k = rank;
@@ -381,10 +385,8 @@ void multiply_product(const Product& p, Pool& pool) {
     return multiply_few_rows(base, pool);
   }
 #endif
-  Product whole = p;
-  if (kHasTiles && p.form == Form::pairs) whole.form = Form::tiles;
-  if (p.n <= kLanes) multiply_columns<1>(whole, pool);
-  else multiply_columns<2>(whole, pool);
+  if (p.n <= kLanes) multiply_columns<1>(p, pool);
+  else multiply_columns<2>(p, pool);
 }
 
 // The codes of a weight, or none where it is of floats.

@@ -35,7 +35,7 @@ inline constexpr bool kHasPairs = false;
 
 // How factors are packed: f32 as they are, f32 rounded to bf16, pairs of bf16, or pairs for tile registers (tiles.h).
 enum class Form { exact, rounded, pairs, tiles };
-inline constexpr Form kNarrow = kHasPairs ? Form::pairs : Form::rounded;
+inline constexpr Form kNarrow = kHasTiles ? Form::tiles : kHasPairs ? Form::pairs : Form::rounded;
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -330,7 +330,12 @@ inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b,
 template <bool Accumulate, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
 inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out, int64_t stride) {
 #if defined(__AMX_BF16__)
-  if constexpr (Rows == kTileRows) return multiply_chunks<Vectors>(a, b, steps / kChunk, Accumulate ? out : nullptr, out, stride);
+  if constexpr (Rows == kTileRows) {
+    if constexpr (Accumulate) load_sums<Vectors>(out, stride);
+    else clear_sums<Vectors>();
+    add_chunks<Vectors>(a, b, steps / kChunk, StepStride == Rows ? kPanels<Vectors> : Layout{RowStride, kChunk, Vectors * kLanes});
+    return store_sums<Vectors>(out, stride);
+  }
 #endif
   Lanes sums[Rows][Vectors];
 #pragma GCC unroll 16

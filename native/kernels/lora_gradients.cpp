@@ -29,21 +29,23 @@ struct Product {
   int64_t padded() const { return round_up(columns, kColumns); }
 };
 
+template <int Rows>
 void add_chunk(const Product& p, int64_t rank, int64_t begin, int64_t end, float* sums, Pool& pool, int thread) {
-  const int64_t tiles = round_up(rank, kRankRows) / kRankRows, steps = steps_of(p.form, kBlockRows);
-  auto* left = static_cast<uint32_t*>(pool.scratch(thread, 1, (tiles * kRankRows + kColumns) * steps * 4));
-  uint32_t* right = left + tiles * kRankRows * steps;
-  std::fill_n(sums, tiles * kRankRows * p.padded(), 0.f);
+  const int64_t tiles = round_up(rank, Rows) / Rows, steps = steps_of(p.form, kBlockRows);
+  auto* left = static_cast<uint32_t*>(pool.scratch(thread, 1, (tiles * Rows + kColumns) * steps * 4));
+  uint32_t* right = left + tiles * Rows * steps;
+  [[maybe_unused]] const TileRegisters registers;
+  std::fill_n(sums, tiles * Rows * p.padded(), 0.f);
   for (int64_t row = begin; row < end; row += kBlockRows) {
     const int64_t rows = std::min(kBlockRows, end - row);
     for (int64_t i = 0; i < tiles; i++)
-      pack_panel(Factor::left(*p.narrow, true).at(i * kRankRows, row), std::min<int64_t>(kRankRows, rank - i * kRankRows), kRankRows, rows, p.form,
-                 left + i * kRankRows * steps);
+      pack_left_panel<Rows>(Factor::left(*p.narrow, true).at(i * Rows, row), std::min<int64_t>(Rows, rank - i * Rows), rows, p.form,
+                            left + i * Rows * steps);
     for (int64_t column = 0; column < p.columns; column += kColumns) {
       pack_panel(p.wide.at(column, row), std::min<int64_t>(kColumns, p.columns - column), kColumns, rows, p.form, right);
       prefetch_rows(p.wide.at(column + kColumns, row), 0, rows, std::min<int64_t>(kColumns, p.columns - column - kColumns));
       for (int64_t i = 0; i < tiles; i++)
-        tile<true, kRankRows, 2>(p.form, left + i * kRankRows * steps, right, steps_of(p.form, rows), sums + i * kRankRows * p.padded() + column, p.padded());
+        tile<true, Rows, 2>(p.form, left + i * Rows * steps, right, steps_of(p.form, rows), sums + i * Rows * p.padded() + column, p.padded());
     }
   }
 }
@@ -89,13 +91,16 @@ void lora_gradients(const Call& call, Pool& pool) {
   Product products[] = {{&dh, inputs, &dA, false, scale, in, form_of(dh, x)}, {&h, Factor::right(dy, false), &dB, true, 1.f, out, form_of(h, dy)}};
 
   const int64_t chunk = std::max(kChunkRows, round_up(rows, kMostChunks * kBlockRows) / kMostChunks), chunks = (rows + chunk - 1) / chunk;
-  const int64_t height = round_up(rank, kRankRows), stride = height * (products[0].padded() + products[1].padded());
+  const int64_t height = round_up(rank, kHasTiles ? kTileRows : kRankRows), stride = height * (products[0].padded() + products[1].padded());
   products[0].sums = static_cast<float*>(pool.scratch(0, 4, chunks * stride * sizeof(float)));
   products[1].sums = products[0].sums + height * products[0].padded();
   pool.each(2 * chunks, [&](int64_t task, int thread) {
     const Product& p = products[task % 2];
     const int64_t begin = task / 2 * chunk;
-    add_chunk(p, rank, begin, std::min(begin + chunk, rows), p.sums + task / 2 * stride, pool, thread);
+    const int64_t end = std::min(begin + chunk, rows);
+    float* sums = p.sums + task / 2 * stride;
+    if (kHasTiles && p.form == Form::tiles) add_chunk<kTileRows>(p, rank, begin, end, sums, pool, thread);
+    else add_chunk<kRankRows>(p, rank, begin, end, sums, pool, thread);
   });
   for (const Product& p : products)
     pool.ranges(p.columns, kColumns * 4, [&](int64_t begin, int64_t end, int) { store_sums(p, rank, chunks, stride, begin, end); });

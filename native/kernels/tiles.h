@@ -49,42 +49,59 @@ class TileRegisters {
   TileRegisters& operator=(const TileRegisters&) = delete;
 };
 
-// to [kTileRows][Vectors · 16] = from + left · right over so many chunks, rows `stride` apart; without `from`, from zero. The left operand's rows are
-// `left_stride` units apart and its chunks `left_chunk`.
+// A block of kTileRows × Vectors · 16 sums in tiles: set, added to, and brought home. Rows of memory are `stride` floats apart.
 template <int Vectors>
-inline void multiply_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, const float* from, float* to, int64_t stride,
-                            int64_t left_stride = kChunk, int64_t left_chunk = kTileRows * kChunk) {
-  constexpr int64_t width = Vectors * 16;
-  if (from) {
-    load_tile<0>(from, stride * 4);
-    load_tile<2>(from + 16 * stride, stride * 4);
-    if constexpr (Vectors == 2) {
-      load_tile<1>(from + 16, stride * 4);
-      load_tile<3>(from + 16 * stride + 16, stride * 4);
-    }
-  } else {
-    clear_tile<0>();
+inline void load_sums(const float* from, int64_t stride) {
+  load_tile<0>(from, stride * 4);
+  load_tile<2>(from + 16 * stride, stride * 4);
+  if constexpr (Vectors == 2) {
+    load_tile<1>(from + 16, stride * 4);
+    load_tile<3>(from + 16 * stride + 16, stride * 4);
+  }
+}
+
+template <int Vectors>
+inline void clear_sums() {
+  clear_tile<0>();
+  clear_tile<2>();
+  if constexpr (Vectors == 2) {
     clear_tile<1>();
-    clear_tile<2>();
     clear_tile<3>();
   }
-  for (int64_t i = 0; i < chunks; i++, left += left_chunk, right += kChunk * width) {
-    load_tile<4>(left, left_stride * 4);
-    load_tile<6>(right, width * 4);
-    load_tile<5>(left + 16 * left_stride, left_stride * 4);
-    add_product<0, 4, 6>();
-    add_product<2, 5, 6>();
-    if constexpr (Vectors == 2) {
-      load_tile<7>(right + 16, width * 4);
-      add_product<1, 4, 7>();
-      add_product<3, 5, 7>();
-    }
-  }
+}
+
+template <int Vectors>
+inline void store_sums(float* to, int64_t stride) {
   store_tile<0>(to, stride * 4);
   store_tile<2>(to + 16 * stride, stride * 4);
   if constexpr (Vectors == 2) {
     store_tile<1>(to + 16, stride * 4);
     store_tile<3>(to + 16 * stride + 16, stride * 4);
+  }
+}
+
+// How operands lie, in units: the rows and the chunks of the left one, the steps of the right one.
+struct Layout {
+  int64_t row, chunk, step;
+};
+// Those of packed panels.
+template <int Vectors>
+inline constexpr Layout kPanels{kChunk, kTileRows * kChunk, Vectors * 16};
+
+// Adds left · right over so many chunks to the sums.
+template <int Vectors>
+inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout = kPanels<Vectors>) {
+  for (int64_t i = 0; i < chunks; i++, left += layout.chunk, right += kChunk * layout.step) {
+    load_tile<4>(left, layout.row * 4);
+    load_tile<6>(right, layout.step * 4);
+    load_tile<5>(left + 16 * layout.row, layout.row * 4);
+    add_product<0, 4, 6>();
+    add_product<2, 5, 6>();
+    if constexpr (Vectors == 2) {
+      load_tile<7>(right + 16, layout.step * 4);
+      add_product<1, 4, 7>();
+      add_product<3, 5, 7>();
+    }
   }
 }
 #else
