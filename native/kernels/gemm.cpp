@@ -10,7 +10,7 @@
 // and h stands behind it as a few more steps of K, for which a panel of `up` stands behind that of W.
 #include <algorithm>
 
-#include "gemm.h"
+#include "product.h"
 
 namespace lowrank::LOWRANK_ISA {
 
@@ -24,26 +24,6 @@ constexpr int64_t kOwnRows = 128, kOwnColumns = 2;
 constexpr int64_t kPartial = int64_t{1} << 23;
 // Products with fewer rows than this, against rows of K, are bound by reading the right factor once: no packing.
 constexpr int64_t kFewRows = 8;
-
-// The branch of a linear layer and of its input gradient.
-struct Branch {
-  Factor down, up;   // [K → r] and [r → N], as right factors
-  const Tensor* h;   // [M, r], written
-  float scale;       // of h
-  Mask in, out;      // dropout of x before `down`, or of h·up
-  float mask_scale;  // of what the mask keeps: in h, or else in h·up
-  int64_t rank;
-};
-
-struct Product {
-  Factor a, b;
-  const Tensor* out;
-  int64_t m, n, k;
-  Form form;
-  float alpha = 1;
-  const Tensor* addend = nullptr;  // of out's shape, or out itself
-  const Branch* branch = nullptr;
-};
 
 // Brings `columns` sums of one row home: alpha, addend, rounding.
 void store_row(const Product& p, int64_t row, int64_t column, int64_t columns, const float* __restrict sums) {
@@ -123,27 +103,6 @@ template <bool Pairs, bool Resumed, int Rows, int Vectors>
 inline void multiply_steps(const Product& p, const uint32_t* a, const uint32_t* b, int64_t steps, const float* before, float* kept, int64_t row,
                            int64_t rows, int64_t column) {
   constexpr int64_t width = Vectors * kLanes;
-#if defined(__AMX_BF16__)
-  if constexpr (Rows == kTileRows) {
-    alignas(64) float memory[Rows * width];
-    if constexpr (Resumed) load_sums<Vectors>(before, width);
-    else clear_sums<Vectors>();
-    add_chunks<Vectors>(a, b, steps / kChunk);
-    store_sums<Vectors>(kept ? kept : memory, width);
-    if (kept) return;
-    for (int64_t r = 0; r < rows; r++) {
-#pragma GCC unroll 2
-      for (int v = 0; v < Vectors; v++) {
-        const __mmask16 mask = first(p.n - column - v * kLanes);
-        const int64_t element = (row + r) * p.n + column + v * kLanes;
-        __m512 x = _mm512_mul_ps(_mm512_load_ps(memory + r * width + v * kLanes), _mm512_set1_ps(p.alpha));
-        if (p.addend) x = _mm512_add_ps(load_lanes(*p.addend, element, mask), x);
-        store_lanes(*p.out, element, mask, x);
-      }
-    }
-    return;
-  }
-#endif
   Lanes sums[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
@@ -195,7 +154,7 @@ void add_branch(const Product& p, const Block& block, int64_t i, const uint32_t*
     auto* masked = static_cast<uint32_t*>(pool.scratch(thread, 3, Rows * block.steps * 4));
     Factor f = p.a.at(row, block.k);
     f.mask = branch.in;
-    pack_left_panel<Rows>(f, valid, block.depth, p.form, masked);
+    pack_panel(f, valid, Rows, block.depth, p.form, masked);
     x = masked;
   }
   sums += i * Rows * stride;
@@ -208,7 +167,7 @@ void add_branch(const Product& p, const Block& block, int64_t i, const uint32_t*
   const float scale = branch.in ? branch.scale * branch.mask_scale : branch.scale;
   for (int64_t j = 0; j < Rows * stride; j++) sums[j] *= scale;
   for (int64_t r = 0; r < valid; r++) copy({sums, DType::f32}, r * stride, *branch.h, (row + r) * branch.rank, branch.rank);
-  pack_left_panel<Rows>(Factor::left(*branch.h, false).at(row, 0), valid, branch.rank, p.form, panel + Rows * block.steps);
+  pack_panel(Factor::left(*branch.h, false).at(row, 0), valid, Rows, branch.rank, p.form, panel + Rows * block.steps);
 }
 
 // Packs a block of the left factor for all threads, with the branch's steps.
@@ -236,11 +195,10 @@ void pack_left(const Product& p, const Block& block, Pool& pool) {
 #endif
     for (int64_t k = 0; k < block.depth; k += some)
       for (int64_t i = begin; i < end; i++)
-        pack_left_panel<Rows>(p.a.at(block.row + i * Rows, block.k + k), block.valid(i, Rows), std::min(some, block.depth - k), p.form,
-                              block.left + i * stride + Rows * steps_of(p.form, k));
+        pack_panel(p.a.at(block.row + i * Rows, block.k + k), block.valid(i, Rows), Rows, std::min(some, block.depth - k), p.form,
+                   block.left + i * stride + Rows * steps_of(p.form, k));
   };
   pool.ranges(block.panels, 8, [&](int64_t begin, int64_t end, int thread) {
-    [[maybe_unused]] const TileRegisters registers;
     pack(begin, end);
     if (p.branch)
       for (int64_t i = begin; i < end; i++) add_branch<Rows>(p, block, i, down, sums, pool, thread);
@@ -259,7 +217,6 @@ void multiply_block(const Product& p, const Block& block, Pool& pool) {
   const int64_t own = p.n * (pool.threads() - 1) <= kOwnColumns * block.rows ? std::min<int64_t>(pool.threads(), block.rows / kOwnRows) : 1;
   const int64_t parts = std::min(block.panels, std::max<int64_t>({1, own, (wanted + columns - 1) / columns}));
   pool.each(columns * parts, [&](int64_t task, int thread) {
-    [[maybe_unused]] const TileRegisters registers;
     const int64_t column = task % columns * width, part = task / columns, valid = std::min(width, p.n - column);
     const int64_t begin = block.panels * part / parts, end = block.panels * (part + 1) / parts;
     auto* right = static_cast<uint32_t*>(pool.scratch(thread, 1, width * (block.steps + block.tail) * 4));
@@ -278,7 +235,7 @@ void multiply_block(const Product& p, const Block& block, Pool& pool) {
 template <int Rows, int Vectors>
 void multiply_tiles(const Product& p, Pool& pool) {
   constexpr int64_t width = Vectors * kLanes;
-  const int64_t per_step = p.form >= Form::pairs ? 2 : 1, depth = kDepth * per_step, padded = (p.n + width - 1) / width * width;
+  const int64_t per_step = p.form == Form::pairs ? 2 : 1, depth = kDepth * per_step, padded = (p.n + width - 1) / width * width;
   const bool split = p.k > depth && p.n > 0;
   const int64_t most = split ? std::clamp(kPartial / padded / Rows * Rows, int64_t{Rows}, kRowBlock) : kRowBlock;
   for (int64_t row = 0; row < p.m; row += most) {
@@ -356,9 +313,6 @@ void multiply_few_rows(const Product& p, Pool& pool) {
 
 template <int Vectors>
 void multiply_columns(const Product& p, Pool& pool) {
-#if defined(__AMX_BF16__)
-  if (p.form == Form::tiles) return multiply_tiles<kTileRows, Vectors>(p, pool);
-#endif
 #if defined(__AVX512F__)
   const auto padded = [&](int64_t rows) { return (p.m + rows - 1) / rows * rows; };
   if (p.m <= 4) return multiply_tiles<4, Vectors>(p, pool);
@@ -384,6 +338,9 @@ void multiply_product(const Product& p, Pool& pool) {
     base.addend = p.out;
     return multiply_few_rows(base, pool);
   }
+#endif
+#if defined(__AMX_BF16__)
+  if (p.form == Form::tiles) return multiply_in_tiles(p, pool);
 #endif
   if (p.n <= kLanes) multiply_columns<1>(p, pool);
   else multiply_columns<2>(p, pool);

@@ -1,0 +1,203 @@
+// Matrix products of bf16 in tile registers.
+//
+// A task has a group of column panels, which it packs into the second-level cache, and some rows. Rows of bf16 are read as they lie, 32 at a time:
+// those meet the whole group while they are in the cache. Long products go by blocks of K, their sums kept in between. A low-rank branch is what it
+// is in gemm.cpp: h of all rows first, then a few more steps behind the last ones of K.
+#include "product.h"
+
+#if defined(__AMX_BF16__)
+#include <algorithm>
+
+namespace lowrank::LOWRANK_ISA {
+
+namespace {
+
+// K of a block, at most, and the bytes of a packed group: half of a second-level cache of 2 MiB.
+constexpr int64_t kDepth = 2048, kGroupBytes = 1 << 20;
+// Bytes of left panels where they have to be packed.
+constexpr int64_t kLeftBytes = 16 << 20;
+constexpr int64_t kTileUnits = kTileRows * kChunk;
+constexpr int64_t kPerChunk = 2 * kChunk;
+constexpr int64_t kSums = kTileRows * kColumns;
+
+struct Rows {
+  const Product& p;
+  int64_t row, rows;
+  uint32_t* packed;  // panels over all of K: every one, or else the last if it is not whole
+  uint32_t* h;       // panels of the branch
+  bool direct;       // the others are read where they lie
+
+  int64_t panels() const { return (rows + kTileRows - 1) / kTileRows; }
+  int64_t valid(int64_t i) const { return std::min<int64_t>(kTileRows, rows - i * kTileRows); }
+  bool in_place(int64_t i) const { return direct && valid(i) == kTileRows; }
+  int64_t steps() const { return steps_of(Form::tiles, p.k); }
+  int64_t tail() const { return p.branch ? steps_of(Form::tiles, p.branch->rank) : 0; }
+  uint32_t* packed_panel(int64_t i) const { return packed + (direct ? 0 : i * kTileRows * steps()); }
+
+  // Adds rows of panel i, from this K on, times a right panel.
+  template <int Vectors>
+  void add(int64_t i, int64_t k, const uint32_t* right, int64_t chunks) const {
+    constexpr Layout panels = kPanels<Vectors>;
+    if (!in_place(i)) return add_chunks<Vectors>(packed_panel(i) + k / kPerChunk * kTileUnits, right, chunks);
+    const auto* x = reinterpret_cast<const uint32_t*>(half_at(*p.a.tensor, p.a.element(row + i * kTileRows, k)));
+    add_chunks<Vectors>(x, right, chunks, {p.a.stride / 2, kChunk, panels.step});
+  }
+};
+
+// h of a panel of rows: x·down, scaled, into its tensor and as a left panel.
+void multiply_branch(const Rows& r, int64_t i, const uint32_t* down, Pool& pool, int thread) {
+  const Product& p = r.p;
+  const Branch& branch = *p.branch;
+  const int64_t row = r.row + i * kTileRows, valid = r.valid(i), chunks = r.steps() / kChunk, stride = round_up(branch.rank, kColumns);
+  auto* sums = static_cast<float*>(pool.scratch(thread, 4, kTileRows * stride * sizeof(float)));
+  uint32_t* masked = nullptr;
+  if (branch.in) {
+    masked = static_cast<uint32_t*>(pool.scratch(thread, 3, kTileRows * r.steps() * 4));
+    Factor f = p.a.at(row, 0);
+    f.mask = branch.in;
+    pack_left_panel<kTileRows>(f, valid, p.k, p.form, masked);
+  }
+  const auto add = [&](auto vectors, int64_t j) {
+    clear_sums<vectors()>();
+    if (masked) add_chunks<vectors()>(masked, down + j * r.steps(), chunks);
+    else r.add<vectors()>(i, 0, down + j * r.steps(), chunks);
+    store_sums<vectors()>(sums + j, stride);
+  };
+  for (int64_t j = 0; j < branch.rank; j += kColumns) {
+    if (branch.rank - j <= kLanes) add(std::integral_constant<int, 1>{}, j);
+    else add(std::integral_constant<int, 2>{}, j);
+  }
+  const float scale = branch.in ? branch.scale * branch.mask_scale : branch.scale;
+  for (int64_t j = 0; j < valid * stride; j++) sums[j] *= scale;
+  for (int64_t j = 0; j < valid; j++) copy({sums, DType::f32}, j * stride, *branch.h, (row + j) * branch.rank, branch.rank);
+  pack_left_panel<kTileRows>(Factor::left(*branch.h, false).at(row, 0), valid, branch.rank, p.form, r.h + i * kTileRows * r.tail());
+}
+
+// Packs what rows have to be packed, and computes h.
+void prepare(const Rows& r, Pool& pool) {
+  const Product& p = r.p;
+  uint32_t* down = nullptr;
+  if (p.branch) {
+    const int64_t rank = p.branch->rank;
+    down = static_cast<uint32_t*>(pool.scratch(0, 2, (rank + kColumns) * r.steps() * 4));
+    pool.each((rank + kColumns - 1) / kColumns, [&](int64_t i, int) {
+      const int64_t j = i * kColumns, width = rank - j <= kLanes ? kLanes : kColumns;
+      pack_panel(p.branch->down.at(j, 0), std::min<int64_t>(width, rank - j), width, p.k, p.form, down + j * r.steps());
+    });
+  } else if (r.direct && r.in_place(r.panels() - 1)) {
+    return;
+  }
+  pool.ranges(r.panels(), 4, [&](int64_t begin, int64_t end, int thread) {
+    const TileRegisters registers;
+    for (int64_t i = begin; i < end; i++) {
+      if (!r.in_place(i)) pack_left_panel<kTileRows>(p.a.at(r.row + i * kTileRows, 0), r.valid(i), p.k, p.form, r.packed_panel(i));
+      if (p.branch) multiply_branch(r, i, down, pool, thread);
+    }
+  });
+}
+
+// Brings a tile's sums home: alpha, addend, rounding.
+void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, const float* sums) {
+  const __m512 alpha = _mm512_set1_ps(p.alpha);
+  if (!p.addend && p.alpha == 1 && p.out->dtype == DType::bf16 && column + kColumns <= p.n) {
+    uint16_t* out = half_at(*p.out, row * p.n + column);
+    for (int64_t r = 0; r < rows; r++, out += p.n, sums += kColumns)
+      _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(_mm512_load_ps(sums + 16), _mm512_load_ps(sums)));
+    return;
+  }
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t v = 0; v < kColumns; v += 16) {
+      const __mmask16 mask = first(p.n - column - v);
+      const int64_t element = (row + r) * p.n + column + v;
+      __m512 x = _mm512_mul_ps(_mm512_load_ps(sums + r * kColumns + v), alpha);
+      if (p.addend) x = _mm512_add_ps(load_lanes(*p.addend, element, mask), x);
+      store_lanes(*p.out, element, mask, x);
+    }
+}
+
+// The branch's part of a tile where a mask lies over it, plus the sums so far if there are any.
+void masked_tail(const Rows& r, int64_t i, int64_t column, const uint32_t* up, const float* before, float* sums) {
+  const Branch& branch = *r.p.branch;
+  clear_sums<2>();
+  add_chunks<2>(r.h + i * kTileRows * r.tail(), up, r.tail() / kChunk);
+  store_sums<2>(sums, kColumns);
+  const __m512 scale = _mm512_set1_ps(branch.mask_scale);
+  for (int64_t j = 0; j < kTileRows; j++)
+    for (int64_t v = 0; v < kColumns; v += 16) {
+      const bool inside = j < r.valid(i) && column + v < r.p.n;
+      const auto mask = static_cast<__mmask16>(inside ? branch.out.from(r.row + i * kTileRows + j, column + v) : 0);
+      float* some = sums + j * kColumns + v;
+      __m512 x = _mm512_maskz_mul_ps(mask, _mm512_load_ps(some), scale);
+      if (before) x = _mm512_add_ps(x, _mm512_load_ps(before + j * kColumns + v));
+      _mm512_store_ps(some, x);
+    }
+}
+
+// Panels [first, last) of columns of the rows in panels [begin, end).
+void multiply_group(const Rows& r, int64_t first, int64_t last, int64_t begin, int64_t end, Pool& pool, int thread) {
+  const TileRegisters registers;
+  const Product& p = r.p;
+  const int64_t blocks = std::max<int64_t>(1, (p.k + kDepth - 1) / kDepth);
+  const int64_t depth = std::max(kPerChunk, round_up((p.k + blocks - 1) / blocks, kPerChunk));
+  const int64_t width = last - first, panel_units = kColumns * (depth / 2 + r.tail());
+  auto* right = static_cast<uint32_t*>(pool.scratch(thread, 1, width * panel_units * 4));
+  auto* partial = static_cast<float*>(blocks > 1 ? pool.scratch(thread, 4, (end - begin) * width * kSums * sizeof(float)) : nullptr);
+  alignas(64) float sums[kSums];
+  for (int64_t k = 0; k == 0 || k < p.k; k += depth) {
+    const int64_t some = std::min(depth, p.k - k), chunks = steps_of(p.form, some) / kChunk;
+    const bool initial = k == 0, final = k + depth >= p.k;
+    for (int64_t j = 0; j < width; j++) {
+      const int64_t column = (first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
+      uint32_t* panel = right + j * panel_units;
+      pack_panel(p.b.at(column, k), valid, kColumns, some, p.form, panel);
+      if (final && p.branch) pack_panel(p.branch->up.at(column, 0), valid, kColumns, p.branch->rank, p.form, panel + kColumns * kChunk * chunks);
+    }
+    for (int64_t i = begin; i < end; i++)
+      for (int64_t j = 0; j < width; j++) {
+        const int64_t row = r.row + i * kTileRows, rows = r.valid(i), column = (first + j) * kColumns;
+        const uint32_t *panel = right + j * panel_units, *up = panel + kColumns * kChunk * chunks;
+        float* kept = partial + ((i - begin) * width + j) * kSums;
+        const float* before = initial ? nullptr : kept;
+        const bool masked = final && p.branch && p.branch->out;
+        if (final && p.out->dtype == DType::bf16)
+          for (int64_t a = 0; a < rows; a++) __builtin_prefetch(half_at(*p.out, (row + a) * p.n + column), 1);
+        if (masked) {
+          masked_tail(r, i, column, up, before, sums);
+          before = sums;
+        }
+        if (before) load_sums<2>(before, kColumns);
+        else clear_sums<2>();
+        r.add<2>(i, k, panel, chunks);
+        if (final && p.branch && !masked) add_chunks<2>(r.h + i * kTileRows * r.tail(), up, r.tail() / kChunk);
+        store_sums<2>(final ? sums : kept, kColumns);
+        if (final) store_tile(p, row, column, rows, sums);
+      }
+  }
+}
+
+}  // namespace
+
+void multiply_in_tiles(const Product& p, Pool& pool) {
+  const bool direct = p.a.lanes_are_rows && p.a.tensor->dtype == DType::bf16 && p.k % kPerChunk == 0 && p.a.stride % 2 == 0;
+  const int64_t bytes = kTileRows * steps_of(p.form, p.k) * 4;
+  const int64_t most = direct ? p.m : std::max<int64_t>(1, kLeftBytes / std::max<int64_t>(1, bytes)) * kTileRows;
+  for (int64_t row = 0; row < p.m; row += most) {
+    Rows r{p, row, std::min(most, p.m - row), nullptr, nullptr, direct};
+    const int64_t panels = r.panels(), columns = (p.n + kColumns - 1) / kColumns;
+    if (!r.in_place(0) || !r.in_place(panels - 1)) r.packed = static_cast<uint32_t*>(pool.scratch(0, 0, (direct ? 1 : panels) * bytes));
+    if (p.branch) r.h = static_cast<uint32_t*>(pool.scratch(0, 5, panels * kTileRows * r.tail() * 4));
+    prepare(r, pool);
+    if (columns == 0) continue;
+    // As many groups as the cache asks for, at least two for each thread; and where there are fewer columns, parts of the rows.
+    const int64_t fit = std::max<int64_t>(1, kGroupBytes / (std::min(p.k + kPerChunk, kDepth) * kColumns * 2)), threads = pool.threads();
+    const int64_t groups = std::min(columns, round_up(std::max(2 * threads, (columns + fit - 1) / fit), threads));
+    const int64_t parts = std::min(panels, groups < threads ? (2 * threads + groups - 1) / groups : 1);
+    pool.each(groups * parts, [&](int64_t task, int thread) {
+      const int64_t group = task / parts, part = task % parts;
+      multiply_group(r, columns * group / groups, columns * (group + 1) / groups, panels * part / parts, panels * (part + 1) / parts, pool, thread);
+    });
+  }
+}
+
+}  // namespace lowrank::LOWRANK_ISA
+#endif
