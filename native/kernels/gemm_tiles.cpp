@@ -146,12 +146,18 @@ void multiply_group(const Rows& r, int64_t first, int64_t last, int64_t begin, i
   for (int64_t k = 0; k == 0 || k < p.k; k += depth) {
     const int64_t some = std::min(depth, p.k - k), chunks = steps_of(p.form, some) / kChunk;
     const bool initial = k == 0, final = k + depth >= p.k;
-    for (int64_t j = 0; j < width; j++) {
-      const int64_t column = (first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
-      uint32_t* panel = right + j * panel_units;
-      pack_panel(p.b.at(column, k), valid, kColumns, some, p.form, panel);
-      if (final && p.branch) pack_panel(p.branch->up.at(column, 0), valid, kColumns, p.branch->rank, p.form, panel + kColumns * kChunk * chunks);
-    }
+    // Where panels lie side by side, some of K for all of them before the next: that reads memory in longer pieces.
+    const int64_t piece = p.b.lanes_are_rows ? some : 64;
+    for (int64_t at = 0; at < some; at += piece)
+      for (int64_t j = 0; j < width; j++) {
+        const int64_t column = (first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
+        pack_panel(p.b.at(column, k + at), valid, kColumns, std::min(piece, some - at), p.form, right + j * panel_units + kColumns * at / 2);
+      }
+    if (final && p.branch)
+      for (int64_t j = 0; j < width; j++) {
+        const int64_t column = (first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
+        pack_panel(p.branch->up.at(column, 0), valid, kColumns, p.branch->rank, p.form, right + j * panel_units + kColumns * kChunk * chunks);
+      }
     for (int64_t i = begin; i < end; i++)
       for (int64_t j = 0; j < width; j++) {
         const int64_t row = r.row + i * kTileRows, rows = r.valid(i), column = (first + j) * kColumns;
