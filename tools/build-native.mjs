@@ -35,7 +35,7 @@ const common = [
 const avx2 = ['-mavx2', '-mfma', '-mf16c'];
 const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq', '-mprefer-vector-width=512'];
 const avx512bf16 = [...avx512, '-mavx512bf16'];
-const amx = [...avx512bf16, '-mamx-tile', '-mamx-bf16'];
+const amx = [...avx512bf16, '-mavx512vbmi', '-mamx-tile', '-mamx-bf16'];
 /** From the plainest to the richest; the linker's choice among equal inline functions relies on this order. */
 const instructionSets = process.arch === 'x64' ? { generic: [], avx2, avx512, avx512bf16, amx } : { generic: [] };
 

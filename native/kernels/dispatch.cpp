@@ -34,12 +34,12 @@ LOWRANK_ISAS
 namespace {
 
 #if defined(__x86_64__)
-// Whether the processor has tile registers with products of bf16 (leaf 7, EDX bits 22 and 24) and the kernel gives them to this process
+// Whether the processor has tile registers with products of bf16 (leaf 7, EDX bits 22 and 24), permutes bytes (ECX bit 1), and the kernel gives them to this process
 // (Linux, Documentation/arch/x86/xstate.rst: it has to be asked).
 bool may_use_tiles() {
 #if defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1) || !(c >> 1 & 1)) return false;
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else

@@ -12,8 +12,8 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// K of a block, at most, and the bytes of a packed group: half of a second-level cache of 2 MiB.
-constexpr int64_t kDepth = 2048, kGroupBytes = 1 << 20;
+// K of a block, at most, and the bytes of a packed group: a quarter of a second-level cache of 2 MiB.
+constexpr int64_t kDepth = 2048, kGroupBytes = 512 << 10;
 // Bytes of left panels where they have to be packed.
 constexpr int64_t kLeftBytes = 16 << 20;
 constexpr int64_t kTileUnits = kTileRows * kChunk;
@@ -133,6 +133,33 @@ void masked_tail(const Rows& r, int64_t i, int64_t column, const uint32_t* up, c
     }
 }
 
+// Packs two neighbouring panels of columns of codes of 4 bits whose 64 columns share a scale in each row: for k rows, even. What two rows' codes
+// stand for lies in one register, 16 and 16, so that one permutation yields pairs.
+void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, uint32_t* __restrict right) {
+  const Codes& codes = *f.codes;
+  const __m512 values = _mm512_loadu_ps(codes.values);
+  // Of a byte of either row, both codes, the first of them in the high half: one word each, the second row's in the upper 16 numbers.
+  const __m512i order = _mm512_set1_epi64(0x0008'0000'000c'0004), kept = _mm512_set1_epi32(0x000f'000f), upper = _mm512_set1_epi32(0x0010'0000);
+  for (int64_t step = 0; step < k; step += 2, left += kColumns, right += kColumns) {
+    const int64_t low = f.element(0, step), high = low + f.stride;
+    const auto numbers = [&](int64_t at) { return _mm512_mul_ps(values, _mm512_set1_ps(codes.scale(at))); };
+    const auto table = (__m512i)_mm512_cvtne2ps_pbh(numbers(high), numbers(low));
+    const auto pack = [&](int64_t column, uint32_t* panel) {
+      const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes.data + (low + column) / 2));
+      const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes.data + (high + column) / 2));
+      const auto sixteen = [&](__m128i bytes, uint32_t* out) {
+        const __m512i spread = _mm512_multishift_epi64_epi8(order, _mm512_cvtepu16_epi64(bytes));
+        const __m512i index = _mm512_ternarylogic_epi32(spread, kept, upper, 0xea);  // (spread & kept) | upper
+        _mm512_storeu_si512(out, _mm512_permutexvar_epi16(index, table));
+      };
+      sixteen(_mm_unpacklo_epi8(a, b), panel);
+      sixteen(_mm_unpackhi_epi8(a, b), panel + 16);
+    };
+    pack(0, left);
+    pack(32, right);
+  }
+}
+
 // Panels [first, last) of columns of the rows in panels [begin, end).
 void multiply_group(const Rows& r, int64_t first, int64_t last, int64_t begin, int64_t end, Pool& pool, int thread) {
   const TileRegisters registers;
@@ -142,6 +169,8 @@ void multiply_group(const Rows& r, int64_t first, int64_t last, int64_t begin, i
   const int64_t width = last - first, panel_units = kColumns * (depth / 2 + r.tail());
   auto* right = static_cast<uint32_t*>(pool.scratch(thread, 1, width * panel_units * 4));
   auto* partial = static_cast<float*>(blocks > 1 ? pool.scratch(thread, 4, (end - begin) * width * kSums * sizeof(float)) : nullptr);
+  const Codes* codes = p.b.codes;
+  const bool shared_scales = codes && !codes->wide && codes->block >= 6 && !p.b.lanes_are_rows && p.n % 64 == 0 && p.k % kPerChunk == 0;
   alignas(64) float sums[kSums];
   for (int64_t k = 0; k == 0 || k < p.k; k += depth) {
     const int64_t some = std::min(depth, p.k - k), chunks = steps_of(p.form, some) / kChunk;
@@ -151,7 +180,13 @@ void multiply_group(const Rows& r, int64_t first, int64_t last, int64_t begin, i
     for (int64_t at = 0; at < some; at += piece)
       for (int64_t j = 0; j < width; j++) {
         const int64_t column = (first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
-        pack_panel(p.b.at(column, k + at), valid, kColumns, std::min(piece, some - at), p.form, right + j * panel_units + kColumns * at / 2);
+        uint32_t* panel = right + j * panel_units + kColumns * at / 2;
+        if (shared_scales && column % 64 == 0 && j + 1 < width) {
+          pack_codes(p.b.at(column, k + at), std::min(piece, some - at), panel, panel + panel_units);
+          j++;
+          continue;
+        }
+        pack_panel(p.b.at(column, k + at), valid, kColumns, std::min(piece, some - at), p.form, panel);
       }
     if (final && p.branch)
       for (int64_t j = 0; j < width; j++) {
