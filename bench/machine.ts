@@ -15,15 +15,16 @@ export function machine(): Record<string, string | number> {
   };
 }
 
-/** What the machine's registers reach with all threads, in GFLOP/s: the best of several short runs. */
-export async function measurePeaks(): Promise<{ bf16: number; f32: number }> {
+/** The instruction set in use, and what its registers reach with all threads, in GFLOP/s: the best of several short runs. */
+export async function measurePeaks(): Promise<{ instructionSet: string; bf16: number; f32: number }> {
   const backend = await openCpuBackend();
+  const [, instructionSet] = /: (.+), \d+ threads?$/.exec(backend.description) ?? ['', backend.description];
   const best = async (kind: 'bf16' | 'f32') => {
     let most = 0;
     for (let i = 0; i < 5; i++) most = Math.max(most, await backend.measurePeak(kind));
     return most;
   };
-  const peaks = { bf16: await best('bf16'), f32: await best('f32') };
+  const peaks = { instructionSet, bf16: await best('bf16'), f32: await best('f32') };
   await backend.close();
   return peaks;
 }

@@ -61,7 +61,12 @@ const { python } = preparePeers();
 const peaks = await measurePeaks();
 const bench: Bench = { python, peaks, only, note: (text) => console.error(text) };
 bench.note(`this machine's peak: ${peaks.bf16.toFixed(0)} GFLOP/s in bf16, ${peaks.f32.toFixed(0)} in f32`);
-const described = { ...machine(), peak_gflops_bf16: Math.round(peaks.bf16), peak_gflops_f32: Math.round(peaks.f32) };
+const described = {
+  ...machine(),
+  instruction_set: peaks.instructionSet,
+  peak_gflops_bf16: Math.round(peaks.bf16),
+  peak_gflops_f32: Math.round(peaks.f32),
+};
 const results: Record<string, Row[]> = {};
 if (wanted.includes('gemm')) results.gemm = await gemmSuite(bench);
 if (wanted.includes('lora') || wanted.includes('memory')) {

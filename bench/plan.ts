@@ -2,9 +2,11 @@
 import { rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { parseLoraConfig } from '#lowrank/adapters/config.js';
+import { openCpuBackend } from '#lowrank/backends/cpu/index.js';
 import { standardQuantization } from '#lowrank/models/quantize.js';
 import { fullBatch } from '#lowrank/plan/dry-run.js';
 import { planStep } from '#lowrank/plan/plan.js';
+import { measureRate } from '#lowrank/plan/rate.js';
 import { contendersOf } from './lora.js';
 import { modelFolder, type Run, shapes, syntheticModel } from './shapes.js';
 import { type Bench, judged, type Row, round } from './suite.js';
@@ -39,6 +41,9 @@ const steps = 2;
 
 export async function planSuite(bench: Bench): Promise<Row[]> {
   const rows: Row[] = [];
+  const backend = await openCpuBackend();
+  const rate = await measureRate(backend, 'bf16');
+  await backend.close();
   for (const run of runs.filter((entry) => nameOf(entry).includes(bench.only ?? ''))) {
     bench.note(nameOf(run));
     await syntheticModel(run.shape, run.quantized ? 'NF4' : 'BF16');
@@ -47,7 +52,7 @@ export async function planSuite(bench: Bench): Promise<Row[]> {
     try {
       for (let step = 0; step < steps; step++) seconds = (await contender.ask<{ seconds: number }>({ step })).seconds;
       const { peak_rss_gb: measured, runtime_gb } = await contender.ask<{ peak_rss_gb: number; runtime_gb: number }>({});
-      const machine = { memory: Infinity, threads: availableParallelism(), peak: 1e9 * bench.peaks.bf16, runtime: 1e9 * runtime_gb };
+      const machine = { memory: Infinity, threads: availableParallelism(), rate, runtime: 1e9 * runtime_gb };
       const step = {
         config: shapes[run.shape],
         precision: 'bf16' as const,

@@ -12,6 +12,8 @@ function resultsOf(suite: string): Results | undefined {
   return existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : undefined;
 }
 
+const machineOf = ({ processor, instruction_set, threads }: Results['machine']) => `${processor}, ${instruction_set}, ${threads} threads`;
+
 const rateOf = (figures: Row['peer'] = {}) =>
   figures.examples_per_second === undefined ? `${figures.tokens_per_second} tokens/s` : `${figures.examples_per_second} examples/s`;
 
@@ -29,7 +31,7 @@ function table({ machine, rows }: Results): string {
     '| --- | --- | --- | --- | --- |',
     ...lines,
     '',
-    `Measured ${machine.date} in one run, taking turns, medians: ${machine.processor}, ${machine.threads} threads, ${machine.peak_gflops_bf16} GFLOP/s in bf16 and`,
+    `Measured ${machine.date} in one run, taking turns, medians: ${machineOf(machine)}, ${machine.peak_gflops_bf16} GFLOP/s in bf16 and`,
     `${machine.peak_gflops_f32} in f32 out of registers alone; PyTorch 2.13, PEFT 0.21. \`npm run bench -- gemm lora memory length\` measures yours.`,
   ].join('\n');
 }
@@ -47,7 +49,7 @@ function qloraTable({ machine, rows }: Results): string {
     '| --- | --- | --- | --- | --- |',
     ...lines,
     '',
-    `Measured ${machine.date} like the table above; bitsandbytes 0.50.2.`,
+    `Measured ${machine.date} in the same way: ${machineOf(machine)}; bitsandbytes 0.50.2.`,
   ].join('\n');
 }
 
@@ -64,7 +66,7 @@ function scaleTable({ machine, rows }: Results): string {
     '| --- | --- | --- | --- | --- | --- |',
     ...lines,
     '',
-    `Shapes of Llama with random weights, checkpointed, paged AdamW, one whole step each, ${machine.date}, the machine above with ${machine.memory_gb} GB of memory.`,
+    `Shapes of Llama with random weights, checkpointed, paged AdamW, one whole step each, ${machine.date}: ${machineOf(machine)}, ${machine.memory_gb} GB of memory.`,
   ].join('\n');
 }
 

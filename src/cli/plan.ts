@@ -9,6 +9,7 @@ import { isUsableInPlace } from '../models/load.js';
 import { isQuantizable, type QuantizationConfig } from '../models/quantize.js';
 import { fullBatch, likeMany } from '../plan/dry-run.js';
 import { type MethodPlan, type Plan, type PlanMachine, type PlanMethod, type PlanRequest, planModelOn, planStep } from '../plan/plan.js';
+import { measureRate } from '../plan/rate.js';
 import { knownShape, unknownShape } from '../plan/shapes.js';
 import { type RunData, trainingBatches } from '../train/data.js';
 import { loadOptionsOf, loraConfigOf, type Recipe } from '../train/recipe.js';
@@ -33,14 +34,11 @@ export function machineMemory(): number {
   return Math.min(totalmem(), process.constrainedMemory?.() || Number.POSITIVE_INFINITY);
 }
 
-/** What the machine's registers reach, in operations a second; undefined where it cannot be measured. */
-async function measuredPeak(precision: 'bf16' | 'fp32'): Promise<number | undefined> {
+/** What products reach on this machine; undefined where only the reference backend runs. */
+async function measuredRate(precision: 'bf16' | 'fp32'): Promise<number | undefined> {
   const backend = await openBackend().catch(() => undefined);
   try {
-    if (!(backend instanceof CpuBackend)) return undefined;
-    let best = 0;
-    for (let i = 0; i < 3; i++) best = Math.max(best, await backend.measurePeak(precision === 'bf16' ? 'bf16' : 'f32'));
-    return 1e9 * best;
+    return backend instanceof CpuBackend ? await measureRate(backend, precision === 'bf16' ? 'bf16' : 'f32') : undefined;
   } finally {
     await backend?.close();
   }
@@ -66,7 +64,7 @@ export async function planCommand(
   const machine: PlanMachine = {
     memory: options.memory ?? machineMemory(),
     threads: availableParallelism(),
-    peak: await measuredPeak(precision),
+    rate: await measuredRate(precision),
     runtime,
   };
   const batch = fullBatch(options.microBatchSize ?? recipe?.micro_batch_size ?? 1, options.sequenceLen ?? recipe?.sequence_len ?? 512);

@@ -15,8 +15,8 @@ export interface PlanMachine {
   /** Bytes that the process may hold. */
   memory: number;
   threads: number;
-  /** Floating-point operations in a second, where they were measured. */
-  peak?: number;
+  /** Floating-point operations in a second that a product of a linear layer reaches, where they were measured. */
+  rate?: number;
   /** Bytes that the process holds before it loads a model. */
   runtime: number;
 }
@@ -65,7 +65,7 @@ export interface MethodPlan {
 /** What the process grows by besides tensors while it trains: compiled code, JavaScript's heap, what waits for its collector. Measured: 22 to 30 MB. */
 const growth = 28e6;
 
-/** The share of the machine's peak that whole steps reach. */
+/** The share of a product's rate that whole steps reach. Measured: 0.6 to 0.9. */
 const share = 0.75;
 
 /** The memory and time of one way to train; `microBatches` are in a step where it does not name them all. */
@@ -81,7 +81,7 @@ export async function planStep(
   const { constants, ...rest } = memory.peakOf;
   const runtime = machine.runtime + growth;
   const peak = runtime + resident;
-  const seconds = machine.peak === undefined ? undefined : operations / (share * machine.peak);
+  const seconds = machine.rate === undefined ? undefined : operations / (share * machine.rate);
   const tokens = times * step.batches.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
   return {
     method,

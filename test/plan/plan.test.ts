@@ -120,7 +120,7 @@ describe.each(Object.entries(ways))('%s', (_, way) => {
 });
 
 describe('a plan for a machine', () => {
-  const machine = (gigabytes: number): PlanMachine => ({ memory: gigabytes * 1e9, threads: 2, peak: 400e9, runtime: 0.06e9 });
+  const machine = (gigabytes: number): PlanMachine => ({ memory: gigabytes * 1e9, threads: 2, rate: 400e9, runtime: 0.06e9 });
   const request = (name: string) =>
     ({
       name,

@@ -19,7 +19,7 @@ function matmul(form: (typeof forms)[number], M: number, N: number, K: number, [
   return call('matmul', operands, { out: output }, { ...form, alpha, accumulate }, { out: sumOf(K, alpha) });
 }
 
-/** Tiles are 4 × 8, 6 × 16 or 12 × 32 of rows and columns, and bf16 goes in pairs of K. */
+/** Tiles are 4 × 8, 6 × 16, 12 × 32 or 32 × 32 of rows and columns, and bf16 goes in pairs of K. */
 const shapes: readonly [M: number, N: number, K: number][] = [
   [1, 1, 1],
   [1, 33, 7],
@@ -58,7 +58,7 @@ export function* matmuls(): Generator<Case> {
   }
 }
 
-/** More rows than a block of 2048 or than a chunk of 256, rows enough for each of two threads, tiles of every height, ranks of one vector, two and more; inputs and outputs in and past whole words and tiles. */
+/** More rows than a block of 2048 or than a chunk of 256, rows enough for each of two threads, tiles of every height, ranks of one vector, two and more; inputs and outputs in and past whole words and tiles; a mask over a sum in blocks. */
 const lowRanks: readonly [T: number, inputs: number, outputs: number, rank: number][] = [
   [1, 5, 3, 1],
   [3, 64, 33, 16],
@@ -73,6 +73,7 @@ const lowRanks: readonly [T: number, inputs: number, outputs: number, rank: numb
   [5, 4101, 7, 3],
   [300, 40, 70, 12],
   [1030, 70, 100, 4],
+  [40, 70, 4160, 3],
 ];
 
 function* lowRankProducts(): Generator<Case> {

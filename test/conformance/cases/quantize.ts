@@ -30,7 +30,7 @@ function quantized(kind: Kind, [rows, columns]: readonly number[], blockSize: nu
 
 const kinds: readonly Kind[] = ['i8', 'nf4', 'fp4 nested'];
 
-/** Columns in and off the width of a vector; blocks within a row and across rows; more than 256 blocks. */
+/** Columns in and off the width of a vector; blocks within a row and across rows; more than 256 blocks; panels of columns in pairs. */
 const weights: readonly [rows: number, columns: number, blockSize: number][] = [
   [1, 1, 32],
   [5, 7, 64],
@@ -39,6 +39,7 @@ const weights: readonly [rows: number, columns: number, blockSize: number][] = [
   [70, 130, 128],
   [65, 320, 64],
   [3, 45, 4096],
+  [64, 192, 64],
 ];
 
 function* products(): Generator<Case> {
