@@ -151,7 +151,8 @@ void attention(const Call& call, Pool& pool) {
         end = begin;
       }
   with_rows(g.form, [&](auto rows) {
-    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { forward<rows()>(g, tasks[i], call, keys, values, pool, thread); });
+    constexpr int kTile = decltype(rows)::value;
+    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { forward<kTile>(g, tasks[i], call, keys, values, pool, thread); });
   });
 }
 

@@ -34,8 +34,8 @@ LOWRANK_ISAS
 namespace {
 
 #if defined(__x86_64__)
-// Whether the processor has tile registers with products of bf16 (leaf 7, EDX bits 22 and 24), permutes bytes (ECX bit 1), and the kernel gives them to this process
-// (Linux, Documentation/arch/x86/xstate.rst: it has to be asked).
+// Whether the processor has tile registers with products of bf16 (leaf 7, EDX bits 22 and 24) and permutes bytes (ECX bit 1), and the system
+// gives the tiles to this process. Linux wants to be asked (Documentation/arch/x86/xstate.rst).
 bool may_use_tiles() {
 #if defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
