@@ -20,6 +20,7 @@ constexpr int64_t kTileUnits = kTileRows * kChunk;
 constexpr int64_t kPerChunk = 2 * kChunk;
 constexpr int64_t kSums = kTileRows * kColumns;
 
+// Rows of the left factor and of out, by panels.
 struct Rows {
   const Product& p;
   int64_t row, rows;
@@ -197,7 +198,7 @@ void multiply_group(const Rows& r, int64_t first, int64_t last, int64_t begin, i
       for (int64_t j = 0; j < width; j++) {
         const int64_t row = r.row + i * kTileRows, rows = r.valid(i), column = (first + j) * kColumns;
         const uint32_t *panel = right + j * panel_units, *up = panel + kColumns * kChunk * chunks;
-        float* kept = partial + ((i - begin) * width + j) * kSums;
+        float* kept = partial ? partial + ((i - begin) * width + j) * kSums : nullptr;
         const float* before = initial ? nullptr : kept;
         const bool masked = final && p.branch && p.branch->out;
         if (final && p.out->dtype == DType::bf16)
@@ -219,7 +220,7 @@ void multiply_group(const Rows& r, int64_t first, int64_t last, int64_t begin, i
 }  // namespace
 
 void multiply_in_tiles(const Product& p, Pool& pool) {
-  const bool direct = p.a.lanes_are_rows && p.a.tensor->dtype == DType::bf16 && p.k % kPerChunk == 0 && p.a.stride % 2 == 0;
+  const bool direct = p.a.lanes_are_rows && p.a.tensor->dtype == DType::bf16 && p.k % kPerChunk == 0;
   const int64_t bytes = kTileRows * steps_of(p.form, p.k) * 4;
   const int64_t most = direct ? p.m : std::max<int64_t>(1, kLeftBytes / std::max<int64_t>(1, bytes)) * kTileRows;
   for (int64_t row = 0; row < p.m; row += most) {

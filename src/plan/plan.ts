@@ -65,7 +65,7 @@ export interface MethodPlan {
 /** What the process grows by besides tensors while it trains: compiled code, JavaScript's heap, what waits for its collector. Measured: 22 to 30 MB. */
 const growth = 28e6;
 
-/** The share of a product's rate that whole steps reach. Measured: 0.5 to 0.9. */
+/** The share of a product's rate that whole steps reach, roughly. */
 const share = 0.75;
 
 /** The memory and time of one way to train; `microBatches` are in a step where it does not name them all. */

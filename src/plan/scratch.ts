@@ -1,7 +1,7 @@
 import type { TensorView } from '../core/backend.js';
 import type { OpName } from '../core/ops.table.js';
 
-/** Tiles and blocks of native/kernels/gemm.cpp, attention.h and lora_gradients.cpp on AVX-512; smaller tiles of other instruction sets pad less, and tile registers read rows in place. */
+/** Tiles and blocks of native/kernels/gemm.cpp, attention.h and lora_gradients.cpp on AVX-512: the others need less. */
 const [tileRows, tileColumns, rowBlock, depth, partialElements, span, chunkRows, mostChunks] = [12, 32, 2048, 4096, 2 ** 23, 96, 256, 8];
 const hugePage = 2 ** 21;
 
