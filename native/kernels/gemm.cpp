@@ -327,7 +327,7 @@ void multiply_product(const Product& p, Pool& pool) {
   if (p.m <= kFewRows && p.a.lanes_are_rows && p.b.lanes_are_rows && !(p.branch && p.branch->in)) {
     Product base = p;
     base.branch = nullptr;
-    if (p.form == Form::tiles) base.form = Form::pairs;
+    base.form = p.form == Form::tiles ? Form::pairs : p.form == Form::parts ? Form::exact : p.form;
     multiply_few_rows(base, pool);
     if (!p.branch || p.branch->rank == 0) return;
     const auto& [down, up, h, scale, in, out, mask_scale, rank] = *p.branch;
@@ -340,7 +340,7 @@ void multiply_product(const Product& p, Pool& pool) {
   }
 #endif
 #if defined(__AMX_BF16__)
-  if (p.form == Form::tiles) return multiply_in_tiles(p, pool);
+  if (in_tiles(p.form)) return multiply_in_tiles(p, pool);
 #endif
   if (p.n <= kLanes) multiply_columns<1>(p, pool);
   else multiply_columns<2>(p, pool);

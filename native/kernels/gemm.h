@@ -33,14 +33,19 @@ inline constexpr bool kHasPairs = true;
 inline constexpr bool kHasPairs = false;
 #endif
 
-// How factors are packed: f32 as they are, f32 rounded to bf16, pairs of bf16, or pairs for tile registers (tiles.h).
-enum class Form { exact, rounded, pairs, tiles };
+// How factors are packed: f32 as they are, f32 rounded to bf16, pairs of bf16, pairs for tile registers, or f32 in three parts for them (tiles.h).
+enum class Form { exact, rounded, pairs, tiles, parts };
 inline constexpr Form kNarrow = kHasTiles ? Form::tiles : kHasPairs ? Form::pairs : Form::rounded;
+inline constexpr Form kWide = kHasTiles ? Form::parts : Form::exact;
+
+// Products of this form are computed in tile registers.
+constexpr bool in_tiles(Form form) { return kHasTiles && (form == Form::tiles || form == Form::parts); }
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 inline int64_t steps_of(Form form, int64_t k) {
   if (form == Form::tiles) return round_up((k + 1) / 2, kChunk);
+  if (form == Form::parts) return round_up((k + 1) / 2, kChunk) * kParts;
   return form == Form::pairs ? (k + 1) / 2 : k;
 }
 
@@ -247,7 +252,73 @@ inline void pack_lanes(const Factor& f, int64_t valid, int64_t lanes, int64_t k,
 #endif
 }
 
+#if defined(__AMX_BF16__)
+// Pairs of f32 numbers, sixteen, in parts.
+struct Parts {
+  __m512i of[kParts];
+};
+inline Parts split(__m512 low, __m512 high) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000)), half = _mm512_set1_epi32(0x8000);
+  const auto pairs = [&] {
+    return _mm512_ternarylogic_epi32(upper, _mm512_castps_si512(high), _mm512_srli_epi32(_mm512_castps_si512(low), 16), 0xea);  // (upper & high) | low
+  };
+  const auto subtract = [&](__m512& x, __m512i rounded) { x = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(rounded, upper))); };
+  Parts parts;
+  parts.of[0] = pairs();
+  subtract(low, _mm512_castps_si512(low));
+  subtract(high, _mm512_castps_si512(high));
+  const __m512 rest[] = {low, high};
+  low = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(low), half));
+  high = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(high), half));
+  parts.of[1] = pairs();
+  const __m512 middle[] = {low, high};
+  low = rest[0], high = rest[1];
+  subtract(low, _mm512_castps_si512(middle[0]));
+  subtract(high, _mm512_castps_si512(middle[1]));
+  parts.of[2] = pairs();
+  return parts;
+}
+
+// One chunk of sixteen lanes in parts, `left` elements of K: by steps, or else by lanes. Part p begins p · stride units behind the first, its rows are `row` units apart.
+template <bool Masked>
+inline void pack_parts(const Factor& f, int64_t lane, int64_t valid, int64_t k, int64_t left, bool by_steps, uint32_t* out, int64_t stride, int64_t row) {
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  __m512i units[kParts][16];
+  const auto numbers = [&](int64_t l, int64_t step, int64_t n) __attribute__((always_inline)) {
+    if (f.codes) return f.codes->lanes(f.element(l, step), std::max<int64_t>(0, n));
+    return load_lanes(*f.tensor, f.element(l, step), static_cast<__mmask16>(first(n) & f.bits<Masked>(l, step)));
+  };
+  for (int i = 0; i < 16; i++) {
+    Parts parts{};
+    if (f.lanes_are_rows) {
+      if (lane + i < valid) {
+        const __m512 low = numbers(lane + i, k, left), high = left > 16 ? numbers(lane + i, k + 16, left - 16) : _mm512_setzero_ps();
+        parts = split(_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high));
+      }
+    } else if (2 * i < left && lane < valid) {
+      parts = split(numbers(lane, k + 2 * i, valid - lane), 2 * i + 1 < left ? numbers(lane, k + 2 * i + 1, valid - lane) : _mm512_setzero_ps());
+    }
+    for (int p = 0; p < kParts; p++) units[p][i] = parts.of[p];
+  }
+  for (int p = 0; p < kParts; p++) {
+    if (f.lanes_are_rows == by_steps) transpose(units[p]);
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + p * stride + i * row, units[p][i]);
+  }
+}
+
+// Packs `valid` lanes of a factor in parts: a left panel of kTileRows, by lanes, or a right one of `lanes`, by steps.
+template <bool Masked>
+inline void pack_in_parts(const Factor& f, int64_t valid, int64_t lanes, int64_t k, bool by_steps, uint32_t* panel) {
+  for (int64_t step = 0; step < k; step += 2 * kChunk, panel += kParts * lanes * kChunk)
+    for (int64_t lane = 0; lane < lanes; lane += 16)
+      pack_parts<Masked>(f, lane, valid, step, k - step, by_steps, panel + lane * (by_steps ? 1 : kChunk), lanes * kChunk, by_steps ? lanes : kChunk);
+}
+#endif
+
 inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k, Form form, uint32_t* panel) {
+#if defined(__AMX_BF16__)
+  if (form == Form::parts) return f.mask ? pack_in_parts<true>(f, valid, lanes, k, true, panel) : pack_in_parts<false>(f, valid, lanes, k, true, panel);
+#endif
   if (form == Form::tiles) {
     const int64_t steps = steps_of(Form::pairs, k);
     std::fill(panel + steps * lanes, panel + steps_of(form, k) * lanes, 0);
@@ -285,7 +356,10 @@ inline void pack_tile_rows(const Factor& f, int64_t valid, int64_t k, uint32_t* 
 template <int Rows>
 inline void pack_left_panel(const Factor& f, int64_t valid, int64_t k, Form form, uint32_t* panel) {
 #if defined(__AMX_BF16__)
-  if constexpr (Rows == kTileRows) return f.mask ? pack_tile_rows<true>(f, valid, k, panel) : pack_tile_rows<false>(f, valid, k, panel);
+  if constexpr (Rows == kTileRows) {
+    if (form == Form::parts) return f.mask ? pack_in_parts<true>(f, valid, Rows, k, false, panel) : pack_in_parts<false>(f, valid, Rows, k, false, panel);
+    return f.mask ? pack_tile_rows<true>(f, valid, k, panel) : pack_tile_rows<false>(f, valid, k, panel);
+  }
 #endif
   pack_panel(f, valid, Rows, k, form, panel);
 }
@@ -326,6 +400,15 @@ inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b,
   }
 }
 
+#if defined(__AMX_BF16__)
+// Adds the product of two packed panels of so many steps to the sums in tiles.
+template <int Vectors>
+inline void add_panels(Form form, const uint32_t* left, const uint32_t* right, int64_t steps) {
+  if (form == Form::parts) add_parts<Vectors>(left, right, steps / (kParts * kChunk));
+  else add_chunks<Vectors>(left, right, steps / kChunk);
+}
+#endif
+
 // One product of `multiply` into `out` [Rows][Vectors · kLanes], rows `stride` apart; with Accumulate it is added to what is there.
 template <bool Accumulate, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
 inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out, int64_t stride) {
@@ -333,7 +416,8 @@ inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps,
   if constexpr (Rows == kTileRows) {
     if constexpr (Accumulate) load_sums<Vectors>(out, stride);
     else clear_sums<Vectors>();
-    add_chunks<Vectors>(a, b, steps / kChunk, StepStride == Rows ? kPanels<Vectors> : Layout{RowStride, kChunk, Vectors * kLanes});
+    if (StepStride == Rows) add_panels<Vectors>(form, a, b, steps);
+    else add_chunks<Vectors>(a, b, steps / kChunk, {RowStride, kChunk, Vectors * kLanes});
     return store_sums<Vectors>(out, stride);
   }
 #endif
@@ -355,7 +439,7 @@ inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps,
 
 // The form in which a product of these dtypes is computed; a quantised weight is the second.
 inline Form form_of(const Tensor& a, const Tensor& b) {
-  if (a.dtype == DType::f32 && (b.dtype == DType::f32 || is_quantized(b))) return Form::exact;
+  if (a.dtype == DType::f32 && (b.dtype == DType::f32 || is_quantized(b))) return kWide;
   return kNarrow;
 }
 

@@ -1,8 +1,9 @@
 // Matrix products of bf16 in tile registers.
 //
 // A task has a group of column panels, which it packs into the second-level cache, and some rows. Rows of bf16 are read as they lie, 32 at a time:
-// those meet the whole group while they are in the cache. Long products go by blocks of K, their sums kept in between. A low-rank branch is what it
-// is in gemm.cpp: h of all rows first, then a few more steps behind the last ones of K.
+// those meet the whole group while they are in the cache. Other left factors are packed before, a span of K at a time. Long products go by blocks
+// of K, their sums kept in between. A low-rank branch is what it is in gemm.cpp: h of all rows first, then a few more steps behind the last ones
+// of K.
 #include "product.h"
 
 #if defined(__AMX_BF16__)
@@ -12,69 +13,81 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// K of a block, at most, and the bytes of a packed group: a quarter of a second-level cache of 2 MiB.
+// K of a block, at most, and the bytes of a packed group: a quarter of a second-level cache of 2 MiB, or half of it where each byte meets more work.
 constexpr int64_t kDepth = 2048, kGroupBytes = 512 << 10;
-// Bytes of left panels where they have to be packed.
-constexpr int64_t kLeftBytes = 16 << 20;
-constexpr int64_t kTileUnits = kTileRows * kChunk;
+constexpr int64_t kPartsDepth = 768, kPartsGroupBytes = 1 << 20;
+// Rows whose left panels are packed at a time, and bytes of sums kept between spans of K.
+constexpr int64_t kRowBlock = 2048, kPartialBytes = 32 << 20;
 constexpr int64_t kPerChunk = 2 * kChunk;
 constexpr int64_t kSums = kTileRows * kColumns;
 
-// Rows of the left factor and of out, by panels.
+// K in even blocks.
+int64_t depth_of(const Product& p) {
+  const int64_t most = p.form == Form::parts ? kPartsDepth : kDepth, blocks = std::max<int64_t>(1, (p.k + most - 1) / most);
+  return std::max(kPerChunk, round_up((p.k + blocks - 1) / blocks, kPerChunk));
+}
+
+// Rows of the left factor and of out, by panels, and a span of K.
 struct Rows {
   const Product& p;
-  int64_t row, rows;
-  uint32_t* packed;  // panels over all of K: every one, or else the last if it is not whole
-  uint32_t* h;       // panels of the branch
-  bool direct;       // the others are read where they lie
+  int64_t row, rows, k, span;
+  bool direct;        // whole panels are read where they lie
+  uint32_t* packed;   // panels over the span: every one, or else the last if it is not whole
+  uint32_t* h;        // panels of the branch
+  float* h_sums;      // [rows in whole panels][rank in whole panels]
+  float* partial;     // tile by tile, column panels outermost: sums between spans
 
+  bool first() const { return k == 0; }
+  bool last() const { return k + span >= p.k; }
   int64_t panels() const { return (rows + kTileRows - 1) / kTileRows; }
   int64_t valid(int64_t i) const { return std::min<int64_t>(kTileRows, rows - i * kTileRows); }
   bool in_place(int64_t i) const { return direct && valid(i) == kTileRows; }
-  int64_t steps() const { return steps_of(Form::tiles, p.k); }
-  int64_t tail() const { return p.branch ? steps_of(Form::tiles, p.branch->rank) : 0; }
+  int64_t steps() const { return steps_of(p.form, span); }
+  int64_t tail() const { return p.branch ? steps_of(p.form, p.branch->rank) : 0; }
   uint32_t* packed_panel(int64_t i) const { return packed + (direct ? 0 : i * kTileRows * steps()); }
 
-  // Adds rows of panel i, from this K on, times a right panel.
+  // Adds rows of panel i, from this K of the span on, times a right panel.
   template <int Vectors>
-  void add(int64_t i, int64_t k, const uint32_t* right, int64_t chunks) const {
+  void add(int64_t i, int64_t from, const uint32_t* right, int64_t steps) const {
     constexpr Layout panels = kPanels<Vectors>;
-    if (!in_place(i)) return add_chunks<Vectors>(packed_panel(i) + k / kPerChunk * kTileUnits, right, chunks);
-    const auto* x = reinterpret_cast<const uint32_t*>(half_at(*p.a.tensor, p.a.element(row + i * kTileRows, k)));
-    add_chunks<Vectors>(x, right, chunks, {p.a.stride / 2, kChunk, panels.step});
+    if (!in_place(i)) return add_panels<Vectors>(p.form, packed_panel(i) + kTileRows * steps_of(p.form, from), right, steps);
+    const auto* x = reinterpret_cast<const uint32_t*>(half_at(*p.a.tensor, p.a.element(row + i * kTileRows, k + from)));
+    add_chunks<Vectors>(x, right, steps / kChunk, {p.a.stride / 2, kChunk, panels.step});
   }
 };
 
-// h of a panel of rows: x·down, scaled, into its tensor and as a left panel.
-void multiply_branch(const Rows& r, int64_t i, const uint32_t* down, Pool& pool, int thread) {
+// Adds a span's part of h = x·down to the sums of a panel of rows; after the last one h, scaled, goes into its tensor and into a left panel.
+void add_branch(const Rows& r, int64_t i, const uint32_t* down, Pool& pool, int thread) {
   const Product& p = r.p;
   const Branch& branch = *p.branch;
-  const int64_t row = r.row + i * kTileRows, valid = r.valid(i), chunks = r.steps() / kChunk, stride = round_up(branch.rank, kColumns);
-  auto* sums = static_cast<float*>(pool.scratch(thread, 4, kTileRows * stride * sizeof(float)));
+  const int64_t row = r.row + i * kTileRows, valid = r.valid(i), stride = round_up(branch.rank, kColumns);
+  float* sums = r.h_sums + i * kTileRows * stride;
   uint32_t* masked = nullptr;
   if (branch.in) {
     masked = static_cast<uint32_t*>(pool.scratch(thread, 3, kTileRows * r.steps() * 4));
-    Factor f = p.a.at(row, 0);
+    Factor f = p.a.at(row, r.k);
     f.mask = branch.in;
-    pack_left_panel<kTileRows>(f, valid, p.k, p.form, masked);
+    pack_left_panel<kTileRows>(f, valid, r.span, p.form, masked);
   }
   const auto add = [&](auto vectors, int64_t j) {
-    clear_sums<vectors()>();
-    if (masked) add_chunks<vectors()>(masked, down + j * r.steps(), chunks);
-    else r.add<vectors()>(i, 0, down + j * r.steps(), chunks);
+    if (r.first()) clear_sums<vectors()>();
+    else load_sums<vectors()>(sums + j, stride);
+    if (masked) add_panels<vectors()>(p.form, masked, down + j * r.steps(), r.steps());
+    else r.add<vectors()>(i, 0, down + j * r.steps(), r.steps());
     store_sums<vectors()>(sums + j, stride);
   };
   for (int64_t j = 0; j < branch.rank; j += kColumns) {
     if (branch.rank - j <= kLanes) add(std::integral_constant<int, 1>{}, j);
     else add(std::integral_constant<int, 2>{}, j);
   }
+  if (!r.last()) return;
   const float scale = branch.in ? branch.scale * branch.mask_scale : branch.scale;
   for (int64_t j = 0; j < valid * stride; j++) sums[j] *= scale;
   for (int64_t j = 0; j < valid; j++) copy({sums, DType::f32}, j * stride, *branch.h, (row + j) * branch.rank, branch.rank);
   pack_left_panel<kTileRows>(Factor::left(*branch.h, false).at(row, 0), valid, branch.rank, p.form, r.h + i * kTileRows * r.tail());
 }
 
-// Packs what rows have to be packed, and computes h.
+// Packs what rows of a span have to be packed, and computes h.
 void prepare(const Rows& r, Pool& pool) {
   const Product& p = r.p;
   uint32_t* down = nullptr;
@@ -83,7 +96,7 @@ void prepare(const Rows& r, Pool& pool) {
     down = static_cast<uint32_t*>(pool.scratch(0, 2, (rank + kColumns) * r.steps() * 4));
     pool.each((rank + kColumns - 1) / kColumns, [&](int64_t i, int) {
       const int64_t j = i * kColumns, width = rank - j <= kLanes ? kLanes : kColumns;
-      pack_panel(p.branch->down.at(j, 0), std::min<int64_t>(width, rank - j), width, p.k, p.form, down + j * r.steps());
+      pack_panel(p.branch->down.at(j, r.k), std::min<int64_t>(width, rank - j), width, r.span, p.form, down + j * r.steps());
     });
   } else if (r.direct && r.in_place(r.panels() - 1)) {
     return;
@@ -91,8 +104,8 @@ void prepare(const Rows& r, Pool& pool) {
   pool.ranges(r.panels(), 4, [&](int64_t begin, int64_t end, int thread) {
     const TileRegisters registers;
     for (int64_t i = begin; i < end; i++) {
-      if (!r.in_place(i)) pack_left_panel<kTileRows>(p.a.at(r.row + i * kTileRows, 0), r.valid(i), p.k, p.form, r.packed_panel(i));
-      if (p.branch) multiply_branch(r, i, down, pool, thread);
+      if (!r.in_place(i)) pack_left_panel<kTileRows>(p.a.at(r.row + i * kTileRows, r.k), r.valid(i), r.span, p.form, r.packed_panel(i));
+      if (p.branch) add_branch(r, i, down, pool, thread);
     }
   });
 }
@@ -116,11 +129,19 @@ void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, con
     }
 }
 
+// Asks for where a row of a tile's sums will go.
+void prefetch_sums(const Product& p, int64_t row, int64_t column) {
+  const int64_t at = row * p.n + column;
+  if (p.out->dtype == DType::bf16) return __builtin_prefetch(half_at(*p.out, at), 1);
+  __builtin_prefetch(f32_at(*p.out, at), 1);
+  __builtin_prefetch(f32_at(*p.out, at + 16), 1);
+}
+
 // The branch's part of a tile where a mask lies over it, plus the sums so far if there are any.
 void masked_tail(const Rows& r, int64_t i, int64_t column, const uint32_t* up, const float* before, float* sums) {
   const Branch& branch = *r.p.branch;
   clear_sums<2>();
-  add_chunks<2>(r.h + i * kTileRows * r.tail(), up, r.tail() / kChunk);
+  add_panels<2>(r.p.form, r.h + i * kTileRows * r.tail(), up, r.tail());
   store_sums<2>(sums, kColumns);
   const __m512 scale = _mm512_set1_ps(branch.mask_scale);
   for (int64_t j = 0; j < kTileRows; j++)
@@ -165,52 +186,53 @@ void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, uint32_t*
 void multiply_group(const Rows& r, int64_t first, int64_t last, int64_t begin, int64_t end, Pool& pool, int thread) {
   const TileRegisters registers;
   const Product& p = r.p;
-  const int64_t blocks = std::max<int64_t>(1, (p.k + kDepth - 1) / kDepth);
-  const int64_t depth = std::max(kPerChunk, round_up((p.k + blocks - 1) / blocks, kPerChunk));
-  const int64_t width = last - first, panel_units = kColumns * (depth / 2 + r.tail());
+  const int64_t depth = depth_of(p), width = last - first, panel_units = kColumns * (steps_of(p.form, depth) + r.tail());
   auto* right = static_cast<uint32_t*>(pool.scratch(thread, 1, width * panel_units * 4));
-  auto* partial = static_cast<float*>(blocks > 1 ? pool.scratch(thread, 4, (end - begin) * width * kSums * sizeof(float)) : nullptr);
+  // Sums between spans are everyone's, between blocks of one span this task's.
+  const int64_t between = r.partial ? r.panels() : end - begin;
+  float* partial = r.partial ? r.partial + (first * between + begin) * kSums : nullptr;
+  if (!partial && depth < r.span) partial = static_cast<float*>(pool.scratch(thread, 4, width * between * kSums * sizeof(float)));
   const Codes* codes = p.b.codes;
-  const bool shared_scales = codes && !codes->wide && codes->block >= 6 && !p.b.lanes_are_rows && p.n % 64 == 0 && p.k % kPerChunk == 0;
+  const bool shared_scales = p.form == Form::tiles && codes && !codes->wide && codes->block >= 6 && !p.b.lanes_are_rows && p.n % 64 == 0 && p.k % kPerChunk == 0;
   alignas(64) float sums[kSums];
-  for (int64_t k = 0; k == 0 || k < p.k; k += depth) {
-    const int64_t some = std::min(depth, p.k - k), chunks = steps_of(p.form, some) / kChunk;
-    const bool initial = k == 0, final = k + depth >= p.k;
+  for (int64_t k = 0; k == 0 || k < r.span; k += depth) {
+    const int64_t some = std::min(depth, r.span - k), steps = steps_of(p.form, some);
+    const bool initial = r.first() && k == 0, final = r.last() && k + depth >= r.span;
     // Where panels lie side by side, some of K for all of them before the next: that reads memory in longer pieces.
     const int64_t piece = p.b.lanes_are_rows ? some : 64;
     for (int64_t at = 0; at < some; at += piece)
       for (int64_t j = 0; j < width; j++) {
         const int64_t column = (first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
-        uint32_t* panel = right + j * panel_units + kColumns * at / 2;
+        uint32_t* panel = right + j * panel_units + kColumns * steps_of(p.form, at);
         if (shared_scales && column % 64 == 0 && j + 1 < width) {
-          pack_codes(p.b.at(column, k + at), std::min(piece, some - at), panel, panel + panel_units);
+          pack_codes(p.b.at(column, r.k + k + at), std::min(piece, some - at), panel, panel + panel_units);
           j++;
           continue;
         }
-        pack_panel(p.b.at(column, k + at), valid, kColumns, std::min(piece, some - at), p.form, panel);
+        pack_panel(p.b.at(column, r.k + k + at), valid, kColumns, std::min(piece, some - at), p.form, panel);
       }
     if (final && p.branch)
       for (int64_t j = 0; j < width; j++) {
         const int64_t column = (first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
-        pack_panel(p.branch->up.at(column, 0), valid, kColumns, p.branch->rank, p.form, right + j * panel_units + kColumns * kChunk * chunks);
+        pack_panel(p.branch->up.at(column, 0), valid, kColumns, p.branch->rank, p.form, right + j * panel_units + kColumns * steps);
       }
     for (int64_t i = begin; i < end; i++)
       for (int64_t j = 0; j < width; j++) {
         const int64_t row = r.row + i * kTileRows, rows = r.valid(i), column = (first + j) * kColumns;
-        const uint32_t *panel = right + j * panel_units, *up = panel + kColumns * kChunk * chunks;
-        float* kept = partial ? partial + ((i - begin) * width + j) * kSums : nullptr;
+        const uint32_t *panel = right + j * panel_units, *up = panel + kColumns * steps;
+        float* kept = partial ? partial + (j * between + i - begin) * kSums : nullptr;
         const float* before = initial ? nullptr : kept;
         const bool masked = final && p.branch && p.branch->out;
-        if (final && p.out->dtype == DType::bf16)
-          for (int64_t a = 0; a < rows; a++) __builtin_prefetch(half_at(*p.out, (row + a) * p.n + column), 1);
+        if (final)
+          for (int64_t a = 0; a < rows; a++) prefetch_sums(p, row + a, column);
         if (masked) {
           masked_tail(r, i, column, up, before, sums);
           before = sums;
         }
         if (before) load_sums<2>(before, kColumns);
         else clear_sums<2>();
-        r.add<2>(i, k, panel, chunks);
-        if (final && p.branch && !masked) add_chunks<2>(r.h + i * kTileRows * r.tail(), up, r.tail() / kChunk);
+        r.add<2>(i, k, panel, steps);
+        if (final && p.branch && !masked) add_panels<2>(p.form, r.h + i * kTileRows * r.tail(), up, r.tail());
         store_sums<2>(final ? sums : kept, kColumns);
         if (final) store_tile(p, row, column, rows, sums);
       }
@@ -220,24 +242,35 @@ void multiply_group(const Rows& r, int64_t first, int64_t last, int64_t begin, i
 }  // namespace
 
 void multiply_in_tiles(const Product& p, Pool& pool) {
-  const bool direct = p.a.lanes_are_rows && p.a.tensor->dtype == DType::bf16 && p.k % kPerChunk == 0;
-  const int64_t bytes = kTileRows * steps_of(p.form, p.k) * 4;
-  const int64_t most = direct ? p.m : std::max<int64_t>(1, kLeftBytes / std::max<int64_t>(1, bytes)) * kTileRows;
+  const bool direct = p.form == Form::tiles && p.a.lanes_are_rows && p.a.tensor->dtype == DType::bf16 && p.k % kPerChunk == 0;
+  const int64_t depth = depth_of(p), span = direct ? p.k : std::min(depth, p.k), columns = (p.n + kColumns - 1) / kColumns;
+  const bool spans = span < p.k && p.n > 0;
+  const int64_t kept = std::max<int64_t>(1, kPartialBytes / std::max<int64_t>(1, columns * kSums * 4)) * kTileRows;
+  const int64_t most = direct ? p.m : spans ? std::min(kRowBlock, kept) : kRowBlock;
   for (int64_t row = 0; row < p.m; row += most) {
-    Rows r{p, row, std::min(most, p.m - row), nullptr, nullptr, direct};
-    const int64_t panels = r.panels(), columns = (p.n + kColumns - 1) / kColumns;
-    if (!r.in_place(0) || !r.in_place(panels - 1)) r.packed = static_cast<uint32_t*>(pool.scratch(0, 0, (direct ? 1 : panels) * bytes));
-    if (p.branch) r.h = static_cast<uint32_t*>(pool.scratch(0, 5, panels * kTileRows * r.tail() * 4));
-    prepare(r, pool);
-    if (columns == 0) continue;
+    Rows r{.p = p, .row = row, .rows = std::min(most, p.m - row), .k = 0, .span = span, .direct = direct};
+    const int64_t panels = r.panels(), rank = p.branch ? round_up(p.branch->rank, kColumns) : 0;
+    if (!r.in_place(0) || !r.in_place(panels - 1))
+      r.packed = static_cast<uint32_t*>(pool.scratch(0, 0, (direct ? 1 : panels) * kTileRows * r.steps() * 4));
+    if (spans) r.partial = static_cast<float*>(pool.scratch(0, 4, columns * panels * kSums * sizeof(float)));
+    if (p.branch) {
+      r.h = static_cast<uint32_t*>(pool.scratch(0, 5, panels * kTileRows * r.tail() * 4));
+      r.h_sums = static_cast<float*>(pool.scratch(0, 6, panels * kTileRows * rank * sizeof(float)));
+    }
     // As many groups as the cache asks for, at least two for each thread; and where there are fewer columns, parts of the rows.
-    const int64_t fit = std::max<int64_t>(1, kGroupBytes / (std::min(p.k + kPerChunk, kDepth) * kColumns * 2)), threads = pool.threads();
+    const int64_t bytes = p.form == Form::parts ? kPartsGroupBytes : kGroupBytes, threads = pool.threads();
+    const int64_t fit = std::max<int64_t>(1, bytes / (steps_of(p.form, std::min(p.k + kPerChunk, depth)) * kColumns * 4));
     const int64_t groups = std::min(columns, round_up(std::max(2 * threads, (columns + fit - 1) / fit), threads));
-    const int64_t parts = std::min(panels, groups < threads ? (2 * threads + groups - 1) / groups : 1);
-    pool.each(groups * parts, [&](int64_t task, int thread) {
-      const int64_t group = task / parts, part = task % parts;
-      multiply_group(r, columns * group / groups, columns * (group + 1) / groups, panels * part / parts, panels * (part + 1) / parts, pool, thread);
-    });
+    const int64_t parts = std::min(panels, groups < threads ? (2 * threads + groups - 1) / std::max<int64_t>(1, groups) : 1);
+    do {
+      r.span = std::min(span, p.k - r.k);
+      prepare(r, pool);
+      pool.each(groups * parts, [&](int64_t task, int thread) {
+        const int64_t group = task / parts, part = task % parts;
+        multiply_group(r, columns * group / groups, columns * (group + 1) / groups, panels * part / parts, panels * (part + 1) / parts, pool, thread);
+      });
+      r.k += r.span;
+    } while (r.k < p.k);
   }
 }
 

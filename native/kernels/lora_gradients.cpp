@@ -99,7 +99,7 @@ void lora_gradients(const Call& call, Pool& pool) {
     const int64_t begin = task / 2 * chunk;
     const int64_t end = std::min(begin + chunk, rows);
     float* sums = p.sums + task / 2 * stride;
-    if (kHasTiles && p.form == Form::tiles) add_chunk<kTileRows>(p, rank, begin, end, sums, pool, thread);
+    if (in_tiles(p.form)) add_chunk<kTileRows>(p, rank, begin, end, sums, pool, thread);
     else add_chunk<kRankRows>(p, rank, begin, end, sums, pool, thread);
   });
   for (const Product& p : products)

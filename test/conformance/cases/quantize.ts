@@ -70,7 +70,7 @@ function* products(): Generator<Case> {
 function* lowRankProducts(): Generator<Case> {
   for (const kind of kinds) {
     for (const [i, [outputs, inputs, blockSize]] of weights.entries()) {
-      for (const [x, T] of [['bf16', 29] as const, ['f32', 5] as const]) {
+      for (const [x, T] of [['bf16', 29] as const, ['f32', 5] as const, ['f32', 41] as const]) {
         const rank = 4;
         const parameters = {
           ...quantized(kind, [outputs, inputs], blockSize),
