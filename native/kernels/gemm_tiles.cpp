@@ -8,6 +8,7 @@
 
 #if defined(__AMX_BF16__)
 #include <algorithm>
+#include <vector>
 
 namespace lowrank::LOWRANK_ISA {
 
@@ -18,6 +19,8 @@ constexpr int64_t kDepth = 2048, kGroupBytes = 512 << 10;
 constexpr int64_t kPartsDepth = 768, kPartsGroupBytes = 1 << 20;
 // Rows whose left panels are packed at a time, and bytes of sums kept between spans of K.
 constexpr int64_t kRowBlock = 2048, kPartialBytes = 32 << 20;
+// Rows of a part of a task's, at least, and the number of parts, at most.
+constexpr int64_t kPartRows = 512, kMostParts = 4;
 constexpr int64_t kPerChunk = 2 * kChunk;
 constexpr int64_t kSums = kTileRows * kColumns;
 
@@ -182,43 +185,55 @@ void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, uint32_t*
   }
 }
 
-// Panels [first, last) of columns of the rows in panels [begin, end).
-void multiply_group(const Rows& r, int64_t first, int64_t last, int64_t begin, int64_t end, Pool& pool, int thread) {
+// Panels [first, last) of columns.
+struct Group {
+  int64_t first, last;
+  int64_t width() const { return last - first; }
+};
+
+// Packs a group for some of K, and behind the last of it for the branch; panels begin `stride` units apart.
+void pack_group(const Rows& r, Group group, int64_t k, int64_t some, uint32_t* right, int64_t stride) {
+  const Product& p = r.p;
+  const Codes* codes = p.b.codes;
+  const bool shared_scales = p.form == Form::tiles && codes && !codes->wide && codes->block >= 6 && !p.b.lanes_are_rows && p.n % 64 == 0 && p.k % kPerChunk == 0;
+  // Where panels lie side by side, some of K for all of them before the next: that reads memory in longer pieces.
+  const int64_t piece = p.b.lanes_are_rows ? some : 64;
+  for (int64_t at = 0; at < some; at += piece)
+    for (int64_t j = 0; j < group.width(); j++) {
+      const int64_t column = (group.first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
+      uint32_t* panel = right + j * stride + kColumns * steps_of(p.form, at);
+      if (shared_scales && column % 64 == 0 && j + 1 < group.width()) {
+        pack_codes(p.b.at(column, k + at), std::min(piece, some - at), panel, panel + stride);
+        j++;
+        continue;
+      }
+      pack_panel(p.b.at(column, k + at), valid, kColumns, std::min(piece, some - at), p.form, panel);
+    }
+  if (k + some < p.k || !p.branch) return;
+  for (int64_t j = 0; j < group.width(); j++) {
+    const int64_t column = (group.first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
+    pack_panel(p.branch->up.at(column, 0), valid, kColumns, p.branch->rank, p.form, right + j * stride + kColumns * steps_of(p.form, some));
+  }
+}
+
+// A group's columns of the rows in panels [begin, end). Where a span is one block of K, this thread may have packed the group before.
+void multiply_group(const Rows& r, Group group, int64_t begin, int64_t end, bool packed, Pool& pool, int thread) {
   const TileRegisters registers;
   const Product& p = r.p;
-  const int64_t depth = depth_of(p), width = last - first, panel_units = kColumns * (steps_of(p.form, depth) + r.tail());
+  const int64_t depth = depth_of(p), width = group.width(), panel_units = kColumns * (steps_of(p.form, depth) + r.tail());
   auto* right = static_cast<uint32_t*>(pool.scratch(thread, 1, width * panel_units * 4));
   // Sums between spans are everyone's, between blocks of one span this task's.
   const int64_t between = r.partial ? r.panels() : end - begin;
-  float* partial = r.partial ? r.partial + (first * between + begin) * kSums : nullptr;
+  float* partial = r.partial ? r.partial + (group.first * between + begin) * kSums : nullptr;
   if (!partial && depth < r.span) partial = static_cast<float*>(pool.scratch(thread, 4, width * between * kSums * sizeof(float)));
-  const Codes* codes = p.b.codes;
-  const bool shared_scales = p.form == Form::tiles && codes && !codes->wide && codes->block >= 6 && !p.b.lanes_are_rows && p.n % 64 == 0 && p.k % kPerChunk == 0;
   alignas(64) float sums[kSums];
   for (int64_t k = 0; k == 0 || k < r.span; k += depth) {
     const int64_t some = std::min(depth, r.span - k), steps = steps_of(p.form, some);
     const bool initial = r.first() && k == 0, final = r.last() && k + depth >= r.span;
-    // Where panels lie side by side, some of K for all of them before the next: that reads memory in longer pieces.
-    const int64_t piece = p.b.lanes_are_rows ? some : 64;
-    for (int64_t at = 0; at < some; at += piece)
-      for (int64_t j = 0; j < width; j++) {
-        const int64_t column = (first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
-        uint32_t* panel = right + j * panel_units + kColumns * steps_of(p.form, at);
-        if (shared_scales && column % 64 == 0 && j + 1 < width) {
-          pack_codes(p.b.at(column, r.k + k + at), std::min(piece, some - at), panel, panel + panel_units);
-          j++;
-          continue;
-        }
-        pack_panel(p.b.at(column, r.k + k + at), valid, kColumns, std::min(piece, some - at), p.form, panel);
-      }
-    if (final && p.branch)
-      for (int64_t j = 0; j < width; j++) {
-        const int64_t column = (first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
-        pack_panel(p.branch->up.at(column, 0), valid, kColumns, p.branch->rank, p.form, right + j * panel_units + kColumns * steps);
-      }
+    if (!packed) pack_group(r, group, r.k + k, some, right, panel_units);
     for (int64_t i = begin; i < end; i++)
       for (int64_t j = 0; j < width; j++) {
-        const int64_t row = r.row + i * kTileRows, rows = r.valid(i), column = (first + j) * kColumns;
+        const int64_t row = r.row + i * kTileRows, rows = r.valid(i), column = (group.first + j) * kColumns;
         const uint32_t *panel = right + j * panel_units, *up = panel + kColumns * steps;
         float* kept = partial ? partial + (j * between + i - begin) * kSums : nullptr;
         const float* before = initial ? nullptr : kept;
@@ -261,13 +276,19 @@ void multiply_in_tiles(const Product& p, Pool& pool) {
     const int64_t bytes = p.form == Form::parts ? kPartsGroupBytes : kGroupBytes, threads = pool.threads();
     const int64_t fit = std::max<int64_t>(1, bytes / (steps_of(p.form, std::min(p.k + kPerChunk, depth)) * kColumns * 4));
     const int64_t groups = std::min(columns, round_up(std::max(2 * threads, (columns + fit - 1) / fit), threads));
-    const int64_t parts = std::min(panels, groups < threads ? (2 * threads + groups - 1) / std::max<int64_t>(1, groups) : 1);
+    // Parts of the rows let one thread help the other, or give it something to do where there are fewer columns. A group is packed once for all of a
+    // thread's parts.
+    const bool whole = depth >= std::min(span, p.k);
+    const int64_t parts = std::min(panels, groups < threads ? (2 * threads + groups - 1) / std::max<int64_t>(1, groups) : whole ? std::clamp<int64_t>(r.rows / kPartRows, 1, kMostParts) : 1);
     do {
       r.span = std::min(span, p.k - r.k);
       prepare(r, pool);
+      std::vector<int64_t> packed(threads, -1);
       pool.each(groups * parts, [&](int64_t task, int thread) {
-        const int64_t group = task / parts, part = task % parts;
-        multiply_group(r, columns * group / groups, columns * (group + 1) / groups, panels * part / parts, panels * (part + 1) / parts, pool, thread);
+        const int64_t i = task / parts, part = task % parts;
+        multiply_group(r, {columns * i / groups, columns * (i + 1) / groups}, panels * part / parts, panels * (part + 1) / parts, whole && packed[thread] == i,
+                       pool, thread);
+        packed[thread] = i;
       });
       r.k += r.span;
     } while (r.k < p.k);

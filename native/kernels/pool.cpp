@@ -63,8 +63,7 @@ void Pool::run(int64_t tasks, Task task, const void* body) {
   task_ = task;
   body_ = body;
   for (int64_t i = 0; i < threads(); i++) {
-    parts_[i].next.store(tasks * i / threads(), std::memory_order_relaxed);
-    parts_[i].end = tasks * (i + 1) / threads();
+    parts_[i].store({static_cast<int32_t>(tasks * i / threads()), static_cast<int32_t>(tasks * (i + 1) / threads())});
   }
   running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   {
@@ -77,10 +76,9 @@ void Pool::run(int64_t tasks, Task task, const void* body) {
 }
 
 void Pool::drain(int thread) {
-  for (int i = 0; i < threads(); i++) {
-    Part& part = parts_[(thread + i) % threads()];
-    for (int64_t task; (task = part.next.fetch_add(1, std::memory_order_relaxed)) < part.end;) task_(body_, task, thread);
-  }
+  for (int64_t task; (task = parts_[thread].take_first()) >= 0;) task_(body_, task, thread);
+  for (int i = 1; i < threads(); i++)
+    for (int64_t task; (task = parts_[(thread + i) % threads()].take_last()) >= 0;) task_(body_, task, thread);
 }
 
 void Pool::work(int thread) {

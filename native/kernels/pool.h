@@ -21,7 +21,7 @@ class Pool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Runs body(task, thread) for every task in [0, tasks). Of T threads number t begins with its own part of the tasks, [t/T, (t+1)/T), so that
-  // what it wrote in one call lies in its cache in the next; then it helps the others. A result must not depend on who takes which task.
+  // what it wrote in one call lies in its cache in the next; then it helps the others, from their end on. A result must not depend on who takes which task.
   template <class Body>
   void each(int64_t tasks, const Body& body) {
     run(tasks, [](const void* b, int64_t task, int thread) { (*static_cast<const Body*>(b))(task, thread); }, &body);
@@ -60,10 +60,33 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<uint64_t> generation_{0};
-  // What is left of a thread's part of the tasks.
-  struct alignas(64) Part {
-    std::atomic<int64_t> next{0};
-    int64_t end = 0;
+  // What is left of a thread's part of the tasks, [begin, end): it takes the first, those who help it the last.
+  class alignas(64) Part {
+   public:
+    struct Range {
+      int32_t begin, end;
+    };
+    void store(Range range) { left_.store(range, std::memory_order_relaxed); }
+    // The task taken, or −1 where none is left.
+    int64_t take_first() {
+      return take([](Range& range) { return range.begin++; });
+    }
+    int64_t take_last() {
+      return take([](Range& range) { return --range.end; });
+    }
+
+   private:
+    template <class Change>
+    int64_t take(const Change& change) {
+      Range range = left_.load(std::memory_order_relaxed);
+      while (range.begin < range.end) {
+        Range rest = range;
+        const int64_t task = change(rest);
+        if (left_.compare_exchange_weak(range, rest, std::memory_order_relaxed)) return task;
+      }
+      return -1;
+    }
+    std::atomic<Range> left_{Range{0, 0}};
   };
   std::vector<Part> parts_;
   std::atomic<int> running_{0};
