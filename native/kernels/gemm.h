@@ -279,45 +279,67 @@ inline Parts split(__m512 low, __m512 high) {
   return parts;
 }
 
-// One chunk of sixteen lanes in parts, `left` elements of K: by steps, or else by lanes. Part p begins p · stride units behind the first, its rows are `row` units apart.
-template <bool Masked>
-inline void pack_parts(const Factor& f, int64_t lane, int64_t valid, int64_t k, int64_t left, bool by_steps, uint32_t* out, int64_t stride, int64_t row) {
+// One chunk of sixteen lanes in parts, `left` elements of K: by steps, or else by lanes. Part p begins p · stride units behind the first, its rows
+// are `row` units apart. With Plain all of it is there, in f32 and without a mask.
+template <bool Masked, bool Plain, bool Rows, bool BySteps>
+inline void pack_parts(const Factor& f, int64_t lane, int64_t valid, int64_t k, int64_t left, uint32_t* __restrict out, int64_t stride, int64_t row) {
+  constexpr bool transposed = Rows == BySteps;
   const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
   __m512i units[kParts][16];
   const auto numbers = [&](int64_t l, int64_t step, int64_t n) __attribute__((always_inline)) {
-    if (f.codes) return f.codes->lanes(f.element(l, step), std::max<int64_t>(0, n));
+    if constexpr (Plain) return _mm512_loadu_ps(f32_at(*f.tensor, f.element(l, step)));
+    if (n <= 0) return _mm512_setzero_ps();
+    if (f.codes) return f.codes->lanes(f.element(l, step), n);
     return load_lanes(*f.tensor, f.element(l, step), static_cast<__mmask16>(first(n) & f.bits<Masked>(l, step)));
   };
+#pragma GCC unroll 16
   for (int i = 0; i < 16; i++) {
     Parts parts{};
-    if (f.lanes_are_rows) {
-      if (lane + i < valid) {
-        const __m512 low = numbers(lane + i, k, left), high = left > 16 ? numbers(lane + i, k + 16, left - 16) : _mm512_setzero_ps();
-        parts = split(_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high));
-      }
-    } else if (2 * i < left && lane < valid) {
-      parts = split(numbers(lane, k + 2 * i, valid - lane), 2 * i + 1 < left ? numbers(lane, k + 2 * i + 1, valid - lane) : _mm512_setzero_ps());
+    if constexpr (Rows) {
+      const int64_t n = Plain || lane + i < valid ? left : 0;
+      const __m512 low = numbers(lane + i, k, n), high = numbers(lane + i, k + 16, n - 16);
+      parts = split(_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high));
+    } else {
+      const auto step = [&](int at) { return numbers(lane, k + at, at < left ? valid - lane : 0); };
+      parts = split(step(2 * i), step(2 * i + 1));
     }
-    for (int p = 0; p < kParts; p++) units[p][i] = parts.of[p];
+#pragma GCC unroll 3
+    for (int p = 0; p < kParts; p++) {
+      if constexpr (transposed) units[p][i] = parts.of[p];
+      else _mm512_storeu_si512(out + p * stride + i * row, parts.of[p]);
+    }
   }
-  for (int p = 0; p < kParts; p++) {
-    if (f.lanes_are_rows == by_steps) transpose(units[p]);
-    for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + p * stride + i * row, units[p][i]);
-  }
+  if constexpr (transposed)
+    for (int p = 0; p < kParts; p++) {
+      transpose(units[p]);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + p * stride + i * row, units[p][i]);
+    }
 }
 
 // Packs `valid` lanes of a factor in parts: a left panel of kTileRows, by lanes, or a right one of `lanes`, by steps.
-template <bool Masked>
-inline void pack_in_parts(const Factor& f, int64_t valid, int64_t lanes, int64_t k, bool by_steps, uint32_t* panel) {
+template <bool Masked, bool Rows, bool BySteps>
+inline void pack_in_parts(const Factor& f, int64_t valid, int64_t lanes, int64_t k, uint32_t* panel) {
+  const bool plain = !f.mask && !f.codes && f.tensor->dtype == DType::f32;
+  const int64_t row = BySteps ? lanes : kChunk;
   for (int64_t step = 0; step < k; step += 2 * kChunk, panel += kParts * lanes * kChunk)
-    for (int64_t lane = 0; lane < lanes; lane += 16)
-      pack_parts<Masked>(f, lane, valid, step, k - step, by_steps, panel + lane * (by_steps ? 1 : kChunk), lanes * kChunk, by_steps ? lanes : kChunk);
+    for (int64_t lane = 0; lane < lanes; lane += 16) {
+      uint32_t* out = panel + lane * (BySteps ? 1 : kChunk);
+      if (plain && k - step >= 2 * kChunk && valid - lane >= 16) pack_parts<false, true, Rows, BySteps>(f, lane, valid, step, k - step, out, lanes * kChunk, row);
+      else pack_parts<Masked, false, Rows, BySteps>(f, lane, valid, step, k - step, out, lanes * kChunk, row);
+    }
+}
+
+template <bool BySteps>
+inline void pack_in_parts(const Factor& f, int64_t valid, int64_t lanes, int64_t k, uint32_t* panel) {
+  if (f.lanes_are_rows) f.mask ? pack_in_parts<true, true, BySteps>(f, valid, lanes, k, panel) : pack_in_parts<false, true, BySteps>(f, valid, lanes, k, panel);
+  else f.mask ? pack_in_parts<true, false, BySteps>(f, valid, lanes, k, panel) : pack_in_parts<false, false, BySteps>(f, valid, lanes, k, panel);
 }
 #endif
 
 inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k, Form form, uint32_t* panel) {
 #if defined(__AMX_BF16__)
-  if (form == Form::parts) return f.mask ? pack_in_parts<true>(f, valid, lanes, k, true, panel) : pack_in_parts<false>(f, valid, lanes, k, true, panel);
+  if (form == Form::parts) return pack_in_parts<true>(f, valid, lanes, k, panel);
 #endif
   if (form == Form::tiles) {
     const int64_t steps = steps_of(Form::pairs, k);
@@ -357,7 +379,7 @@ template <int Rows>
 inline void pack_left_panel(const Factor& f, int64_t valid, int64_t k, Form form, uint32_t* panel) {
 #if defined(__AMX_BF16__)
   if constexpr (Rows == kTileRows) {
-    if (form == Form::parts) return f.mask ? pack_in_parts<true>(f, valid, Rows, k, false, panel) : pack_in_parts<false>(f, valid, Rows, k, false, panel);
+    if (form == Form::parts) return pack_in_parts<false>(f, valid, Rows, k, panel);
     return f.mask ? pack_tile_rows<true>(f, valid, k, panel) : pack_tile_rows<false>(f, valid, k, panel);
   }
 #endif
