@@ -26,7 +26,7 @@ float weights_row(const Geometry& g, const float* scores, float shift, int64_t l
     const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + j), _mm512_set1_ps(g.scale * kLog2E), _mm512_set1_ps(shift * kLog2E));
     const __m512 p = _mm512_maskz_mov_ps(seen, exp2_lanes(x));
     sum = _mm512_add_ps(sum, p);
-    if (halves(g.form)) _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j / 2), round_lanes(p));
+    if (g.form >= Form::pairs) _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j / 2), round_lanes(p));
     else _mm512_storeu_ps(row + j, as_factor(g.form, p));
   });
   return _mm512_reduce_add_ps(sum);
@@ -56,12 +56,8 @@ void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Pack
 #if defined(__AMX_BF16__)
     if constexpr (Rows == kTileRows) {
       clear_sums<2>();
-      for (int64_t key = begin; key < end; key += kSpan, span += Rows * g.span_steps()) {
-        const uint32_t* panel = values.columns(t, key, d);
-        const int64_t steps = steps_of(g.form, std::min(kSpan, end - key));
-        if (g.form == Form::parts) add_panels<2>(g.form, span, panel, steps);
-        else add_chunks<2>(span, panel, steps / kChunk, {kRowUnits<true>, kChunk, kColumns});
-      }
+      for (int64_t key = begin; key < end; key += kSpan, span += Rows * kRowUnits<true>)
+        add_chunks<2>(span, values.columns(t, key, d), steps_of(g.form, std::min(kSpan, end - key)) / kChunk, {kRowUnits<true>, kChunk, kColumns});
       store_sums<2>(out + d, g.padded);
       for (int r = 0; r < Rows; r++)
         for (int i = 0; i < kColumns; i++) out[r * g.padded + d + i] *= factors[r];
@@ -93,14 +89,14 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
       uint32_t *queries, *weights;
       char* end;
     } s{c.take<float>(Rows * g.width), c.take<float>(size), c.take<float>(Rows * g.padded), c.take<uint32_t>(Rows * g.steps()),
-        c.take<uint32_t>(g.form >= Form::pairs ? size / kSpan * g.span_steps() : 0), nullptr};
+        c.take<uint32_t>(g.form >= Form::pairs ? size / 2 : 0), nullptr};
     s.end = c.next;
     return s;
   };
   const auto s = carve(static_cast<char*>(pool.scratch(thread, 1, carve(nullptr).end - static_cast<char*>(nullptr))));
   // Scores and weights lie span by span, rows of kSpan keys.
-  uint32_t* weights = halves(g.form) ? s.weights : reinterpret_cast<uint32_t*>(s.scores);
-  const int64_t row_units = halves(g.form) ? kRowUnits<true> : kRowUnits<false>, per_chunk = Rows == kTileRows ? 2 * kChunk : 1;
+  uint32_t* weights = g.form >= Form::pairs ? s.weights : reinterpret_cast<uint32_t*>(s.scores);
+  const int64_t row_units = g.span_steps(), per_chunk = Rows == kTileRows ? 2 * kChunk : 1;
   [[maybe_unused]] const TileRegisters registers;
   for (int64_t row = t.begin; row < t.end; row += Rows) {
     const int64_t n = std::min<int64_t>(Rows, t.end - row);
@@ -124,12 +120,7 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
       *f32_at(call.outputs[o_lse], g.query_row(t, row + r)) = shift + std::log(sum);
       inverse[r] = 1.f / sum;
     }
-    if (g.form == Form::parts)
-      for (int64_t key = 0; key < end - begin; key += kSpan) {
-        const Tensor span = matrix(s.scores + key * Rows, Rows, kSpan);
-        pack_left_panel<Rows>({&span, true, kSpan}, n, std::min(kSpan, end - begin - key), g.form, s.weights + key / kSpan * Rows * g.span_steps());
-      }
-    if (kHasPairs && g.form >= Form::pairs) weigh<Rows, kHasPairs>(g, t, s.weights, values, begin, end, inverse, s.sums);
+    if (kHasPairs && g.form >= Form::pairs) weigh<Rows, kHasPairs>(g, t, weights, values, begin, end, inverse, s.sums);
     else weigh<Rows, false>(g, t, weights, values, begin, end, inverse, s.sums);
     store_rows(g, t, call.outputs[o_out], row, n, s.sums);
   }

@@ -53,7 +53,7 @@ struct Geometry {
     padded = round_up(width, kColumns);
     scale = static_cast<float>(attributes[1]);
     window = static_cast<int64_t>(attributes[2]);
-    form = q.dtype == DType::f32 && k.dtype == DType::f32 && v.dtype == DType::f32 ? kWide : kNarrow;
+    form = q.dtype == DType::f32 && k.dtype == DType::f32 && v.dtype == DType::f32 ? Form::exact : kNarrow;
     expect(table.dtype == DType::i32 && table.rank == 2 && table.shape[1] == 4, "segments [S, 4] i32");
     const auto* s = static_cast<const int32_t*>(table.data);
     int64_t query = 0;
@@ -162,27 +162,24 @@ inline void each_lanes(int64_t lo, int64_t hi, int64_t n, const Step& step) {
   }
 }
 
-// As a factor of this form, which is not of halves, holds it.
+// As a factor of this form, which is not pairs, holds it.
 inline __m512 as_factor(Form form, __m512 x) {
-  return form != Form::rounded ? x : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(round_lanes(x)), 16));
+  return form == Form::exact ? x : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(round_lanes(x)), 16));
 }
 #endif
 
-inline float as_factor(Form form, float x) { return form != Form::rounded ? x : from_bf16(to_bf16(x)); }
-
-// Weights are written as rows of bf16, or else of f32.
-inline bool halves(Form form) { return form == Form::pairs || form == Form::tiles; }
+inline float as_factor(Form form, float x) { return form == Form::exact ? x : from_bf16(to_bf16(x)); }
 
 // Weights are the left factor of products, which read them where they were written, a span at a time. By rows, unit (row, step along the keys) of
 // rows of kSpan keys: a row of bf16 where products are of pairs, else of f32. By steps, unit (key, step along the rows) of steps of kSpan keys:
-// pairs of rows, each with each, or else the same as by rows. In parts they are packed from the rows of f32.
+// pairs of rows, each with each, or else the same as by rows.
 template <bool Pairs>
 inline constexpr int64_t kRowUnits = Pairs ? kSpan / 2 : kSpan;
 
 // Runs body with the rows of a tile of this form, as a constant.
 template <class Body>
 void with_rows(Form form, const Body& body) {
-  if (in_tiles(form)) body(std::integral_constant<int, kTileRows>{});
+  if (kHasTiles && form == Form::tiles) body(std::integral_constant<int, kTileRows>{});
   else body(std::integral_constant<int, kRows>{});
 }
 

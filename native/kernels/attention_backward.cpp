@@ -17,7 +17,6 @@ struct Block {
   float *scores, *dp;             // [Rows][kSpan keys] of a tile: q·k, dout·v
   uint32_t *p, *ds;               // by steps: the weights of all rows, and the gradients of the scores
   uint32_t* ds_rows;              // by rows: those of a tile
-  uint32_t* panel;                // in parts: of kColumns keys over the rows, or of kColumns rows over the width
   float* dq;                      // [kSpan][padded]
   float lse[kSpan] = {}, delta[kSpan] = {};
 
@@ -29,23 +28,10 @@ struct Block {
     for (float** tile : {&scores, &dp}) *tile = c.take<float>(Rows * kSpan);
     for (uint32_t** steps : {&p, &ds}) *steps = c.take<uint32_t>(g.span_steps() * kSpan);
     ds_rows = c.take<uint32_t>(Rows * g.span_steps());
-    panel = c.take<uint32_t>(g.form == Form::parts ? kColumns * std::max(g.span_steps(), g.steps()) : 0);
     dq = c.take<float>(kSpan * g.padded);
     return c.next;
   }
 };
-
-// Row r of x times that of y.
-float dot_rows(const Geometry& g, const Tensor& x, const Tensor& y, int64_t r) {
-  float sum = 0, widened[2][kBlock];
-  for (int64_t d = 0; d < g.width; d += kBlock) {
-    const int64_t count = std::min(kBlock, g.width - d);
-    const float *a = load(x, r * g.width + d, count, widened[0]), *b = load(y, r * g.width + d, count, widened[1]);
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < count; i++) sum += a[i] * b[i];
-  }
-  return sum;
-}
 
 template <int Rows>
 void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row, int64_t n, Block<Rows>& b) {
@@ -64,28 +50,25 @@ void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row,
   };
   pack(q, b.q_tiles, b.q_depth);
   pack(dout, b.dout_tiles, b.dout_depth);
-  for (int64_t r = 0; r < n; r++) b.lse[r] = *f32_at(call.inputs[i_lse], g.query_row(t, row + r));
-  if (g.form == Form::parts) {
-    // By the products that dout·v is made of: where a row sees one key, out is v and the difference is 0.
-    for (int64_t r = 0; r < n; r += Rows) {
-      pack_panel({&out, true, g.width, r}, std::min<int64_t>(Rows, n - r), kColumns, g.width, g.form, b.panel);
-      tile<false, Rows, 2>(g.form, b.dout_tiles + r * g.steps(), b.panel, g.steps(), b.scores, kSpan);
-      for (int64_t i = 0; i < std::min<int64_t>(Rows, n - r); i++) b.delta[r + i] = b.scores[i * kSpan + i];
+  for (int64_t r = 0; r < n; r++) {
+    b.lse[r] = *f32_at(call.inputs[i_lse], g.query_row(t, row + r));
+    float sum = 0, x[kBlock], y[kBlock];
+    for (int64_t d = 0; d < g.width; d += kBlock) {
+      const int64_t count = std::min(kBlock, g.width - d);
+      const float *a = load(dout, r * g.width + d, count, x), *c = load(out, r * g.width + d, count, y);
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = 0; i < count; i++) sum += a[i] * c[i];
     }
-  } else {
-    for (int64_t r = 0; r < n; r++) b.delta[r] = dot_rows(g, dout, out, r);
+    b.delta[r] = sum;
   }
   std::fill_n(b.dq, kSpan * g.padded, 0.f);
 }
-
-// Steps of so many rows of weights.
-int64_t row_steps(const Geometry& g, int64_t rows) { return halves(g.form) ? rows / 2 : rows; }
 
 // The weights p = exp(scale · score − lse) and gradients ds = scale · p · (dout·v − delta) of a tile, rows r … r + Rows of the block: of row i
 // those of the keys [lo[i], hi[i]) of a span, 0 in the rest of its first `count`.
 template <int Rows>
 void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64_t* hi, int64_t count, Block<Rows>& b) {
-  uint32_t *p = b.p + kSpan * row_steps(g, r), *ds = b.ds + kSpan * row_steps(g, r);
+  uint32_t *p = b.p + kSpan * steps_of(g.form, r), *ds = b.ds + kSpan * steps_of(g.form, r);
 #if defined(__AVX512F__)
   struct Pair {
     __m512 p, ds;
@@ -98,7 +81,7 @@ void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64
     return Pair{weight, _mm512_mul_ps(_mm512_mul_ps(weight, _mm512_set1_ps(g.scale)), slope)};
   };
 #if defined(__AVX512BF16__)
-  if (halves(g.form)) {
+  if (g.form >= Form::pairs) {
     alignas(64) static constexpr auto order = [] {
       std::array<uint16_t, 32> o{};
       for (int i = 0; i < 16; i++) o[2 * i] = static_cast<uint16_t>(i), o[2 * i + 1] = static_cast<uint16_t>(16 + i);
@@ -145,8 +128,9 @@ template <int Rows>
 bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const Packed& values, const Packed& depth, int64_t row, int64_t r,
                    int64_t n, int64_t key, int64_t count, Block<Rows>& b) {
   const int64_t end = std::min(count, g.last_key(t, row + r + n - 1) - key);
+  const bool pairs = g.form >= Form::pairs;
   if (end <= 0 || g.first_key(t, row + r) >= key + count) {
-    for (uint32_t* steps : {b.p, b.ds}) std::fill_n(steps + kSpan * row_steps(g, r), kSpan * row_steps(g, Rows), 0);
+    for (uint32_t* steps : {b.p, b.ds}) std::fill_n(steps + kSpan * steps_of(g.form, r), kSpan * steps_of(g.form, Rows), 0);
     return false;
   }
   for (int64_t i = 0; i < end; i += kColumns) {
@@ -159,46 +143,37 @@ bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const P
     hi[i] = std::clamp<int64_t>(g.last_key(t, row + r + i) - key, lo[i], count);
   }
   tile_gradients(g, r, lo, hi, Rows == kTileRows ? round_up(count, kColumns) : count, b);
-  if (g.form == Form::parts) {
-    const Tensor ds = matrix(reinterpret_cast<float*>(b.ds) + r * kSpan, Rows, kSpan);
-    pack_left_panel<Rows>({&ds, true, kSpan}, Rows, end, g.form, b.ds_rows);
-  }
   for (int64_t d = 0; d < g.width; d += kColumns) {
     float* dq = b.dq + r * g.padded + d;
     const uint32_t* panel = depth.columns(t, key, d);
-    if (g.form == Form::parts) tile<true, Rows, 2>(g.form, b.ds_rows, panel, steps_of(g.form, end), dq, g.padded);
-    else if (halves(g.form)) tile<true, Rows, 2, kRowUnits<true>, 1>(g.form, b.ds_rows, panel, steps_of(g.form, end), dq, g.padded);
+    if (pairs) tile<true, Rows, 2, kRowUnits<true>, 1>(g.form, b.ds_rows, panel, steps_of(g.form, end), dq, g.padded);
     else tile<true, Rows, 2, kRowUnits<false>, 1>(g.form, b.ds + r * kSpan, panel, steps_of(g.form, end), dq, g.padded);
   }
   return true;
 }
 
 // Sums over rows, for all keys of a task: [keys][padded], or of tiles, [padded][keys].
-int64_t key_stride(const Geometry& g, const Task& t) { return in_tiles(g.form) ? round_up(t.segment->keys, kSpan) : g.padded; }
+int64_t key_stride(const Geometry& g, const Task& t) { return g.form == Form::tiles ? round_up(t.segment->keys, kSpan) : g.padded; }
 
 // out += squareᵀ · x for the keys [key, key + count), with the square by steps and x packed over the block's n rows.
 template <int Rows>
-void add_transposed(const Geometry& g, const Task& t, const Block<Rows>& b, uint32_t* square, const uint32_t* depth, int64_t n, int64_t key, int64_t count, float* out) {
-  const int64_t stride = key_stride(g, t), steps = steps_of(g.form, n), panel = g.span_steps();
+void add_transposed(const Geometry& g, const Task& t, const uint32_t* square, const uint32_t* depth, int64_t n, int64_t key, int64_t count, float* out) {
+  const int64_t stride = key_stride(g, t), steps = steps_of(g.form, n);
+  for (int64_t d = 0; d < g.width; d += kColumns, depth += kColumns * g.span_steps()) {
 #if defined(__AMX_BF16__)
-  if constexpr (Rows == kTileRows) {
-    const Tensor rows = matrix(reinterpret_cast<float*>(square), kSpan, kSpan);
-    for (int64_t i = 0; i < count; i += kColumns) {
-      if (g.form == Form::parts) pack_panel({&rows, false, kSpan, i}, kColumns, kColumns, n, g.form, b.panel);
-      for (int64_t d = 0; d < g.width; d += kColumns) {
+    if constexpr (Rows == kTileRows) {
+      for (int64_t i = 0; i < count; i += kColumns) {
         float* sums = out + d * stride + key + i;
         load_sums<2>(sums, stride);
-        if (g.form == Form::parts) add_panels<2>(g.form, depth + d * panel, b.panel, steps);
-        else add_chunks<2>(depth + d * panel, square + i, steps / kChunk, {kChunk, Rows * kChunk, kSpan});
+        add_chunks<2>(depth, square + i, steps / kChunk, {kChunk, Rows * kChunk, kSpan});
         store_sums<2>(sums, stride);
       }
+      continue;
     }
-    return;
-  }
 #endif
-  for (int64_t d = 0; d < g.width; d += kColumns)
     for (int64_t i = 0; i < count; i += Rows)
-      tile<true, Rows, 2, 1, kSpan>(g.form, square + i, depth + d * panel, steps, out + (key + i) * stride + d, stride);
+      tile<true, Rows, 2, 1, kSpan>(g.form, square + i, depth, steps, out + (key + i) * stride + d, stride);
+  }
 }
 
 template <int Rows>
@@ -221,8 +196,8 @@ void backward(const Geometry& g, const Task& t, const Call& call, const Packed& 
         seen |= backward_tile(g, t, keys, values, depth, row, r, std::min<int64_t>(Rows, n - r), key, count, b);
       if (!seen) continue;
       const int64_t visible = std::min(count, end - key);
-      add_transposed(g, t, b, b.p, b.dout_depth, n, key, visible, t.dv);
-      add_transposed(g, t, b, b.ds, b.q_depth, n, key, visible, t.dk);
+      add_transposed<Rows>(g, t, b.p, b.dout_depth, n, key, visible, t.dv);
+      add_transposed<Rows>(g, t, b.ds, b.q_depth, n, key, visible, t.dk);
     }
     store_rows(g, t, call.outputs[attention_backward_op::o_dq], row, n, b.dq);
   }
@@ -252,7 +227,7 @@ void store_key_rows(const Geometry& g, const Task& t, const float* sums, const T
     copy(matrix(const_cast<float*>(row), 1, g.padded), 0, out, ((t.segment->key + key) * g.groups + t.group) * g.width, g.width);
   };
 #if defined(__AMX_BF16__)
-  if (in_tiles(g.form)) {
+  if (g.form == Form::tiles) {
     const int64_t stride = key_stride(g, t);
     std::vector<float> rows(16 * g.padded);
     for (int64_t key = 0; key < t.segment->keys; key += 16) {

@@ -279,15 +279,16 @@ void multiply_in_tiles(const Product& p, Pool& pool) {
     // Parts of the rows let one thread help the other, or give it something to do where there are fewer columns. A group is packed once for all of a
     // thread's parts.
     const bool whole = depth >= std::min(span, p.k);
-    const int64_t parts = std::min(panels, groups < threads ? (2 * threads + groups - 1) / std::max<int64_t>(1, groups) : whole ? std::clamp<int64_t>(r.rows / kPartRows, 1, kMostParts) : 1);
+    const int64_t few = (2 * threads + groups - 1) / std::max<int64_t>(1, groups), some = std::clamp<int64_t>(r.rows / kPartRows, 1, kMostParts);
+    const int64_t parts = std::min(panels, groups < threads ? few : whole ? some : 1);
     do {
       r.span = std::min(span, p.k - r.k);
       prepare(r, pool);
       std::vector<int64_t> packed(threads, -1);
       pool.each(groups * parts, [&](int64_t task, int thread) {
         const int64_t i = task / parts, part = task % parts;
-        multiply_group(r, {columns * i / groups, columns * (i + 1) / groups}, panels * part / parts, panels * (part + 1) / parts, whole && packed[thread] == i,
-                       pool, thread);
+        const Group group{columns * i / groups, columns * (i + 1) / groups};
+        multiply_group(r, group, panels * part / parts, panels * (part + 1) / parts, whole && packed[thread] == i, pool, thread);
         packed[thread] = i;
       });
       r.k += r.span;

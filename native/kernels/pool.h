@@ -21,7 +21,8 @@ class Pool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Runs body(task, thread) for every task in [0, tasks). Of T threads number t begins with its own part of the tasks, [t/T, (t+1)/T), so that
-  // what it wrote in one call lies in its cache in the next; then it helps the others, from their end on. A result must not depend on who takes which task.
+  // what it wrote in one call lies in its cache in the next; then it helps the others, from their end on. A result must not depend on who takes which
+  // task; there are less than 2³¹ of them.
   template <class Body>
   void each(int64_t tasks, const Body& body) {
     run(tasks, [](const void* b, int64_t task, int thread) { (*static_cast<const Body*>(b))(task, thread); }, &body);
