@@ -14,9 +14,8 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// K of a block, at most, and the bytes of a packed group: a quarter of a second-level cache of 2 MiB, or half of it where each byte meets more work.
-constexpr int64_t kDepth = 2048, kGroupBytes = 512 << 10;
-constexpr int64_t kPartsDepth = 768, kPartsGroupBytes = 1 << 20;
+// K of a block, at most, and the bytes of a packed group: half of a second-level cache of 2 MiB.
+constexpr int64_t kDepth = 2048, kPartsDepth = 768, kGroupBytes = 1 << 20;
 // Rows whose left panels are packed at a time, and bytes of sums kept between spans of K.
 constexpr int64_t kRowBlock = 2048, kPartialBytes = 32 << 20;
 // Rows of a part of a task's, at least, and the number of parts, at most.
@@ -272,10 +271,9 @@ void multiply_in_tiles(const Product& p, Pool& pool) {
       r.h = static_cast<uint32_t*>(pool.scratch(0, 5, panels * kTileRows * r.tail() * 4));
       r.h_sums = static_cast<float*>(pool.scratch(0, 6, panels * kTileRows * rank * sizeof(float)));
     }
-    // As many groups as the cache asks for, at least two for each thread; and where there are fewer columns, parts of the rows.
-    const int64_t bytes = p.form == Form::parts ? kPartsGroupBytes : kGroupBytes, threads = pool.threads();
-    const int64_t fit = std::max<int64_t>(1, bytes / (steps_of(p.form, std::min(p.k + kPerChunk, depth)) * kColumns * 4));
-    const int64_t groups = std::min(columns, round_up(std::max(2 * threads, (columns + fit - 1) / fit), threads));
+    // As many groups as the cache asks for, at least one for each thread.
+    const int64_t threads = pool.threads(), fit = std::max<int64_t>(1, kGroupBytes / (steps_of(p.form, std::min(p.k + kPerChunk, depth)) * kColumns * 4));
+    const int64_t groups = std::min(columns, round_up((columns + fit - 1) / fit, threads));
     // Parts of the rows let one thread help the other, or give it something to do where there are fewer columns. A group is packed once for all of a
     // thread's parts.
     const bool whole = depth >= std::min(span, p.k);
