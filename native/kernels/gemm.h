@@ -258,24 +258,19 @@ struct Parts {
   __m512i of[kParts];
 };
 inline Parts split(__m512 low, __m512 high) {
-  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000)), half = _mm512_set1_epi32(0x8000);
-  const auto pairs = [&] {
-    return _mm512_ternarylogic_epi32(upper, _mm512_castps_si512(high), _mm512_srli_epi32(_mm512_castps_si512(low), 16), 0xea);  // (upper & high) | low
-  };
-  const auto subtract = [&](__m512& x, __m512i rounded) { x = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(rounded, upper))); };
   Parts parts;
-  parts.of[0] = pairs();
-  subtract(low, _mm512_castps_si512(low));
-  subtract(high, _mm512_castps_si512(high));
-  const __m512 rest[] = {low, high};
-  low = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(low), half));
-  high = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(high), half));
-  parts.of[1] = pairs();
-  const __m512 middle[] = {low, high};
-  low = rest[0], high = rest[1];
-  subtract(low, _mm512_castps_si512(middle[0]));
-  subtract(high, _mm512_castps_si512(middle[1]));
-  parts.of[2] = pairs();
+#pragma GCC unroll 3
+  for (int p = 0; p < kParts; p++) {
+    const auto upper = [&](__m512 x) {
+      // Rounded where there is no overflow, so that what is left out has either sign.
+      const __m512i bits = p == 1 ? _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000)) : _mm512_castps_si512(x);
+      return _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
+    };
+    const __m512i a = upper(low), b = upper(high);
+    parts.of[p] = _mm512_or_si512(b, _mm512_srli_epi32(a, 16));
+    low = _mm512_sub_ps(low, _mm512_castsi512_ps(a));
+    high = _mm512_sub_ps(high, _mm512_castsi512_ps(b));
+  }
   return parts;
 }
 
