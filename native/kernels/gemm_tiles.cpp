@@ -16,6 +16,8 @@ namespace {
 
 // K of a block, at most, and the bytes of a packed group: half of a second-level cache of 2 MiB.
 constexpr int64_t kDepth = 2048, kPartsDepth = 768, kGroupBytes = 1 << 20;
+// Bytes of packed rows that stay, and of columns that they meet at a time.
+constexpr int64_t kRowsBytes = 640 << 10, kColumnsBytes = 256 << 10;
 // Rows whose left panels are packed at a time, and bytes of sums kept between spans of K.
 constexpr int64_t kRowBlock = 2048, kPartialBytes = 32 << 20;
 // Rows of a part of a task's, at least, and the number of parts, at most.
@@ -191,8 +193,7 @@ struct Group {
 };
 
 // Packs a group for some of K, and behind the last of it for the branch; panels begin `stride` units apart.
-void pack_group(const Rows& r, Group group, int64_t k, int64_t some, uint32_t* right, int64_t stride) {
-  const Product& p = r.p;
+void pack_group(const Product& p, Group group, int64_t k, int64_t some, uint32_t* right, int64_t stride) {
   const Codes* codes = p.b.codes;
   const bool shared_scales = p.form == Form::tiles && codes && !codes->wide && codes->block >= 6 && !p.b.lanes_are_rows && p.n % 64 == 0 && p.k % kPerChunk == 0;
   // Where panels lie side by side, some of K for all of them before the next: that reads memory in longer pieces.
@@ -215,6 +216,28 @@ void pack_group(const Rows& r, Group group, int64_t k, int64_t some, uint32_t* r
   }
 }
 
+// A tile: panel i of rows and the panel of columns from this one on, over `some` of K from k of the span on. `kept` holds its sums before and after.
+void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t some, const uint32_t* right, float* kept) {
+  const Product& p = r.p;
+  const int64_t row = r.row + i * kTileRows, rows = r.valid(i), steps = steps_of(p.form, some);
+  const bool final = r.last() && k + some >= r.span, masked = final && p.branch && p.branch->out;
+  const uint32_t* up = right + kColumns * steps;
+  const float* before = r.first() && k == 0 ? nullptr : kept;
+  alignas(64) float sums[kSums];
+  if (final)
+    for (int64_t a = 0; a < rows; a++) prefetch_sums(p, row + a, column);
+  if (masked) {
+    masked_tail(r, i, column, up, before, sums);
+    before = sums;
+  }
+  if (before) load_sums<2>(before, kColumns);
+  else clear_sums<2>();
+  r.add<2>(i, k, right, steps);
+  if (final && p.branch && !masked) add_panels<2>(p.form, r.h + i * kTileRows * r.tail(), up, r.tail());
+  store_sums<2>(final ? sums : kept, kColumns);
+  if (final) store_tile(p, row, column, rows, sums);
+}
+
 // A group's columns of the rows in panels [begin, end). Where a span is one block of K, this thread may have packed the group before.
 void multiply_group(const Rows& r, Group group, int64_t begin, int64_t end, bool packed, Pool& pool, int thread) {
   const TileRegisters registers;
@@ -225,38 +248,67 @@ void multiply_group(const Rows& r, Group group, int64_t begin, int64_t end, bool
   const int64_t between = r.partial ? r.panels() : end - begin;
   float* partial = r.partial ? r.partial + (group.first * between + begin) * kSums : nullptr;
   if (!partial && depth < r.span) partial = static_cast<float*>(pool.scratch(thread, 4, width * between * kSums * sizeof(float)));
-  alignas(64) float sums[kSums];
   for (int64_t k = 0; k == 0 || k < r.span; k += depth) {
-    const int64_t some = std::min(depth, r.span - k), steps = steps_of(p.form, some);
-    const bool initial = r.first() && k == 0, final = r.last() && k + depth >= r.span;
-    if (!packed) pack_group(r, group, r.k + k, some, right, panel_units);
+    const int64_t some = std::min(depth, r.span - k);
+    if (!packed) pack_group(p, group, r.k + k, some, right, panel_units);
     for (int64_t i = begin; i < end; i++)
-      for (int64_t j = 0; j < width; j++) {
-        const int64_t row = r.row + i * kTileRows, rows = r.valid(i), column = (group.first + j) * kColumns;
-        const uint32_t *panel = right + j * panel_units, *up = panel + kColumns * steps;
-        float* kept = partial ? partial + (j * between + i - begin) * kSums : nullptr;
-        const float* before = initial ? nullptr : kept;
-        const bool masked = final && p.branch && p.branch->out;
-        if (final)
-          for (int64_t a = 0; a < rows; a++) prefetch_sums(p, row + a, column);
-        if (masked) {
-          masked_tail(r, i, column, up, before, sums);
-          before = sums;
-        }
-        if (before) load_sums<2>(before, kColumns);
-        else clear_sums<2>();
-        r.add<2>(i, k, panel, steps);
-        if (final && p.branch && !masked) add_panels<2>(p.form, r.h + i * kTileRows * r.tail(), up, r.tail());
-        store_sums<2>(final ? sums : kept, kColumns);
-        if (final) store_tile(p, row, column, rows, sums);
-      }
+      for (int64_t j = 0; j < width; j++)
+        multiply_tile(r, i, (group.first + j) * kColumns, k, some, right + j * panel_units, partial ? partial + (j * between + i - begin) * kSums : nullptr);
   }
+}
+
+// Where there are more rows than columns and the left factor has to be packed: some rows' panels stay in the second-level cache, and all columns',
+// packed before, pass by.
+void multiply_by_rows(const Product& p, Pool& pool) {
+  const int64_t depth = depth_of(p), panels = (p.m + kTileRows - 1) / kTileRows, columns = (p.n + kColumns - 1) / kColumns;
+  const int64_t rank = p.branch ? p.branch->rank : 0, tail = p.branch ? steps_of(p.form, rank) : 0, padded = round_up(rank, kColumns);
+  const int64_t steps = steps_of(p.form, std::min(depth, round_up(p.k, kPerChunk))), panel_units = kColumns * (steps + tail), blocks = (p.k + depth - 1) / depth;
+  auto* right = static_cast<uint32_t*>(pool.scratch(0, 0, blocks * columns * panel_units * 4));
+  auto* down = static_cast<uint32_t*>(pool.scratch(0, 2, blocks * padded * steps * 4));
+  const int64_t groups = (columns + 3) / 4;
+  pool.each(blocks * groups, [&](int64_t task, int) {
+    const int64_t block = task / groups, k = block * depth, i = task % groups, some = std::min(depth, p.k - k);
+    const Group group{columns * i / groups, columns * (i + 1) / groups};
+    pack_group(p, group, k, some, right + (block * columns + group.first) * panel_units, panel_units);
+    if (i > 0) return;
+    for (int64_t j = 0; j < rank; j += kColumns) {
+      const int64_t width = rank - j <= kLanes ? kLanes : kColumns;
+      pack_panel(p.branch->down.at(j, k), std::min(width, rank - j), width, some, p.form, down + block * padded * steps + j * steps_of(p.form, some));
+    }
+  });
+  const int64_t panel_bytes = kTileRows * steps * 4, threads = pool.threads();
+  const int64_t fit = std::max<int64_t>(1, kRowsBytes / panel_bytes), some = std::max<int64_t>(1, kColumnsBytes / panel_bytes);
+  const int64_t tasks = std::min(panels, round_up((panels + fit - 1) / fit, threads));
+  pool.each(tasks, [&](int64_t task, int thread) {
+    const TileRegisters registers;
+    const int64_t begin = panels * task / tasks, end = panels * (task + 1) / tasks, mine = end - begin, row = begin * kTileRows;
+    const auto scratch = [&](int slot, int64_t units) { return pool.scratch(thread, slot, units * 4); };
+    Rows r{.p = p, .row = row, .rows = std::min(p.m, end * kTileRows) - row, .k = 0, .span = depth, .direct = false};
+    r.packed = static_cast<uint32_t*>(scratch(1, mine * kTileRows * steps));
+    if (blocks > 1) r.partial = static_cast<float*>(scratch(4, columns * mine * kSums));
+    if (p.branch) {
+      r.h = static_cast<uint32_t*>(scratch(5, mine * kTileRows * tail));
+      r.h_sums = static_cast<float*>(scratch(6, mine * kTileRows * padded));
+    }
+    for (int64_t block = 0; block < blocks; block++, r.k += depth) {
+      r.span = std::min(depth, p.k - r.k);
+      for (int64_t i = 0; i < mine; i++) {
+        pack_left_panel<kTileRows>(p.a.at(row + i * kTileRows, r.k), r.valid(i), r.span, p.form, r.packed_panel(i));
+        if (p.branch) add_branch(r, i, down + block * padded * steps, pool, thread);
+      }
+      for (int64_t first = 0; first < columns; first += some)
+        for (int64_t i = 0; i < mine; i++)
+          for (int64_t j = first; j < std::min(columns, first + some); j++)
+            multiply_tile(r, i, j * kColumns, 0, r.span, right + (block * columns + j) * panel_units, r.partial ? r.partial + (j * mine + i) * kSums : nullptr);
+    }
+  });
 }
 
 }  // namespace
 
 void multiply_in_tiles(const Product& p, Pool& pool) {
   const bool direct = p.form == Form::tiles && p.a.lanes_are_rows && p.a.tensor->dtype == DType::bf16 && p.k % kPerChunk == 0;
+  if (!direct && p.m >= 2 * p.n && p.k > 0 && p.n > 0) return multiply_by_rows(p, pool);
   const int64_t depth = depth_of(p), span = direct ? p.k : std::min(depth, p.k), columns = (p.n + kColumns - 1) / kColumns;
   const bool spans = span < p.k && p.n > 0;
   const int64_t kept = std::max<int64_t>(1, kPartialBytes / std::max<int64_t>(1, columns * kSums * 4)) * kTileRows;
