@@ -345,16 +345,16 @@ inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k,
 }
 
 #if defined(__AMX_BF16__)
-// Packs `valid` lanes of a factor into a left panel of kTileRows for tile registers.
-template <bool Masked>
+// Packs `valid` lanes of a factor into a left panel of Rows for tile registers.
+template <int Rows, bool Masked>
 inline void pack_tile_rows(const Factor& f, int64_t valid, int64_t k, uint32_t* __restrict panel) {
-  for (int64_t step = 0; step < k; step += 2 * kChunk, panel += kTileRows * kChunk) {
+  for (int64_t step = 0; step < k; step += 2 * kChunk, panel += Rows * kChunk) {
     if (f.lanes_are_rows) {
-      for (int64_t lane = 0; lane < kTileRows; lane++)
+      for (int64_t lane = 0; lane < Rows; lane++)
         _mm512_storeu_si512(panel + lane * kChunk, lane < valid ? load_units<Masked>(f, lane, step, k - step, Form::pairs) : _mm512_setzero_si512());
       continue;
     }
-    for (int64_t lane = 0; lane < kTileRows; lane += 16) {
+    for (int64_t lane = 0; lane < Rows; lane += kTile) {
       __m512i units[16];
 #pragma GCC unroll 16
       for (int i = 0; i < 16; i++) {
@@ -373,9 +373,9 @@ inline void pack_tile_rows(const Factor& f, int64_t valid, int64_t k, uint32_t* 
 template <int Rows>
 inline void pack_left_panel(const Factor& f, int64_t valid, int64_t k, Form form, uint32_t* panel) {
 #if defined(__AMX_BF16__)
-  if constexpr (Rows == kTileRows) {
+  if constexpr (Rows % kTile == 0) {
     if (form == Form::parts) return pack_in_parts<false>(f, valid, Rows, k, panel);
-    return f.mask ? pack_tile_rows<true>(f, valid, k, panel) : pack_tile_rows<false>(f, valid, k, panel);
+    return f.mask ? pack_tile_rows<Rows, true>(f, valid, k, panel) : pack_tile_rows<Rows, false>(f, valid, k, panel);
   }
 #endif
   pack_panel(f, valid, Rows, k, form, panel);
@@ -390,10 +390,11 @@ inline void prefetch_rows(const Factor& f, int64_t begin, int64_t end, int64_t c
   }
 }
 
-// sums[row][column] += Σ over K of a panel of Rows lanes times one of Vectors · kLanes lanes. The first may also lie in memory as it is: its unit
-// (row, step) is a[row · RowStride + step · StepStride].
+// sums[row][column] += Σ over K of a panel of Rows lanes times one of Vectors · kLanes lanes. Either may also lie in memory as it is: unit (row, step)
+// of the first is a[row · RowStride + step · StepStride], the second's steps are `right_step` units apart.
 template <bool Pairs, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
-inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b, int64_t steps, Lanes (&sums)[Rows][Vectors]) {
+inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b, int64_t steps, Lanes (&sums)[Rows][Vectors],
+                     int64_t right_step = Vectors * kLanes) {
   for (int64_t step = 0; step < steps; step++) {
     Lanes columns[Vectors];
 #pragma GCC unroll 2
@@ -413,7 +414,7 @@ inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b,
       for (int v = 0; v < Vectors; v++) sums[r][v] += row * columns[v];
     }
     a += StepStride;
-    b += Vectors * kLanes;
+    b += right_step;
   }
 }
 
@@ -428,14 +429,14 @@ inline void add_panels(Form form, const uint32_t* left, const uint32_t* right, i
 
 // One product of `multiply` into `out` [Rows][Vectors · kLanes], rows `stride` apart; with Accumulate it is added to what is there.
 template <bool Accumulate, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
-inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out, int64_t stride) {
+inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out, int64_t stride,
+                 int64_t right_step = Vectors * kLanes) {
 #if defined(__AMX_BF16__)
-  if constexpr (Rows == kTileRows) {
-    if constexpr (Accumulate) load_sums<Vectors>(out, stride);
-    else clear_sums<Vectors>();
-    if (StepStride == Rows) add_panels<Vectors>(form, a, b, steps);
-    else add_chunks<Vectors>(a, b, steps / kChunk, {RowStride, kChunk, Vectors * kLanes});
-    return store_sums<Vectors>(out, stride);
+  if constexpr (Rows % kTile == 0) {
+    if constexpr (Accumulate) load_sums<Vectors, Rows>(out, stride);
+    else clear_sums<Vectors, Rows>();
+    add_chunks<Vectors, Rows>(a, b, steps / kChunk, StepStride == Rows ? kPanels<Vectors, Rows> : Layout{RowStride, kChunk, Vectors * kLanes});
+    return store_sums<Vectors, Rows>(out, stride);
   }
 #endif
   Lanes sums[Rows][Vectors];
@@ -446,8 +447,8 @@ inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps,
       sums[r][v] = Lanes{};
       if constexpr (Accumulate) std::memcpy(&sums[r][v], out + r * stride + v * kLanes, sizeof(Lanes));
     }
-  if (kHasPairs && form == Form::pairs) multiply<kHasPairs, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums);
-  else multiply<false, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums);
+  if (kHasPairs && form == Form::pairs) multiply<kHasPairs, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums, right_step);
+  else multiply<false, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums, right_step);
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 2

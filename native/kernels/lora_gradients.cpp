@@ -1,7 +1,7 @@
 // The gradients of a low-rank branch: dA = dhᵀ·x and dB = dyᵀ·h, narrow products over all rows, bound by reading x and dy once.
 //
-// The rows are cut into chunks that do not depend on the number of threads. A chunk's sums stand in scratch; x passes by in blocks of rows,
-// from which panel after panel of columns is packed into the first-level cache, so that memory is read nearly in order.
+// A task has some columns of x or dy and a chunk of their rows. Its sums stay in the first-level cache; f32 is read where it lies, the rest is
+// packed, 32 columns of a block of rows at a time. Chunks do not depend on the number of threads.
 #include <algorithm>
 
 #include "gemm.h"
@@ -10,10 +10,13 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// Rows of a block, and rows and number of the chunks.
-constexpr int64_t kBlockRows = 128, kChunkRows = 256, kMostChunks = 8;
-// Of a tile: ranks are multiples of 8 more often than of 12.
-constexpr int kRankRows = kLanes == 16 ? 8 : kRows;
+// Columns of a task, rows of a block, and rows and number of the chunks.
+constexpr int64_t kTaskColumns = 1024, kBlockRows = 32, kChunkRows = 512, kMostChunks = 8;
+// Sums of one rank are so far from the next's that tiles of them do not share cache sets.
+constexpr int64_t kStride = kTaskColumns + kColumns;
+// Ranks of a product: they are multiples of 8 more often than of 12.
+constexpr int kRanks = kLanes == 16 ? 8 : kRows;
+static_assert(kTaskColumns % kColumns == 0);
 
 // narrowᵀ · wide.
 struct Product {
@@ -22,54 +25,60 @@ struct Product {
   const Tensor* out;
   bool transposed;       // out is [columns, rank], else [rank, columns]
   float alpha;
-  int64_t columns;
+  int64_t rows, columns;
   Form form;
-  float* sums = nullptr;  // of all chunks, [rank][columns], both in whole tiles
+  float* sums = nullptr;  // of all tasks, chunk by chunk: [rank in whole products][kStride]
 
-  int64_t padded() const { return round_up(columns, kColumns); }
+  int64_t rank() const { return narrow->columns(); }
+  int64_t parts() const { return (columns + kTaskColumns - 1) / kTaskColumns; }
+  int64_t width(int64_t part) const { return std::min(kTaskColumns, columns - part * kTaskColumns); }
+  int64_t task_sums() const { return round_up(rank(), form == Form::tiles ? kTile : kRanks) * kStride; }
 };
 
-template <int Rows>
-void add_chunk(const Product& p, int64_t rank, int64_t begin, int64_t end, float* sums, Pool& pool, int thread) {
-  const int64_t tiles = round_up(rank, Rows) / Rows, steps = steps_of(p.form, kBlockRows);
-  auto* left = static_cast<uint32_t*>(pool.scratch(thread, 1, (tiles * Rows + kColumns) * steps * 4));
-  uint32_t* right = left + tiles * Rows * steps;
+template <int Ranks>
+void add_rows(const Product& p, int64_t column, int64_t columns, int64_t begin, int64_t end, float* sums, Pool& pool, int thread) {
+  const int64_t rank = p.rank(), products = round_up(rank, Ranks) / Ranks, steps = steps_of(p.form, kBlockRows);
+  auto* left = static_cast<uint32_t*>(pool.scratch(thread, 1, (products * Ranks + kColumns) * steps * 4));
+  uint32_t* packed = left + products * Ranks * steps;
+  const bool in_place = p.form == Form::exact && !p.wide.mask && p.wide.tensor->dtype == DType::f32;
   [[maybe_unused]] const TileRegisters registers;
-  std::fill_n(sums, tiles * Rows * p.padded(), 0.f);
+  std::fill_n(sums, p.task_sums(), 0.f);
   for (int64_t row = begin; row < end; row += kBlockRows) {
     const int64_t rows = std::min(kBlockRows, end - row);
-    for (int64_t i = 0; i < tiles; i++)
-      pack_left_panel<Rows>(Factor::left(*p.narrow, true).at(i * Rows, row), std::min<int64_t>(Rows, rank - i * Rows), rows, p.form,
-                            left + i * Rows * steps);
-    for (int64_t column = 0; column < p.columns; column += kColumns) {
-      pack_panel(p.wide.at(column, row), std::min<int64_t>(kColumns, p.columns - column), kColumns, rows, p.form, right);
-      prefetch_rows(p.wide.at(column + kColumns, row), 0, rows, std::min<int64_t>(kColumns, p.columns - column - kColumns));
-      for (int64_t i = 0; i < tiles; i++)
-        tile<true, Rows, 2>(p.form, left + i * Rows * steps, right, steps_of(p.form, rows), sums + i * Rows * p.padded() + column, p.padded());
+    for (int64_t i = 0; i < products; i++)
+      pack_left_panel<Ranks>(Factor::left(*p.narrow, true).at(i * Ranks, row), std::min<int64_t>(Ranks, rank - i * Ranks), rows, p.form,
+                             left + i * Ranks * steps);
+    for (int64_t at = 0; at < columns; at += kColumns) {
+      const Factor panel = p.wide.at(column + at, row);
+      const int64_t valid = std::min<int64_t>(kColumns, columns - at);
+      const bool as_it_lies = in_place && valid == kColumns;
+      if (!as_it_lies) pack_panel(panel, valid, kColumns, rows, p.form, packed);
+      const auto* right = as_it_lies ? reinterpret_cast<const uint32_t*>(f32_at(*panel.tensor, panel.element(0, 0))) : packed;
+      for (int64_t i = 0; i < products; i++)
+        tile<true, Ranks, 2>(p.form, left + i * Ranks * steps, right, steps_of(p.form, rows), sums + i * Ranks * kStride + at, kStride,
+                             as_it_lies ? panel.stride : kColumns);
     }
   }
 }
 
-// Adds up the chunks' sums of columns [begin, end) and brings them home.
-void store_sums(const Product& p, int64_t rank, int64_t chunks, int64_t stride, int64_t begin, int64_t end) {
-  alignas(64) float total[kBlock];
-  for (int64_t r = 0; r < rank; r++)
-    for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t n = std::min(kBlock, end - at);
-      std::fill_n(total, n, 0.f);
-      for (int64_t c = 0; c < chunks; c++) {
-        const float* sums = p.sums + c * stride + r * p.padded() + at;
-        for (int64_t i = 0; i < n; i++) total[i] += sums[i];
-      }
-      for (int64_t i = 0; i < n; i++) total[i] *= p.alpha;
-      if (!p.transposed) {
-        copy({total, DType::f32}, 0, *p.out, r * p.columns + at, n);
-      } else if (p.out->dtype == DType::f32) {
-        for (int64_t i = 0; i < n; i++) *f32_at(*p.out, (at + i) * rank + r) = total[i];
-      } else {
-        for (int64_t i = 0; i < n; i++) *half_at(*p.out, (at + i) * rank + r) = to_bf16(total[i]);
-      }
-    }
+// Adds up the chunks' sums of a part of the columns and brings them home.
+void store_part(const Product& p, int64_t part, int64_t chunks) {
+  const int64_t rank = p.rank(), column = part * kTaskColumns, width = p.width(part);
+  float* total = p.sums + part * p.task_sums();
+  for (int64_t c = 1; c < chunks; c++) {
+    const float* sums = total + c * p.parts() * p.task_sums();
+    for (int64_t i = 0; i < rank * kStride; i++) total[i] += sums[i];
+  }
+  for (int64_t i = 0; i < rank * kStride; i++) total[i] *= p.alpha;
+  if (!p.transposed) {
+    for (int64_t r = 0; r < rank; r++) copy({total, DType::f32}, r * kStride, *p.out, r * p.columns + column, width);
+  } else if (p.out->dtype == DType::f32) {
+    for (int64_t i = 0; i < width; i++)
+      for (int64_t r = 0; r < rank; r++) *f32_at(*p.out, (column + i) * rank + r) = total[r * kStride + i];
+  } else {
+    for (int64_t i = 0; i < width; i++)
+      for (int64_t r = 0; r < rank; r++) *half_at(*p.out, (column + i) * rank + r) = to_bf16(total[r * kStride + i]);
+  }
 }
 
 }  // namespace
@@ -88,22 +97,26 @@ void lora_gradients(const Call& call, Pool& pool) {
   Factor inputs = Factor::right(x, false);
   inputs.mask = expect_mask(call.inputs[i_mask], rows, in);
   const float scale = inputs.mask ? static_cast<float>(call.attributes[a_mask_scale]) : 1.f;
-  Product products[] = {{&dh, inputs, &dA, false, scale, in, form_of(dh, x)}, {&h, Factor::right(dy, false), &dB, true, 1.f, out, form_of(h, dy)}};
+  // Where a product of f32 would go by parts, taking numbers apart costs more than the products.
+  const auto form = [](const Tensor& a, const Tensor& b) { return form_of(a, b) == kWide ? Form::exact : kNarrow; };
+  Product products[] = {{&dh, inputs, &dA, false, scale, rows, in, form(dh, x)}, {&h, Factor::right(dy, false), &dB, true, 1.f, rows, out, form(h, dy)}};
 
-  const int64_t chunk = std::max(kChunkRows, round_up(rows, kMostChunks * kBlockRows) / kMostChunks), chunks = (rows + chunk - 1) / chunk;
-  const int64_t height = round_up(rank, kHasTiles ? kTileRows : kRankRows), stride = height * (products[0].padded() + products[1].padded());
-  products[0].sums = static_cast<float*>(pool.scratch(0, 4, chunks * stride * sizeof(float)));
-  products[1].sums = products[0].sums + height * products[0].padded();
-  pool.each(2 * chunks, [&](int64_t task, int thread) {
-    const Product& p = products[task % 2];
-    const int64_t begin = task / 2 * chunk;
-    const int64_t end = std::min(begin + chunk, rows);
-    float* sums = p.sums + task / 2 * stride;
-    if (in_tiles(p.form)) add_chunk<kTileRows>(p, rank, begin, end, sums, pool, thread);
-    else add_chunk<kRankRows>(p, rank, begin, end, sums, pool, thread);
+  const int64_t chunk = std::max(kChunkRows, round_up(rows, kMostChunks * kBlockRows) / kMostChunks), chunks = std::max<int64_t>(1, (rows + chunk - 1) / chunk);
+  auto& [a, b] = products;
+  const int64_t sums = a.parts() * a.task_sums();
+  a.sums = static_cast<float*>(pool.scratch(0, 4, chunks * (sums + b.parts() * b.task_sums()) * sizeof(float)));
+  b.sums = a.sums + chunks * sums;
+  const auto part_of = [&](int64_t i, const auto& body) { i < a.parts() ? body(a, i) : body(b, i - a.parts()); };
+  const int64_t parts = a.parts() + b.parts();
+  pool.each(chunks * parts, [&](int64_t task, int thread) {
+    part_of(task % parts, [&](const Product& p, int64_t part) {
+      const int64_t i = task / parts, begin = std::min(i * chunk, rows), end = std::min(begin + chunk, rows);
+      float* to = p.sums + (i * p.parts() + part) * p.task_sums();
+      if (p.form == Form::tiles) add_rows<kTile>(p, part * kTaskColumns, p.width(part), begin, end, to, pool, thread);
+      else add_rows<kRanks>(p, part * kTaskColumns, p.width(part), begin, end, to, pool, thread);
+    });
   });
-  for (const Product& p : products)
-    pool.ranges(p.columns, kColumns * 4, [&](int64_t begin, int64_t end, int) { store_sums(p, rank, chunks, stride, begin, end); });
+  pool.each(parts, [&](int64_t task, int) { part_of(task, [&](const Product& p, int64_t part) { store_part(p, part, chunks); }); });
 }
 
 }  // namespace lowrank::LOWRANK_ISA

@@ -13,8 +13,8 @@
 
 namespace lowrank::LOWRANK_ISA {
 
-// Steps of a chunk, and rows of a product of tiles. Lanes of a panel in this form are never another number.
-inline constexpr int kChunk = 16, kTileRows = 32;
+// Steps of a chunk, rows of a tile, and rows of a product of tiles where nothing else is said: two tiles.
+inline constexpr int kChunk = 16, kTile = 16, kTileRows = 2 * kTile;
 // Of a number of f32, and those of two numbers' that are multiplied.
 inline constexpr int kParts = 3, kPartProducts = 6;
 
@@ -56,35 +56,32 @@ class TileRegisters {
   TileRegisters& operator=(const TileRegisters&) = delete;
 };
 
-// A block of kTileRows × Vectors · 16 sums in tiles: set, added to, and brought home. Rows of memory are `stride` floats apart.
-template <int Vectors>
+// A block of Rows × Vectors · 16 sums in tiles: set, added to, and brought home. Rows of memory are `stride` floats apart.
+template <int Vectors, int Rows = kTileRows>
 inline void load_sums(const float* from, int64_t stride) {
   load_tile<0>(from, stride * 4);
+  if constexpr (Vectors == 2) load_tile<1>(from + 16, stride * 4);
+  if constexpr (Rows == kTile) return;
   load_tile<2>(from + 16 * stride, stride * 4);
-  if constexpr (Vectors == 2) {
-    load_tile<1>(from + 16, stride * 4);
-    load_tile<3>(from + 16 * stride + 16, stride * 4);
-  }
+  if constexpr (Vectors == 2) load_tile<3>(from + 16 * stride + 16, stride * 4);
 }
 
-template <int Vectors>
+template <int Vectors, int Rows = kTileRows>
 inline void clear_sums() {
   clear_tile<0>();
+  if constexpr (Vectors == 2) clear_tile<1>();
+  if constexpr (Rows == kTile) return;
   clear_tile<2>();
-  if constexpr (Vectors == 2) {
-    clear_tile<1>();
-    clear_tile<3>();
-  }
+  if constexpr (Vectors == 2) clear_tile<3>();
 }
 
-template <int Vectors>
+template <int Vectors, int Rows = kTileRows>
 inline void store_sums(float* to, int64_t stride) {
   store_tile<0>(to, stride * 4);
+  if constexpr (Vectors == 2) store_tile<1>(to + 16, stride * 4);
+  if constexpr (Rows == kTile) return;
   store_tile<2>(to + 16 * stride, stride * 4);
-  if constexpr (Vectors == 2) {
-    store_tile<1>(to + 16, stride * 4);
-    store_tile<3>(to + 16 * stride + 16, stride * 4);
-  }
+  if constexpr (Vectors == 2) store_tile<3>(to + 16 * stride + 16, stride * 4);
 }
 
 // How operands lie, in units: the rows and the chunks of the left one, the steps of the right one.
@@ -92,8 +89,8 @@ struct Layout {
   int64_t row, chunk, step;
 };
 // Those of packed panels.
-template <int Vectors>
-inline constexpr Layout kPanels{kChunk, kTileRows * kChunk, Vectors * 16};
+template <int Vectors, int Rows = kTileRows>
+inline constexpr Layout kPanels{kChunk, Rows * kChunk, Vectors * 16};
 
 // Asks for so many lines of a panel in the first-level cache: the second-level one is far where two threads share a core, each then with half of the
 // instructions in flight. There it makes this loop 1.3 times as fast; on a core of its own it costs 1 to 3 %.
@@ -104,22 +101,23 @@ inline void prefetch_lines(const uint32_t* panel) {
 }
 
 // Adds left · right over so many chunks to the sums.
-template <int Vectors>
-inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout = kPanels<Vectors>) {
+template <int Vectors, int Rows = kTileRows>
+inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout = kPanels<Vectors, Rows>) {
+  constexpr bool both = Rows == kTileRows;
   for (int64_t i = 0; i < chunks; i++, left += layout.chunk, right += kChunk * layout.step) {
     const uint32_t* next = right + kChunk * layout.step;
     load_tile<4>(left, layout.row * 4);
     load_tile<6>(right, layout.step * 4);
-    load_tile<5>(left + 16 * layout.row, layout.row * 4);
+    if constexpr (both) load_tile<5>(left + 16 * layout.row, layout.row * 4);
     add_product<0, 4, 6>();
     prefetch_lines<8>(next);
-    add_product<2, 5, 6>();
+    if constexpr (both) add_product<2, 5, 6>();
     prefetch_lines<8>(next + 128);
     if constexpr (Vectors == 2) {
       load_tile<7>(right + 16, layout.step * 4);
       add_product<1, 4, 7>();
       prefetch_lines<8>(next + 256);
-      add_product<3, 5, 7>();
+      if constexpr (both) add_product<3, 5, 7>();
       prefetch_lines<8>(next + 384);
     }
   }
