@@ -8,6 +8,7 @@
 
 #if defined(__AMX_BF16__)
 #include <algorithm>
+#include <array>
 #include <vector>
 
 namespace lowrank::LOWRANK_ISA {
@@ -21,8 +22,10 @@ constexpr int64_t kRowsBytes = 640 << 10, kColumnsBytes = 256 << 10;
 // Rows whose left panels are packed at a time, and bytes of sums kept between spans of K.
 constexpr int64_t kRowBlock = 2048, kPartialBytes = 32 << 20;
 // Rows of a part of a task's, at least, and the number of parts, at most.
-constexpr int64_t kPartRows = 512, kMostParts = 4;
+constexpr int64_t kPartRows = 256, kMostParts = 8;
 constexpr int64_t kPerChunk = 2 * kChunk;
+// Rows of K that are packed for all panels of a group before the next, and so many are codes of 4 bits asked for ahead.
+constexpr int64_t kAhead = 64;
 constexpr int64_t kSums = kTileRows * kColumns;
 
 // K in even blocks.
@@ -168,6 +171,9 @@ void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, uint32_t*
   const __m512i order = _mm512_set1_epi64(0x0008'0000'000c'0004), kept = _mm512_set1_epi32(0x000f'000f), upper = _mm512_set1_epi32(0x0010'0000);
   for (int64_t step = 0; step < k; step += 2, left += kColumns, right += kColumns) {
     const int64_t low = f.element(0, step), high = low + f.stride;
+    const auto prefetch = [&](int64_t at) { __builtin_prefetch(codes.data + (at + kAhead * f.stride) / 2, 0, 2); };
+    prefetch(low);
+    prefetch(high);
     const auto numbers = [&](int64_t at) { return _mm512_mul_ps(values, _mm512_set1_ps(codes.scale(at))); };
     const auto table = (__m512i)_mm512_cvtne2ps_pbh(numbers(high), numbers(low));
     const auto pack = [&](int64_t column, uint32_t* panel) {
@@ -186,6 +192,57 @@ void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, uint32_t*
   }
 }
 
+// Packs a panel of columns of codes of 4 bits that lie along K, blocks of 64 or more sharing a scale: for `some` rows of K, in whole blocks of 64.
+// Bytes, two codes of a column each, are turned first: a 16th of the shuffles that 16 columns' pairs would take.
+void pack_codes_along(const Factor& f, int64_t some, uint32_t* __restrict panel) {
+  alignas(64) static constexpr auto kBySteps = [] {
+    std::array<uint8_t, 64> order{};
+    for (int i = 0; i < 64; i++) order[i] = static_cast<uint8_t>(i % 4 * 16 + i / 4);
+    return order;
+  }();
+  alignas(64) static constexpr auto kPairs = [] {
+    std::array<uint16_t, 32> order{};
+    for (int i = 0; i < 32; i++) order[i] = static_cast<uint16_t>(i % 2 * 16 + i / 2);
+    return order;
+  }();
+  const Codes& codes = *f.codes;
+  const __m512 values = _mm512_loadu_ps(codes.values);
+  const __m512i by_steps = _mm512_load_si512(kBySteps.data()), pairs = _mm512_load_si512(kPairs.data());
+  alignas(64) float scales[kLanes];
+  alignas(64) uint8_t turned[4][4][16];  // [step % 4][step / 4][column]
+  for (int64_t column = 0; column < kColumns; column += kLanes)
+    for (int64_t k = 0; k < some; k += 64) {
+      for (int i = 0; i < kLanes; i++) scales[i] = codes.scale(f.element(column + i, k));
+      const __m512 scale = _mm512_load_ps(scales);
+      for (int64_t step = k; step < k + 64; step += 2 * kChunk) {
+        const uint8_t* from = codes.data + f.element(column, step) / 2;
+        const auto four = [&](int64_t i) {
+          const auto row = [&](int64_t j) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + (i + j) * f.stride / 2)); };
+          __m512i rows = _mm512_castsi128_si512(row(0));
+          rows = _mm512_mask_broadcast_i32x4(rows, 0x00f0, row(1));
+          rows = _mm512_mask_broadcast_i32x4(rows, 0x0f00, row(2));
+          rows = _mm512_mask_broadcast_i32x4(rows, 0xf000, row(3));
+          return _mm512_permutexvar_epi8(by_steps, rows);
+        };
+        const __m512i a = four(0), b = four(4), c = four(8), d = four(12);
+        const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d), AB = _mm512_unpackhi_epi32(a, b), CD = _mm512_unpackhi_epi32(c, d);
+        _mm512_store_si512(turned[0], _mm512_unpacklo_epi64(ab, cd));
+        _mm512_store_si512(turned[1], _mm512_unpackhi_epi64(ab, cd));
+        _mm512_store_si512(turned[2], _mm512_unpacklo_epi64(AB, CD));
+        _mm512_store_si512(turned[3], _mm512_unpackhi_epi64(AB, CD));
+        uint32_t* out = panel + step / 2 * kColumns + column;
+#pragma GCC unroll 16
+        for (int i = 0; i < kChunk; i++) {
+          // A permutation takes the lowest four bits of an index.
+          const __m512i bytes = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(turned[i % 4][i / 4])));
+          const __m512 low = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values), scale);
+          const __m512 high = _mm512_mul_ps(_mm512_permutexvar_ps(bytes, values), scale);
+          _mm512_storeu_si512(out + i * kColumns, _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(high, low)));
+        }
+      }
+    }
+}
+
 // Panels [first, last) of columns.
 struct Group {
   int64_t first, last;
@@ -195,9 +252,11 @@ struct Group {
 // Packs a group for some of K, and behind the last of it for the branch; panels begin `stride` units apart.
 void pack_group(const Product& p, Group group, int64_t k, int64_t some, uint32_t* right, int64_t stride) {
   const Codes* codes = p.b.codes;
-  const bool shared_scales = p.form == Form::tiles && codes && !codes->wide && codes->block >= 6 && !p.b.lanes_are_rows && p.n % 64 == 0 && p.k % kPerChunk == 0;
+  const bool blocks = p.form == Form::tiles && codes && !codes->wide && codes->block >= 6;
+  const bool shared_scales = blocks && !p.b.lanes_are_rows && p.n % 64 == 0 && p.k % kPerChunk == 0;
+  const bool along = blocks && p.b.lanes_are_rows && p.b.stride % 64 == 0 && k % 64 == 0 && some % 64 == 0;
   // Where panels lie side by side, some of K for all of them before the next: that reads memory in longer pieces.
-  const int64_t piece = p.b.lanes_are_rows ? some : 64;
+  const int64_t piece = p.b.lanes_are_rows ? some : kAhead;
   for (int64_t at = 0; at < some; at += piece)
     for (int64_t j = 0; j < group.width(); j++) {
       const int64_t column = (group.first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
@@ -207,7 +266,8 @@ void pack_group(const Product& p, Group group, int64_t k, int64_t some, uint32_t
         j++;
         continue;
       }
-      pack_panel(p.b.at(column, k + at), valid, kColumns, std::min(piece, some - at), p.form, panel);
+      if (along && valid == kColumns) pack_codes_along(p.b.at(column, k), some, panel);
+      else pack_panel(p.b.at(column, k + at), valid, kColumns, std::min(piece, some - at), p.form, panel);
     }
   if (k + some < p.k || !p.branch) return;
   for (int64_t j = 0; j < group.width(); j++) {

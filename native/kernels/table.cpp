@@ -19,8 +19,21 @@ typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 constexpr int kChains = 12;
 
 #if defined(__AMX_BF16__)
+// Of numbers, as zeros take less power and run a quarter faster.
 double peak_bf16(int64_t rounds) {
-  const TileRegisters registers;  // all zero
+  alignas(64) uint16_t numbers[4][kTile * 2 * kChunk];
+  uint32_t state = 1;
+  for (auto& tile : numbers)
+    for (uint16_t& number : tile) {
+      state = state * 1664525 + 1013904223;
+      number = to_bf16(static_cast<float>(state >> 8) * 0x1p-23f - 1);
+    }
+  const TileRegisters registers;
+  load_tile<4>(numbers[0], kChunk * 4);
+  load_tile<5>(numbers[1], kChunk * 4);
+  load_tile<6>(numbers[2], kChunk * 4);
+  load_tile<7>(numbers[3], kChunk * 4);
+  clear_sums<2>();
   for (int64_t round = 0; round < rounds; round++) {
     add_product<0, 4, 6>();
     add_product<1, 4, 7>();
