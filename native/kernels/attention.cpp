@@ -10,39 +10,69 @@ namespace {
 // Rows of a forward task, whole tiles.
 constexpr int64_t kTaskRows = 192;
 
-float max_of(const float* __restrict x, int64_t n) {
+// A row's scores against keys [0, n), span by span, rows of kSpan keys `stride` apart: it sees those of [lo, hi).
+struct Scores {
+  float* first;
+  int64_t stride, lo, hi, n;
+
+  float* span(int64_t key) const { return first + key / kSpan * stride; }
+};
+
+#if defined(__AVX512F__)
+float max_of(const Scores& s) {
+  __m512 max[2];
+  max[0] = max[1] = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  for (int64_t key = s.lo / kSpan * kSpan; key < s.hi; key += kSpan)
+    for (int64_t j = 0; j < kSpan; j += 32)
+      for (int i = 0; i < 2; i++)
+        max[i] = _mm512_mask_max_ps(max[i], between(s.lo - key, s.hi - key, j + 16 * i), max[i], _mm512_loadu_ps(s.span(key) + j + 16 * i));
+  return _mm512_reduce_max_ps(_mm512_max_ps(max[0], max[1]));
+}
+#else
+float max_of(const Scores& s) {
   float max = -std::numeric_limits<float>::infinity();
+  for (int64_t key = s.lo / kSpan * kSpan; key < s.hi; key += kSpan) {
+    const float* x = s.span(key);
+    const int64_t end = std::min(s.hi - key, kSpan);
 #pragma omp simd reduction(max : max)
-  for (int64_t i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
+    for (int64_t j = std::max<int64_t>(s.lo - key, 0); j < end; j++) max = x[j] > max ? x[j] : max;
+  }
   return max;
 }
+#endif
 
-// Weights exp(scale · score − shift) of the keys [lo, hi) of a span, 0 in the rest of its first n, into a row; returns their sum. Where weights are
-// f32 the row may be the scores'.
-float weights_row(const Geometry& g, const float* scores, float shift, int64_t lo, int64_t hi, int64_t n, uint32_t* row) {
+// Weights exp(scale · score − shift) of the keys that a row sees, 0 in the rest of its n, into rows of `units` a span; returns their sum. Where weights
+// are f32 the rows may be the scores'.
+float weights_of(const Geometry& g, const Scores& s, float shift, uint32_t* row, int64_t units) {
 #if defined(__AVX512F__)
   __m512 sum = _mm512_setzero_ps();
-  each_lanes(lo, hi, n, [&](int64_t j, __mmask16 seen) {
-    const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + j), _mm512_set1_ps(g.scale * kLog2E), _mm512_set1_ps(shift * kLog2E));
-    const __m512 p = _mm512_maskz_mov_ps(seen, exp2_lanes(x));
-    sum = _mm512_add_ps(sum, p);
-    if (g.form >= Form::pairs) _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j / 2), round_lanes(p));
-    else _mm512_storeu_ps(row + j, as_factor(g.form, p));
-  });
+  const __m512 scale = _mm512_set1_ps(g.scale * kLog2E), shifts = _mm512_set1_ps(shift * kLog2E);
+  for (int64_t key = 0; key < s.n; key += kSpan, row += units) {
+    const float* scores = s.span(key);
+    each_lanes(s.lo - key, s.hi - key, std::min(s.n - key, kSpan), [&](int64_t j, __mmask16 seen) {
+      const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + j), scale, shifts);
+      const __m512 p = _mm512_maskz_mov_ps(seen, exp2_lanes(x));
+      sum = _mm512_add_ps(sum, p);
+      if (g.form >= Form::pairs) _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + j / 2), round_lanes(p));
+      else _mm512_storeu_ps(row + j, as_factor(g.form, p));
+    });
+  }
   return _mm512_reduce_add_ps(sum);
 #else
-  auto* p = reinterpret_cast<float*>(row);
-  lo = std::clamp<int64_t>(lo, 0, n);
-  hi = std::clamp<int64_t>(hi, lo, n);
   float sum = 0;
+  for (int64_t key = 0; key < s.n; key += kSpan, row += units) {
+    auto* p = reinterpret_cast<float*>(row);
+    const float* scores = s.span(key);
+    const int64_t n = std::min(s.n - key, kSpan), lo = std::clamp<int64_t>(s.lo - key, 0, n), hi = std::clamp<int64_t>(s.hi - key, lo, n);
 #pragma omp simd reduction(+ : sum)
-  for (int64_t j = lo; j < hi; j++) {
-    p[j] = exp_f32(scores[j] * g.scale - shift);
-    sum += p[j];
+    for (int64_t j = lo; j < hi; j++) {
+      p[j] = exp_f32(scores[j] * g.scale - shift);
+      sum += p[j];
+    }
+    for (int64_t j = lo; j < hi; j++) p[j] = as_factor(g.form, p[j]);
+    std::fill(p, p + lo, 0.f);
+    std::fill(p + hi, p + n, 0.f);
   }
-  for (int64_t j = lo; j < hi; j++) p[j] = as_factor(g.form, p[j]);
-  std::fill(p, p + lo, 0.f);
-  std::fill(p + hi, p + n, 0.f);
   return sum;
 #endif
 }
@@ -107,16 +137,8 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
       tile<false, Rows, 2>(g.form, s.queries, keys.keys(t, key), g.steps(), s.scores + (key - begin) / kSpan * Rows * kSpan + key % kSpan, kSpan);
     float inverse[Rows] = {};
     for (int64_t r = 0; r < n; r++) {
-      const int64_t lo = g.first_key(t, row + r) - begin, hi = g.last_key(t, row + r) - begin;
-      const auto scores = [&](int64_t key) { return s.scores + (key * Rows + r * kSpan); };
-      float max = -std::numeric_limits<float>::infinity(), sum = 0;
-      for (int64_t key = 0; key < hi; key += kSpan) {
-        const int64_t from = std::clamp<int64_t>(lo - key, 0, kSpan);
-        max = std::max(max, max_of(scores(key) + from, std::min(hi - key, kSpan) - from));
-      }
-      const float shift = g.scale * max;
-      for (int64_t key = 0; key < end - begin; key += kSpan)
-        sum += weights_row(g, scores(key), shift, lo - key, hi - key, std::min(kSpan, round_up(end - begin - key, per_chunk)), weights + (key / kSpan * Rows + r) * row_units);
+      const Scores scores{s.scores + r * kSpan, Rows * kSpan, g.first_key(t, row + r) - begin, g.last_key(t, row + r) - begin, round_up(end - begin, per_chunk)};
+      const float shift = g.scale * max_of(scores), sum = weights_of(g, scores, shift, weights + r * row_units, Rows * row_units);
       *f32_at(call.outputs[o_lse], g.query_row(t, row + r)) = shift + std::log(sum);
       inverse[r] = 1.f / sum;
     }
@@ -151,8 +173,8 @@ void attention(const Call& call, Pool& pool) {
         end = begin;
       }
   with_rows(g.form, [&](auto rows) {
-    constexpr int kTile = decltype(rows)::value;
-    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { forward<kTile>(g, tasks[i], call, keys, values, pool, thread); });
+    constexpr int kRows = decltype(rows)::value;
+    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { forward<kRows>(g, tasks[i], call, keys, values, pool, thread); });
   });
 }
 
