@@ -1,9 +1,9 @@
-// Matrix products of bf16 in tile registers.
+// Matrix products in tile registers.
 //
 // A task has a group of column panels, which it packs into the second-level cache, and some rows. Rows of bf16 are read as they lie, 32 at a time:
-// those meet the whole group while they are in the cache. Other left factors are packed before, a span of K at a time. Long products go by blocks
-// of K, their sums kept in between. A low-rank branch is what it is in gemm.cpp: h of all rows first, then a few more steps behind the last ones
-// of K.
+// those meet the whole group while they are in the cache. Other left factors are packed before, a span of K at a time; where they have many more rows
+// than there are columns it is their panels that stay in the cache, and the columns' that pass by. Long products go by blocks of K, their sums kept in
+// between. A low-rank branch is what it is in gemm.cpp: h first, then a few more steps behind the last ones of K.
 #include "product.h"
 
 #if defined(__AMX_BF16__)
@@ -17,8 +17,8 @@ namespace {
 
 // K of a block, at most, and the bytes of a packed group: half of a second-level cache of 2 MiB.
 constexpr int64_t kDepth = 2048, kPartsDepth = 768, kGroupBytes = 1 << 20;
-// Bytes of packed rows that stay, and of columns that they meet at a time.
-constexpr int64_t kRowsBytes = 640 << 10, kColumnsBytes = 256 << 10;
+// The other way round: bytes of packed rows, of the columns that they meet at a time, and of all columns, at most.
+constexpr int64_t kRowsBytes = 640 << 10, kColumnsBytes = 256 << 10, kAllColumnsBytes = 32 << 20;
 // Rows whose left panels are packed at a time, and bytes of sums kept between spans of K.
 constexpr int64_t kRowBlock = 2048, kPartialBytes = 32 << 20;
 // Rows of a part of a task's, at least, and the number of parts, at most.
@@ -193,7 +193,7 @@ void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, uint32_t*
 }
 
 // Packs a panel of columns of codes of 4 bits that lie along K, blocks of 64 or more sharing a scale: for `some` rows of K, in whole blocks of 64.
-// Bytes, two codes of a column each, are turned first: a 16th of the shuffles that 16 columns' pairs would take.
+// Bytes, two codes of a column each, are turned before they become numbers: these are four times as long.
 void pack_codes_along(const Factor& f, int64_t some, uint32_t* __restrict panel) {
   alignas(64) static constexpr auto kBySteps = [] {
     std::array<uint8_t, 64> order{};
@@ -317,8 +317,7 @@ void multiply_group(const Rows& r, Group group, int64_t begin, int64_t end, bool
   }
 }
 
-// Where there are more rows than columns and the left factor has to be packed: some rows' panels stay in the second-level cache, and all columns',
-// packed before, pass by.
+// All columns are packed first; then each task packs some rows.
 void multiply_by_rows(const Product& p, Pool& pool) {
   const int64_t depth = depth_of(p), panels = (p.m + kTileRows - 1) / kTileRows, columns = (p.n + kColumns - 1) / kColumns;
   const int64_t rank = p.branch ? p.branch->rank : 0, tail = p.branch ? steps_of(p.form, rank) : 0, padded = round_up(rank, kColumns);
@@ -368,7 +367,8 @@ void multiply_by_rows(const Product& p, Pool& pool) {
 
 void multiply_in_tiles(const Product& p, Pool& pool) {
   const bool direct = p.form == Form::tiles && p.a.lanes_are_rows && p.a.tensor->dtype == DType::bf16 && p.k % kPerChunk == 0;
-  if (!direct && p.m >= 2 * p.n && p.k > 0 && p.n > 0) return multiply_by_rows(p, pool);
+  const bool by_rows = !direct && p.m >= 2 * p.n && p.n > 0 && p.k > 0 && steps_of(p.form, p.k) * p.n * 4 <= kAllColumnsBytes;
+  if (by_rows) return multiply_by_rows(p, pool);
   const int64_t depth = depth_of(p), span = direct ? p.k : std::min(depth, p.k), columns = (p.n + kColumns - 1) / kColumns;
   const bool spans = span < p.k && p.n > 0;
   const int64_t kept = std::max<int64_t>(1, kPartialBytes / std::max<int64_t>(1, columns * kSums * 4)) * kTileRows;

@@ -1,7 +1,7 @@
 // The gradients of a low-rank branch: dA = dhᵀ·x and dB = dyᵀ·h, narrow products over all rows, bound by reading x and dy once.
 //
-// A task has some columns of x or dy and a chunk of their rows. Its sums stay in the first-level cache; f32 is read where it lies, the rest is
-// packed, 32 columns of a block of rows at a time. Chunks do not depend on the number of threads.
+// A task has some columns of x or dy and a chunk of their rows, which it reads in order, a block of rows at a time; its sums stay in the nearest caches.
+// f32 is read where it lies, the rest is packed, kColumns of a block at a time. Chunks do not depend on the number of threads.
 #include <algorithm>
 
 #include "gemm.h"
@@ -10,13 +10,12 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// Columns of a task, rows of a block, and rows and number of the chunks.
+// Columns of a task, at most, rows of a block, and rows and number of the chunks.
 constexpr int64_t kTaskColumns = 1024, kBlockRows = 32, kChunkRows = 512, kMostChunks = 8;
-// Sums of one rank are so far from the next's that tiles of them do not share cache sets.
+// From one rank's sums to the next's: not a power of two, or else tiles of them would share cache sets.
 constexpr int64_t kStride = kTaskColumns + kColumns;
 // Ranks of a product: they are multiples of 8 more often than of 12.
 constexpr int kRanks = kLanes == 16 ? 8 : kRows;
-static_assert(kTaskColumns % kColumns == 0);
 
 // narrowᵀ · wide.
 struct Product {
@@ -31,13 +30,14 @@ struct Product {
 
   int64_t rank() const { return narrow->columns(); }
   int64_t parts() const { return (columns + kTaskColumns - 1) / kTaskColumns; }
-  int64_t width(int64_t part) const { return std::min(kTaskColumns, columns - part * kTaskColumns); }
+  int64_t first(int64_t part) const { return part * kTaskColumns; }
+  int64_t width(int64_t part) const { return std::min(kTaskColumns, columns - first(part)); }
   int64_t task_sums() const { return round_up(rank(), form == Form::tiles ? kTile : kRanks) * kStride; }
 };
 
 template <int Ranks>
-void add_rows(const Product& p, int64_t column, int64_t columns, int64_t begin, int64_t end, float* sums, Pool& pool, int thread) {
-  const int64_t rank = p.rank(), products = round_up(rank, Ranks) / Ranks, steps = steps_of(p.form, kBlockRows);
+void add_rows(const Product& p, int64_t part, int64_t begin, int64_t end, float* sums, Pool& pool, int thread) {
+  const int64_t column = p.first(part), columns = p.width(part), rank = p.rank(), products = round_up(rank, Ranks) / Ranks, steps = steps_of(p.form, kBlockRows);
   auto* left = static_cast<uint32_t*>(pool.scratch(thread, 1, (products * Ranks + kColumns) * steps * 4));
   uint32_t* packed = left + products * Ranks * steps;
   const bool in_place = p.form == Form::exact && !p.wide.mask && p.wide.tensor->dtype == DType::f32;
@@ -63,7 +63,7 @@ void add_rows(const Product& p, int64_t column, int64_t columns, int64_t begin, 
 
 // Adds up the chunks' sums of a part of the columns and brings them home.
 void store_part(const Product& p, int64_t part, int64_t chunks) {
-  const int64_t rank = p.rank(), column = part * kTaskColumns, width = p.width(part);
+  const int64_t rank = p.rank(), column = p.first(part), width = p.width(part);
   float* total = p.sums + part * p.task_sums();
   for (int64_t c = 1; c < chunks; c++) {
     const float* sums = total + c * p.parts() * p.task_sums();
@@ -112,8 +112,8 @@ void lora_gradients(const Call& call, Pool& pool) {
     part_of(task % parts, [&](const Product& p, int64_t part) {
       const int64_t i = task / parts, begin = std::min(i * chunk, rows), end = std::min(begin + chunk, rows);
       float* to = p.sums + (i * p.parts() + part) * p.task_sums();
-      if (p.form == Form::tiles) add_rows<kTile>(p, part * kTaskColumns, p.width(part), begin, end, to, pool, thread);
-      else add_rows<kRanks>(p, part * kTaskColumns, p.width(part), begin, end, to, pool, thread);
+      if (p.form == Form::tiles) add_rows<kTile>(p, part, begin, end, to, pool, thread);
+      else add_rows<kRanks>(p, part, begin, end, to, pool, thread);
     });
   });
   pool.each(parts, [&](int64_t task, int) { part_of(task, [&](const Product& p, int64_t part) { store_part(p, part, chunks); }); });

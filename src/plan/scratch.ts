@@ -2,7 +2,7 @@ import type { TensorView } from '../core/backend.js';
 import type { OpName } from '../core/ops.table.js';
 
 /** Tiles and blocks of native/kernels/gemm.cpp, attention.h and lora_gradients.cpp on AVX-512: the others need less. */
-const [tileRows, tileColumns, rowBlock, depth, partialElements, span, chunkRows, mostChunks] = [12, 32, 2048, 4096, 2 ** 23, 96, 256, 8];
+const [tileRows, tileColumns, rowBlock, depth, partialElements, span, chunkRows, mostChunks, taskColumns] = [12, 32, 2048, 4096, 2 ** 23, 96, 512, 8, 1024];
 const hugePage = 2 ** 21;
 
 const upTo = (n: number, multiple: number) => Math.ceil(n / multiple) * multiple;
@@ -21,8 +21,9 @@ export class Scratch {
     if (op === 'loraLinearBackward' && dy && weight && A) this.product(dy.shape[0], weight.shape[1], weight.shape[0], A.shape[0]);
     if (op === 'loraGradients' && x && h && dy && dh) {
       const chunks = Math.min(mostChunks, Math.ceil(x.shape[0] / chunkRows));
-      this.need(1, (upTo(h.shape[1], 8) + tileColumns) * 256, true);
-      this.need(4, chunks * upTo(h.shape[1], 8) * (upTo(x.shape[1], tileColumns) + upTo(dy.shape[1], tileColumns)) * 4);
+      const sums = (columns: number) => Math.ceil(columns / taskColumns) * (taskColumns + tileColumns);
+      this.need(1, (upTo(h.shape[1], 8) + tileColumns) * 128, true);
+      this.need(4, chunks * upTo(h.shape[1], 8) * (sums(x.shape[1]) + sums(dy.shape[1])) * 4);
     }
     if ((op === 'attention' || op === 'attentionBackward') && q && k) this.attention(q, k, op === 'attentionBackward');
   }
