@@ -312,7 +312,7 @@ inline void pack_parts(const Factor& f, int64_t lane, int64_t valid, int64_t k, 
     }
 }
 
-// Packs `valid` lanes of a factor in parts: a left panel of kTileRows, by lanes, or a right one of `lanes`, by steps.
+// Packs `valid` lanes of a factor in parts: a left panel of `lanes`, by lanes, or a right one of `lanes`, by steps.
 template <bool Masked, bool Rows, bool BySteps>
 inline void pack_in_parts(const Factor& f, int64_t valid, int64_t lanes, int64_t k, uint32_t* panel) {
   const bool plain = !f.mask && !f.codes && f.tensor->dtype == DType::f32;
@@ -433,6 +433,7 @@ inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps,
                  int64_t right_step = Vectors * kLanes) {
 #if defined(__AMX_BF16__)
   if constexpr (Rows % kTile == 0) {
+    static_assert(Rows == kTile || Rows == kTileRows);
     if constexpr (Accumulate) load_sums<Vectors, Rows>(out, stride);
     else clear_sums<Vectors, Rows>();
     add_chunks<Vectors, Rows>(a, b, steps / kChunk, StepStride == Rows ? kPanels<Vectors, Rows> : Layout{RowStride, kChunk, Vectors * kLanes});

@@ -24,14 +24,14 @@ constexpr int64_t kRowBlock = 2048, kPartialBytes = 32 << 20;
 // Rows of a part of a task's, at least, and the number of parts, at most.
 constexpr int64_t kPartRows = 256, kMostParts = 8;
 constexpr int64_t kPerChunk = 2 * kChunk;
-// Rows of K that are packed for all panels of a group before the next, and so many are codes of 4 bits asked for ahead.
+// Rows of K that are packed for all panels of a group before the next; so many are codes of 4 bits asked for ahead, and as many share a scale.
 constexpr int64_t kAhead = 64;
 constexpr int64_t kSums = kTileRows * kColumns;
 
-// K in even blocks.
+// K in even blocks, and those of whole blocks of codes.
 int64_t depth_of(const Product& p) {
   const int64_t most = p.form == Form::parts ? kPartsDepth : kDepth, blocks = std::max<int64_t>(1, (p.k + most - 1) / most);
-  return std::max(kPerChunk, round_up((p.k + blocks - 1) / blocks, kPerChunk));
+  return std::max(kAhead, round_up((p.k + blocks - 1) / blocks, kAhead));
 }
 
 // Rows of the left factor and of out, by panels, and a span of K.
@@ -367,7 +367,7 @@ void multiply_by_rows(const Product& p, Pool& pool) {
 
 void multiply_in_tiles(const Product& p, Pool& pool) {
   const bool direct = p.form == Form::tiles && p.a.lanes_are_rows && p.a.tensor->dtype == DType::bf16 && p.k % kPerChunk == 0;
-  const bool by_rows = !direct && p.m >= 2 * p.n && p.n > 0 && p.k > 0 && steps_of(p.form, p.k) * p.n * 4 <= kAllColumnsBytes;
+  const bool by_rows = !direct && p.m >= 2 * p.n && p.n > 0 && p.k > 0 && steps_of(p.form, p.k) * round_up(p.n, kColumns) * 4 <= kAllColumnsBytes;
   if (by_rows) return multiply_by_rows(p, pool);
   const int64_t depth = depth_of(p), span = direct ? p.k : std::min(depth, p.k), columns = (p.n + kColumns - 1) / kColumns;
   const bool spans = span < p.k && p.n > 0;

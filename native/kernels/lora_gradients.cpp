@@ -1,7 +1,8 @@
 // The gradients of a low-rank branch: dA = dhᵀ·x and dB = dyᵀ·h, narrow products over all rows, bound by reading x and dy once.
 //
 // A task has some columns of x or dy and a chunk of their rows, which it reads in order, a block of rows at a time; its sums stay in the nearest caches.
-// f32 is read where it lies, the rest is packed, kColumns of a block at a time. Chunks do not depend on the number of threads.
+// Whole panels of f32 without a mask are read where they lie, the rest is packed, kColumns of a block at a time. Chunks do not depend on the number of
+// threads.
 #include <algorithm>
 
 #include "gemm.h"
@@ -24,7 +25,7 @@ struct Product {
   const Tensor* out;
   bool transposed;       // out is [columns, rank], else [rank, columns]
   float alpha;
-  int64_t rows, columns;
+  int64_t columns;
   Form form;
   float* sums = nullptr;  // of all tasks, chunk by chunk: [rank in whole products][kStride]
 
@@ -32,7 +33,7 @@ struct Product {
   int64_t parts() const { return (columns + kTaskColumns - 1) / kTaskColumns; }
   int64_t first(int64_t part) const { return part * kTaskColumns; }
   int64_t width(int64_t part) const { return std::min(kTaskColumns, columns - first(part)); }
-  int64_t task_sums() const { return round_up(rank(), form == Form::tiles ? kTile : kRanks) * kStride; }
+  int64_t task_sums() const { return round_up(rank(), in_tiles(form) ? kTile : kRanks) * kStride; }
 };
 
 template <int Ranks>
@@ -99,10 +100,10 @@ void lora_gradients(const Call& call, Pool& pool) {
   const float scale = inputs.mask ? static_cast<float>(call.attributes[a_mask_scale]) : 1.f;
   // Where a product of f32 would go by parts, taking numbers apart costs more than the products.
   const auto form = [](const Tensor& a, const Tensor& b) { return form_of(a, b) == kWide ? Form::exact : kNarrow; };
-  Product products[] = {{&dh, inputs, &dA, false, scale, rows, in, form(dh, x)}, {&h, Factor::right(dy, false), &dB, true, 1.f, rows, out, form(h, dy)}};
+  Product products[] = {{&dh, inputs, &dA, false, scale, in, form(dh, x)}, {&h, Factor::right(dy, false), &dB, true, 1.f, out, form(h, dy)}};
 
   const int64_t chunk = std::max(kChunkRows, round_up(rows, kMostChunks * kBlockRows) / kMostChunks), chunks = std::max<int64_t>(1, (rows + chunk - 1) / chunk);
-  auto& [a, b] = products;
+  Product &a = products[0], &b = products[1];
   const int64_t sums = a.parts() * a.task_sums();
   a.sums = static_cast<float*>(pool.scratch(0, 4, chunks * (sums + b.parts() * b.task_sums()) * sizeof(float)));
   b.sums = a.sums + chunks * sums;
@@ -112,7 +113,7 @@ void lora_gradients(const Call& call, Pool& pool) {
     part_of(task % parts, [&](const Product& p, int64_t part) {
       const int64_t i = task / parts, begin = std::min(i * chunk, rows), end = std::min(begin + chunk, rows);
       float* to = p.sums + (i * p.parts() + part) * p.task_sums();
-      if (p.form == Form::tiles) add_rows<kTile>(p, part, begin, end, to, pool, thread);
+      if (in_tiles(p.form)) add_rows<kTile>(p, part, begin, end, to, pool, thread);
       else add_rows<kRanks>(p, part, begin, end, to, pool, thread);
     });
   });

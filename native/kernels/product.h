@@ -25,7 +25,7 @@ struct Product {
 };
 
 #if defined(__AMX_BF16__)
-// The product in tile registers; its form is `tiles`.
+// The product in tile registers, of a form that is computed there.
 void multiply_in_tiles(const Product& p, Pool& pool);
 #endif
 

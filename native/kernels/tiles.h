@@ -1,7 +1,7 @@
 // Matrix products of bf16 in the processor's tile registers (Intel SDM, volume 1, chapter 18: AMX): eight of 16 rows of 64 bytes. One instruction
 // adds the product of 16 rows of sixteen pairs along K with sixteen pairs of rows of sixteen columns to 16 × 16 sums of f32.
 //
-// A left panel of kTileRows rows lies by chunks of kChunk units along K, in each of them row by row: unit (row, step) of a chunk is
+// A left panel of one or two tiles' rows lies by chunks of kChunk units along K, in each of them row by row: unit (row, step) of a chunk is
 // chunk[row · kChunk + step]. A right panel is as everywhere, units[step · columns + column]. Both are filled up with zeros to whole chunks.
 //
 // A number of f32 is the sum of three of bf16, exactly: 24 bits are three times eight. Of the nine products of two numbers' parts the six largest
