@@ -173,8 +173,8 @@ void attention(const Call& call, Pool& pool) {
         end = begin;
       }
   with_rows(g.form, [&](auto rows) {
-    constexpr int kRows = decltype(rows)::value;
-    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { forward<kRows>(g, tasks[i], call, keys, values, pool, thread); });
+    constexpr int Rows = decltype(rows)::value;
+    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { forward<Rows>(g, tasks[i], call, keys, values, pool, thread); });
   });
 }
 

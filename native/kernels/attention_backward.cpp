@@ -292,8 +292,8 @@ void attention_backward(const Call& call, Pool& pool) {
     depth.pack(k, s, key, group);
   });
   with_rows(g.form, [&](auto rows) {
-    constexpr int kRows = decltype(rows)::value;
-    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { backward<kRows>(g, tasks[i], call, keys, values, depth, pool, thread); });
+    constexpr int Rows = decltype(rows)::value;
+    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { backward<Rows>(g, tasks[i], call, keys, values, depth, pool, thread); });
   });
   store_keys(g, tasks, dk, dv, pool);
 }
