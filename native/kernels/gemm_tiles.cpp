@@ -94,6 +94,12 @@ void add_branch(const Rows& r, int64_t i, const uint32_t* down, Pool& pool, int 
   pack_left_panel<kTileRows>(Factor::left(*branch.h, false).at(row, 0), valid, branch.rank, p.form, r.h + i * kTileRows * r.tail());
 }
 
+// Packs the panel of the branch's `down` that begins with rank j, over `some` of K.
+void pack_down(const Product& p, int64_t j, int64_t k, int64_t some, uint32_t* panel) {
+  const int64_t left = p.branch->rank - j, width = left <= kLanes ? kLanes : kColumns;
+  pack_panel(p.branch->down.at(j, k), std::min(width, left), width, some, p.form, panel);
+}
+
 // Packs what rows of a span have to be packed, and computes h.
 void prepare(const Rows& r, Pool& pool) {
   const Product& p = r.p;
@@ -101,10 +107,7 @@ void prepare(const Rows& r, Pool& pool) {
   if (p.branch) {
     const int64_t rank = p.branch->rank;
     down = static_cast<uint32_t*>(pool.scratch(0, 2, (rank + kColumns) * r.steps() * 4));
-    pool.each((rank + kColumns - 1) / kColumns, [&](int64_t i, int) {
-      const int64_t j = i * kColumns, width = rank - j <= kLanes ? kLanes : kColumns;
-      pack_panel(p.branch->down.at(j, r.k), std::min<int64_t>(width, rank - j), width, r.span, p.form, down + j * r.steps());
-    });
+    pool.each((rank + kColumns - 1) / kColumns, [&](int64_t i, int) { pack_down(p, i * kColumns, r.k, r.span, down + i * kColumns * r.steps()); });
   } else if (r.direct && r.in_place(r.panels() - 1)) {
     return;
   }
@@ -330,10 +333,7 @@ void multiply_by_rows(const Product& p, Pool& pool) {
     const Group group{columns * i / groups, columns * (i + 1) / groups};
     pack_group(p, group, k, some, right + (block * columns + group.first) * panel_units, panel_units);
     if (i > 0) return;
-    for (int64_t j = 0; j < rank; j += kColumns) {
-      const int64_t width = rank - j <= kLanes ? kLanes : kColumns;
-      pack_panel(p.branch->down.at(j, k), std::min(width, rank - j), width, some, p.form, down + block * padded * steps + j * steps_of(p.form, some));
-    }
+    for (int64_t j = 0; j < rank; j += kColumns) pack_down(p, j, k, some, down + block * padded * steps + j * steps_of(p.form, some));
   });
   const int64_t panel_bytes = kTileRows * steps * 4, threads = pool.threads();
   const int64_t fit = std::max<int64_t>(1, kRowsBytes / panel_bytes), some = std::max<int64_t>(1, kColumnsBytes / panel_bytes);
