@@ -55,11 +55,11 @@ struct Rows {
 
   // Adds rows of panel i, from this K of the span on, times a right panel.
   template <int Vectors>
-  void add(int64_t i, int64_t from, const uint32_t* right, int64_t steps) const {
+  void add(int64_t i, int64_t from, const uint32_t* right, int64_t steps, Near near = Near::next) const {
     constexpr Layout panels = kPanels<Vectors>;
-    if (!in_place(i)) return add_panels<Vectors>(p.form, packed_panel(i) + kTileRows * steps_of(p.form, from), right, steps);
+    if (!in_place(i)) return add_panels<Vectors>(p.form, packed_panel(i) + kTileRows * steps_of(p.form, from), right, steps, near);
     const auto* x = reinterpret_cast<const uint32_t*>(half_at(*p.a.tensor, p.a.element(row + i * kTileRows, k + from)));
-    add_chunks<Vectors>(x, right, steps / kChunk, {p.a.stride / 2, kChunk, panels.step});
+    add_chunks<Vectors>(x, right, steps / kChunk, {p.a.stride / 2, kChunk, panels.step}, near);
   }
 };
 
@@ -280,7 +280,7 @@ void pack_group(const Product& p, Group group, int64_t k, int64_t some, uint32_t
 }
 
 // A tile: panel i of rows and the panel of columns from this one on, over `some` of K from k of the span on. `kept` holds its sums before and after.
-void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t some, const uint32_t* right, float* kept) {
+void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t some, const uint32_t* right, float* kept, Near near) {
   const Product& p = r.p;
   const int64_t row = r.row + i * kTileRows, rows = r.valid(i), steps = steps_of(p.form, some);
   const bool final = r.last() && k + some >= r.span, masked = final && p.branch && p.branch->out;
@@ -295,11 +295,33 @@ void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t 
   }
   if (before) load_sums<2>(before, kColumns);
   else clear_sums<2>();
-  r.add<2>(i, k, right, steps);
+  r.add<2>(i, k, right, steps, near);
   if (final && p.branch && !masked) add_panels<2>(p.form, r.h + i * kTileRows * r.tail(), up, r.tail());
   store_sums<2>(final ? sums : kept, kColumns);
   if (final) store_tile(p, row, column, rows, sums);
 }
+
+// Finds out which operand is to be near, as that changes by the second with what the core's other thread does: of runs that are equally long, now and
+// then one goes the other way, and if it takes less time than the one before, so do those that follow.
+class Nearness {
+ public:
+  template <typename Run>
+  void operator()(Run run) {
+    const bool trial = last_ > 0 && ++runs_ % kRuns == 0;
+    const Near other = near_ == Near::next ? Near::left : Near::next, near = trial ? other : near_;
+    const uint64_t start = __rdtsc();
+    run(near);
+    const uint64_t ticks = __rdtsc() - start;
+    if (trial && ticks < last_) near_ = other;
+    last_ = trial ? 0 : ticks;
+  }
+
+ private:
+  static constexpr uint32_t kRuns = 32;
+  static thread_local inline Near near_ = Near::next;
+  static thread_local inline uint32_t runs_ = 0;
+  uint64_t last_ = 0;
+};
 
 // A group's columns of the rows in panels [begin, end). Where a span is one block of K, this thread may have packed the group before.
 void multiply_group(const Rows& r, Group group, int64_t begin, int64_t end, bool packed, Pool& pool, int thread) {
@@ -314,9 +336,14 @@ void multiply_group(const Rows& r, Group group, int64_t begin, int64_t end, bool
   for (int64_t k = 0; k == 0 || k < r.span; k += depth) {
     const int64_t some = std::min(depth, r.span - k);
     if (!packed) pack_group(p, group, r.k + k, some, right, panel_units);
+    Nearness nearness;
     for (int64_t i = begin; i < end; i++)
-      for (int64_t j = 0; j < width; j++)
-        multiply_tile(r, i, (group.first + j) * kColumns, k, some, right + j * panel_units, partial ? partial + (j * between + i - begin) * kSums : nullptr);
+      nearness([&](Near near) {
+        for (int64_t j = 0; j < width; j++) {
+          float* kept = partial ? partial + (j * between + i - begin) * kSums : nullptr;
+          multiply_tile(r, i, (group.first + j) * kColumns, k, some, right + j * panel_units, kept, near);
+        }
+      });
   }
 }
 
@@ -355,10 +382,16 @@ void multiply_by_rows(const Product& p, Pool& pool) {
         pack_left_panel<kTileRows>(p.a.at(row + i * kTileRows, r.k), r.valid(i), r.span, p.form, r.packed_panel(i));
         if (p.branch) add_branch(r, i, down + block * padded * steps, pool, thread);
       }
-      for (int64_t first = 0; first < columns; first += some)
+      for (int64_t first = 0; first < columns; first += some) {
+        Nearness nearness;
         for (int64_t i = 0; i < mine; i++)
-          for (int64_t j = first; j < std::min(columns, first + some); j++)
-            multiply_tile(r, i, j * kColumns, 0, r.span, right + (block * columns + j) * panel_units, r.partial ? r.partial + (j * mine + i) * kSums : nullptr);
+          nearness([&](Near near) {
+            for (int64_t j = first; j < std::min(columns, first + some); j++) {
+              float* kept = r.partial ? r.partial + (j * mine + i) * kSums : nullptr;
+              multiply_tile(r, i, j * kColumns, 0, r.span, right + (block * columns + j) * panel_units, kept, near);
+            }
+          });
+      }
     }
   });
 }
