@@ -382,7 +382,7 @@ inline void pack_left_panel(const Factor& f, int64_t valid, int64_t k, Form form
 }
 
 // Asks for the lines of rows [begin, end) of K in a panel of columns that is about to be packed.
-inline void prefetch_rows(const Factor& f, int64_t begin, int64_t end, int64_t columns) {
+[[gnu::always_inline]] inline void prefetch_rows(const Factor& f, int64_t begin, int64_t end, int64_t columns) {
   const int64_t halves = f.tensor->dtype == DType::u4 ? 1 : 2 * bytes_per_element(f.tensor->dtype);
   for (int64_t k = begin; k < end; k++) {
     const char* line = static_cast<const char*>(f.tensor->data) + f.element(0, k) * halves / 2;
@@ -421,8 +421,8 @@ inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b,
 #if defined(__AMX_BF16__)
 // Adds the product of two packed panels of so many steps to the sums in tiles.
 template <int Vectors>
-inline void add_panels(Form form, const uint32_t* left, const uint32_t* right, int64_t steps, Near near = Near::next) {
-  if (form == Form::parts) add_parts<Vectors>(left, right, steps / (kParts * kChunk), near);
+inline void add_panels(Form form, const uint32_t* left, const uint32_t* right, int64_t steps, Near near = Near::next_right) {
+  if (form == Form::parts) add_parts<Vectors>(left, right, steps / (kParts * kChunk));
   else add_chunks<Vectors>(left, right, steps / kChunk, kPanels<Vectors>, near);
 }
 #endif

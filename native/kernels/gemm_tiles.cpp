@@ -1,6 +1,6 @@
 // Matrix products in tile registers.
 //
-// A task has a group of column panels, which it packs into the second-level cache, and some rows. Rows of bf16 are read as they lie, 32 at a time:
+// A task has a group of column panels, which it packs into the second-level cache, and some rows. Rows of bf16 are mostly read as they lie, 32 at a time:
 // those meet the whole group while they are in the cache. Other left factors are packed before, a span of K at a time; where they have many more rows
 // than there are columns it is their panels that stay in the cache, and the columns' that pass by. Long products go by blocks of K, their sums kept in
 // between. A low-rank branch is what it is in gemm.cpp: h first, then a few more steps behind the last ones of K.
@@ -23,6 +23,8 @@ constexpr int64_t kRowsBytes = 640 << 10, kColumnsBytes = 256 << 10, kAllColumns
 constexpr int64_t kRowBlock = 2048, kPartialBytes = 32 << 20;
 // Rows of a part of a task's, at least, and the number of parts, at most.
 constexpr int64_t kPartRows = 256, kMostParts = 8;
+// Bytes between rows, of which a multiple puts all of them in a thirty-second of the first-level cache, and columns that make up for packing.
+constexpr int64_t kFewSets = 2048, kManyColumns = 1024;
 constexpr int64_t kPerChunk = 2 * kChunk;
 // Rows of K that are packed for all panels of a group before the next; so many are codes of 4 bits asked for ahead, and as many share a scale.
 constexpr int64_t kAhead = 64;
@@ -55,7 +57,7 @@ struct Rows {
 
   // Adds rows of panel i, from this K of the span on, times a right panel.
   template <int Vectors>
-  void add(int64_t i, int64_t from, const uint32_t* right, int64_t steps, Near near = Near::next) const {
+  void add(int64_t i, int64_t from, const uint32_t* right, int64_t steps, Near near = Near::next_right) const {
     constexpr Layout panels = kPanels<Vectors>;
     if (!in_place(i)) return add_panels<Vectors>(p.form, packed_panel(i) + kTileRows * steps_of(p.form, from), right, steps, near);
     const auto* x = reinterpret_cast<const uint32_t*>(half_at(*p.a.tensor, p.a.element(row + i * kTileRows, k + from)));
@@ -396,13 +398,19 @@ void multiply_by_rows(const Product& p, Pool& pool) {
   });
 }
 
+// Rows that lie tile by tile are packed all the same if they would meet in few sets of the first-level cache, and many columns.
+bool worth_packing(const Product& p) {
+  return p.k * 2 > kNearBytes / kTileRows && p.a.stride * 2 % kFewSets == 0 && p.n >= kManyColumns;
+}
+
 }  // namespace
 
 void multiply_in_tiles(const Product& p, Pool& pool) {
-  const bool direct = p.form == Form::tiles && p.a.lanes_are_rows && p.a.tensor->dtype == DType::bf16 && p.k % kPerChunk == 0;
-  const bool by_rows = !direct && p.m >= 2 * p.n && p.n > 0 && p.k > 0 && steps_of(p.form, p.k) * round_up(p.n, kColumns) * 4 <= kAllColumnsBytes;
+  const bool lies = p.form == Form::tiles && p.a.lanes_are_rows && p.a.tensor->dtype == DType::bf16 && p.k % kPerChunk == 0;
+  const bool direct = lies && !worth_packing(p);
+  const bool by_rows = !lies && p.m >= 2 * p.n && p.n > 0 && p.k > 0 && steps_of(p.form, p.k) * round_up(p.n, kColumns) * 4 <= kAllColumnsBytes;
   if (by_rows) return multiply_by_rows(p, pool);
-  const int64_t depth = depth_of(p), span = direct ? p.k : std::min(depth, p.k), columns = (p.n + kColumns - 1) / kColumns;
+  const int64_t depth = depth_of(p), span = lies ? p.k : std::min(depth, p.k), columns = (p.n + kColumns - 1) / kColumns;
   const bool spans = span < p.k && p.n > 0;
   const int64_t kept = std::max<int64_t>(1, kPartialBytes / std::max<int64_t>(1, columns * kSums * 4)) * kTileRows;
   const int64_t most = direct ? p.m : spans ? std::min(kRowBlock, kept) : kRowBlock;

@@ -94,68 +94,66 @@ struct Layout {
 template <int Vectors, int Rows = kTileRows>
 inline constexpr Layout kPanels{kChunk, Rows * kChunk, Vectors * 16};
 
-// Where a loop's operands are to be in the first-level cache. The right one's next lines, asked for ahead: the second-level cache is far where two
-// threads share a core, each then with half of the instructions in flight, and this makes it 1.3 times as fast. Or the left one's first chunks,
-// for as many right ones as follow each other, while all else passes by: on a core of its own that is 1.1 to 1.4 times as fast.
-enum class Near { next, left };
+// What a loop has in the first-level cache. The next chunk of one or both operands, asked for ahead: where two threads share a core, the second-level
+// cache is far, as each has half of the instructions in flight, and this makes the loop 1.3 to 1.5 times as fast. Or the left one's first chunks, for as
+// many right ones as follow each other, all else passing by: 1.1 to 1.4 times as fast on a core of its own.
+enum class Near { next_right, next, left };
 // Bytes of a left panel that stay there.
 constexpr int64_t kNearBytes = 40 << 10;
 
+// Asks for so many lines, `step` units apart. (Where a function that only asks is not inlined at once, the compiler finds that it does nothing.)
 template <int Lines>
-inline void prefetch_lines(const uint32_t* panel) {
+[[gnu::always_inline]] inline void prefetch_lines(const uint32_t* lines, int64_t step = 16) {
 #pragma GCC unroll 32
-  for (int i = 0; i < Lines; i++) __builtin_prefetch(panel + i * 16, 0, 3);
+  for (int i = 0; i < Lines; i++) __builtin_prefetch(lines + i * step, 0, 3);
 }
 
 // Adds left · right over so many chunks to the sums; tiles of either may be needed only once.
-template <int Vectors, int Rows, bool Ahead, bool LeftOnce>
+template <int Vectors, int Rows, Near Kept, bool LeftOnce>
 inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout) {
-  constexpr bool both = Rows == kTileRows;
+  constexpr bool both = Rows == kTileRows, once = Kept == Near::left;
   for (int64_t i = 0; i < chunks; i++, left += layout.chunk, right += kChunk * layout.step) {
-    const uint32_t* next = right + kChunk * layout.step;
-    const auto ahead = [&](int at) {
-      if constexpr (Ahead) prefetch_lines<8>(next + at);
+    const auto ahead = [&](int part) __attribute__((always_inline)) {
+      if (Kept == Near::next && part * 8 < Rows) prefetch_lines<8>(left + layout.chunk + part * 8 * layout.row, layout.row);
+      if (Kept != Near::left && part < 2 * Vectors) prefetch_lines<8>(right + kChunk * layout.step + part * 128);
     };
     load_tile<4, LeftOnce>(left, layout.row * 4);
-    load_tile<6, !Ahead>(right, layout.step * 4);
+    load_tile<6, once>(right, layout.step * 4);
     if constexpr (both) load_tile<5, LeftOnce>(left + 16 * layout.row, layout.row * 4);
     add_product<0, 4, 6>();
     ahead(0);
     if constexpr (both) add_product<2, 5, 6>();
-    ahead(128);
+    ahead(1);
     if constexpr (Vectors == 2) {
-      load_tile<7, !Ahead>(right + 16, layout.step * 4);
+      load_tile<7, once>(right + 16, layout.step * 4);
       add_product<1, 4, 7>();
-      ahead(256);
+      ahead(2);
       if constexpr (both) add_product<3, 5, 7>();
-      ahead(384);
+      ahead(3);
     }
   }
 }
 
 template <int Vectors, int Rows = kTileRows>
-inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout = kPanels<Vectors, Rows>, Near near = Near::next) {
-  if (near == Near::next) return add_chunks<Vectors, Rows, true, false>(left, right, chunks, layout);
+inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout = kPanels<Vectors, Rows>, Near near = Near::next_right) {
+  if (near == Near::next_right) return add_chunks<Vectors, Rows, Near::next_right, false>(left, right, chunks, layout);
+  if (near == Near::next) return add_chunks<Vectors, Rows, Near::next, false>(left, right, chunks, layout);
   const int64_t kept = std::min<int64_t>(chunks, kNearBytes / (Rows * kChunk * 4));
-  add_chunks<Vectors, Rows, false, false>(left, right, kept, layout);
-  add_chunks<Vectors, Rows, false, true>(left + kept * layout.chunk, right + kept * kChunk * layout.step, chunks - kept, layout);
+  add_chunks<Vectors, Rows, Near::left, false>(left, right, kept, layout);
+  add_chunks<Vectors, Rows, Near::left, true>(left + kept * layout.chunk, right + kept * kChunk * layout.step, chunks - kept, layout);
 }
 
 // The same for packed panels in parts, the small products first; from one to the next, one of the two factors changes.
-template <int Vectors, bool Ahead, bool LeftOnce>
+template <int Vectors>
 inline void add_parts(const uint32_t* left, const uint32_t* right, int64_t chunks) {
   constexpr int step = Vectors * 16, left_units = kTileRows * kChunk, right_units = kChunk * step;
   const auto rows = [&](int part) {
-    load_tile<4, LeftOnce>(left + part * left_units, kChunk * 4);
-    load_tile<5, LeftOnce>(left + part * left_units + 16 * kChunk, kChunk * 4);
-    if constexpr (Ahead) prefetch_lines<left_units / 16>(left + (kParts + part) * left_units);
+    load_tile<4>(left + part * left_units, kChunk * 4);
+    load_tile<5>(left + part * left_units + 16 * kChunk, kChunk * 4);
   };
-  const auto columns = [&]<bool Once>(int part) {
-    load_tile<6, Once>(right + part * right_units, step * 4);
-    if constexpr (Vectors == 2) load_tile<7, Once>(right + part * right_units + 16, step * 4);
-  };
-  const auto ahead = [&](int part) {
-    if constexpr (Ahead) prefetch_lines<right_units / 16>(right + (kParts + part) * right_units);
+  const auto columns = [&](int part) {
+    load_tile<6>(right + part * right_units, step * 4);
+    if constexpr (Vectors == 2) load_tile<7>(right + part * right_units + 16, step * 4);
   };
   const auto add = [] {
     add_product<0, 4, 6>();
@@ -165,23 +163,16 @@ inline void add_parts(const uint32_t* left, const uint32_t* right, int64_t chunk
       add_product<3, 5, 7>();
     }
   };
-  constexpr bool once = !Ahead;
+  const auto next_rows = [&](int part) { prefetch_lines<left_units / 16>(left + (kParts + part) * left_units); };
+  const auto next_columns = [&](int part) { prefetch_lines<right_units / 16>(right + (kParts + part) * right_units); };
   for (int64_t i = 0; i < chunks; i++, left += kParts * left_units, right += kParts * right_units) {
-    rows(2), columns.template operator()<false>(0), add();
-    rows(0), add();
-    columns.template operator()<once>(2), add(), ahead(2);
-    columns.template operator()<once>(1), add(), ahead(1);
-    rows(1), add();
-    columns.template operator()<once>(0), add(), ahead(0);
+    rows(2), columns(0), add(), next_rows(2);
+    rows(0), add(), next_rows(0);
+    columns(2), add(), next_columns(2);
+    columns(1), add(), next_columns(1);
+    rows(1), add(), next_rows(1);
+    columns(0), add(), next_columns(0);
   }
-}
-
-template <int Vectors>
-inline void add_parts(const uint32_t* left, const uint32_t* right, int64_t chunks, Near near = Near::next) {
-  if (near == Near::next) return add_parts<Vectors, true, false>(left, right, chunks);
-  const int64_t kept = std::min<int64_t>(chunks, kNearBytes / (kParts * kTileRows * kChunk * 4));
-  add_parts<Vectors, false, false>(left, right, kept);
-  add_parts<Vectors, false, true>(left + kept * kParts * kTileRows * kChunk, right + kept * kParts * kChunk * Vectors * 16, chunks - kept);
 }
 #else
 inline constexpr bool kHasTiles = false;
