@@ -419,7 +419,7 @@ inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b,
 }
 
 #if defined(__AMX_BF16__)
-// Adds the product of two packed panels of so many steps to the sums in tiles.
+// Adds the product of two packed panels of so many steps to the sums in tiles. (What is near matters little in parts: their loop waits for the tile unit.)
 template <int Vectors>
 inline void add_panels(Form form, const uint32_t* left, const uint32_t* right, int64_t steps, Near near = Near::next_right) {
   if (form == Form::parts) add_parts<Vectors>(left, right, steps / (kParts * kChunk));
