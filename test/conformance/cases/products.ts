@@ -58,7 +58,7 @@ export function* matmuls(): Generator<Case> {
   }
 }
 
-/** More rows than a block of 2048 or than a chunk of 512, rows enough for each of two threads, tiles of every height, ranks of one vector, two and more; inputs and outputs in and past whole words and tiles; a mask over a sum in blocks; at the end, rows that stay while columns pass by, in blocks of K. */
+/** More rows than a block of 2048 or than a chunk of 512, rows enough for each of two threads, tiles of every height, ranks of one vector, two and more; inputs and outputs in and past whole words and tiles; a mask over a sum in blocks; at the end, rows that stay while columns pass by, in blocks of K, and rows 2 KiB apart. */
 const lowRanks: readonly [T: number, inputs: number, outputs: number, rank: number][] = [
   [1, 5, 3, 1],
   [3, 64, 33, 16],
@@ -77,6 +77,7 @@ const lowRanks: readonly [T: number, inputs: number, outputs: number, rank: numb
   [97, 40, 1601, 20],
   [97, 1601, 40, 20],
   [97, 1601, 40, 33],
+  [33, 1024, 1025, 3],
 ];
 
 function* lowRankProducts(): Generator<Case> {
