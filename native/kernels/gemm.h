@@ -421,9 +421,9 @@ inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b,
 #if defined(__AMX_BF16__)
 // Adds the product of two packed panels of so many steps to the sums in tiles. (What is near matters little in parts: their loop waits for the tile unit.)
 template <int Vectors>
-inline void add_panels(Form form, const uint32_t* left, const uint32_t* right, int64_t steps, Near near = Near::next_right) {
+inline void add_panels(Form form, const uint32_t* left, const uint32_t* right, int64_t steps, Near near = Near::next_right, Ahead far = {}) {
   if (form == Form::parts) add_parts<Vectors>(left, right, steps / (kParts * kChunk));
-  else add_chunks<Vectors>(left, right, steps / kChunk, kPanels<Vectors>, near);
+  else add_chunks<Vectors>(left, right, steps / kChunk, kPanels<Vectors>, near, far);
 }
 #endif
 

@@ -55,13 +55,24 @@ struct Rows {
   int64_t tail() const { return p.branch ? steps_of(p.form, p.branch->rank) : 0; }
   uint32_t* packed_panel(int64_t i) const { return packed + (direct ? 0 : i * kTileRows * steps()); }
 
+  // Panel i from this K of the span on.
+  const uint32_t* panel(int64_t i, int64_t from) const {
+    if (!in_place(i)) return packed_panel(i) + kTileRows * steps_of(p.form, from);
+    return reinterpret_cast<const uint32_t*>(half_at(*p.a.tensor, p.a.element(row + i * kTileRows, k + from)));
+  }
   // Adds rows of panel i, from this K of the span on, times a right panel.
   template <int Vectors>
-  void add(int64_t i, int64_t from, const uint32_t* right, int64_t steps, Near near = Near::next_right) const {
+  void add(int64_t i, int64_t from, const uint32_t* right, int64_t steps, Near near = Near::next_right, Ahead far = {}) const {
     constexpr Layout panels = kPanels<Vectors>;
-    if (!in_place(i)) return add_panels<Vectors>(p.form, packed_panel(i) + kTileRows * steps_of(p.form, from), right, steps, near);
-    const auto* x = reinterpret_cast<const uint32_t*>(half_at(*p.a.tensor, p.a.element(row + i * kTileRows, k + from)));
-    add_chunks<Vectors>(x, right, steps / kChunk, {p.a.stride / 2, kChunk, panels.step}, near);
+    if (!in_place(i)) return add_panels<Vectors>(p.form, panel(i, from), right, steps, near, far);
+    add_chunks<Vectors>(panel(i, from), right, steps / kChunk, {p.a.stride / 2, kChunk, panels.step}, near, far);
+  }
+  // A share of panel i, the one of this number among so many, to be asked for while another panel passes.
+  Ahead share(int64_t i, int64_t from, int64_t steps, int64_t number, int64_t shares) const {
+    const int64_t first = kTileRows * number / shares, count = kTileRows * (number + 1) / shares - first;
+    if (p.form == Form::parts) return {};
+    if (in_place(i)) return {panel(i, from) + first * p.a.stride / 2, count, p.a.stride / 2, kChunk};
+    return {panel(i, from) + first * steps, count, kChunk, count * kChunk};
   }
 };
 
@@ -282,7 +293,7 @@ void pack_group(const Product& p, Group group, int64_t k, int64_t some, uint32_t
 }
 
 // A tile: panel i of rows and the panel of columns from this one on, over `some` of K from k of the span on. `kept` holds its sums before and after.
-void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t some, const uint32_t* right, float* kept, Near near) {
+void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t some, const uint32_t* right, float* kept, Near near, Ahead far) {
   const Product& p = r.p;
   const int64_t row = r.row + i * kTileRows, rows = r.valid(i), steps = steps_of(p.form, some);
   const bool final = r.last() && k + some >= r.span, masked = final && p.branch && p.branch->out;
@@ -297,7 +308,7 @@ void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t 
   }
   if (before) load_sums<2>(before, kColumns);
   else clear_sums<2>();
-  r.add<2>(i, k, right, steps, near);
+  r.add<2>(i, k, right, steps, near, far);
   if (final && p.branch && !masked) add_panels<2>(p.form, r.h + i * kTileRows * r.tail(), up, r.tail());
   store_sums<2>(final ? sums : kept, kColumns);
   if (final) store_tile(p, row, column, rows, sums);
@@ -343,7 +354,8 @@ void multiply_group(const Rows& r, Group group, int64_t begin, int64_t end, bool
       nearness([&](Near near) {
         for (int64_t j = 0; j < width; j++) {
           float* kept = partial ? partial + (j * between + i - begin) * kSums : nullptr;
-          multiply_tile(r, i, (group.first + j) * kColumns, k, some, right + j * panel_units, kept, near);
+          const Ahead next = i + 1 < end ? r.share(i + 1, k, steps_of(p.form, some), j, width) : Ahead{};
+          multiply_tile(r, i, (group.first + j) * kColumns, k, some, right + j * panel_units, kept, near, next);
         }
       });
   }
@@ -390,7 +402,7 @@ void multiply_by_rows(const Product& p, Pool& pool) {
           nearness([&](Near near) {
             for (int64_t j = first; j < std::min(columns, first + some); j++) {
               float* kept = r.partial ? r.partial + (j * mine + i) * kSums : nullptr;
-              multiply_tile(r, i, j * kColumns, 0, r.span, right + (block * columns + j) * panel_units, kept, near);
+              multiply_tile(r, i, j * kColumns, 0, r.span, right + (block * columns + j) * panel_units, kept, near, {});
             }
           });
       }

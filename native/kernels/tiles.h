@@ -108,11 +108,20 @@ template <int Lines>
   for (int i = 0; i < Lines; i++) __builtin_prefetch(lines + i * step, 0, 3);
 }
 
+// Lines that the second-level cache is asked for on the way: with each chunk `count` of them, `step` units apart, and `chunk` units further than the last.
+struct Ahead {
+  const uint32_t* lines = nullptr;
+  int64_t count = 0, step = 0, chunk = 0;
+
+  Ahead after(int64_t chunks) const { return {lines + chunks * chunk, count, step, chunk}; }
+};
+
 // Adds left · right over so many chunks to the sums; tiles of either may be needed only once.
 template <int Vectors, int Rows, Near Kept, bool LeftOnce>
-inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout) {
+inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout, Ahead far = {}) {
   constexpr bool both = Rows == kTileRows, once = Kept == Near::left;
-  for (int64_t i = 0; i < chunks; i++, left += layout.chunk, right += kChunk * layout.step) {
+  for (int64_t i = 0; i < chunks; i++, left += layout.chunk, right += kChunk * layout.step, far = far.after(1)) {
+    for (int64_t line = 0; line < far.count; line++) __builtin_prefetch(far.lines + line * far.step, 0, 2);
     const auto ahead = [&](int part) __attribute__((always_inline)) {
       if (Kept == Near::next && part * 8 < Rows) prefetch_lines<8>(left + layout.chunk + part * 8 * layout.row, layout.row);
       if (Kept != Near::left && part < 2 * Vectors) prefetch_lines<8>(right + kChunk * layout.step + part * 128);
@@ -135,12 +144,13 @@ inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chun
 }
 
 template <int Vectors, int Rows = kTileRows>
-inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout = kPanels<Vectors, Rows>, Near near = Near::next_right) {
-  if (near == Near::next_right) return add_chunks<Vectors, Rows, Near::next_right, false>(left, right, chunks, layout);
-  if (near == Near::next) return add_chunks<Vectors, Rows, Near::next, false>(left, right, chunks, layout);
+inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout = kPanels<Vectors, Rows>, Near near = Near::next_right,
+                       Ahead far = {}) {
+  if (near == Near::next_right) return add_chunks<Vectors, Rows, Near::next_right, false>(left, right, chunks, layout, far);
+  if (near == Near::next) return add_chunks<Vectors, Rows, Near::next, false>(left, right, chunks, layout, far);
   const int64_t kept = std::min<int64_t>(chunks, kNearBytes / (Rows * kChunk * 4));
-  add_chunks<Vectors, Rows, Near::left, false>(left, right, kept, layout);
-  add_chunks<Vectors, Rows, Near::left, true>(left + kept * layout.chunk, right + kept * kChunk * layout.step, chunks - kept, layout);
+  add_chunks<Vectors, Rows, Near::left, false>(left, right, kept, layout, far);
+  add_chunks<Vectors, Rows, Near::left, true>(left + kept * layout.chunk, right + kept * kChunk * layout.step, chunks - kept, layout, far.after(kept));
 }
 
 // The same for packed panels in parts, the small products first; from one to the next, one of the two factors changes.
