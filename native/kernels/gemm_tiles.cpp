@@ -181,10 +181,16 @@ void masked_tail(const Rows& r, int64_t i, int64_t column, const uint32_t* up, c
 // Packs two neighbouring panels of columns of codes of 4 bits whose 64 columns share a scale in each row: for k rows, even. What two rows' codes
 // stand for lies in one register, 16 and 16, so that one permutation yields pairs.
 void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, uint32_t* __restrict right) {
+  // Of both rows' 32 bytes, eight for sixteen columns: each twice, the first row's in the low half of a unit, the second's in the high one.
+  alignas(64) static constexpr auto kBytes = [] {
+    std::array<std::array<uint8_t, 64>, 4> order{};
+    for (int i = 0; i < 256; i++) order[i / 64][i % 64] = static_cast<uint8_t>(i % 4 / 2 * 32 + i / 8);
+    return order;
+  }();
   const Codes& codes = *f.codes;
   const __m512 values = _mm512_loadu_ps(codes.values);
-  // Of a byte of either row, both codes, the first of them in the high half: one word each, the second row's in the upper 16 numbers.
-  const __m512i order = _mm512_set1_epi64(0x0008'0000'000c'0004), kept = _mm512_set1_epi32(0x000f'000f), upper = _mm512_set1_epi32(0x0010'0000);
+  // Even columns' codes are in the high halves of bytes; the second row's numbers are the upper 16.
+  const __m512i shifts = _mm512_set1_epi64(0x0004'0004), kept = _mm512_set1_epi32(0x000f'000f), upper = _mm512_set1_epi32(0x0010'0000);
   for (int64_t step = 0; step < k; step += 2, left += kColumns, right += kColumns) {
     const int64_t low = f.element(0, step), high = low + f.stride;
     const auto prefetch = [&](int64_t at) { __builtin_prefetch(codes.data + (at + kAhead * f.stride) / 2, 0, 2); };
@@ -192,30 +198,23 @@ void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, uint32_t*
     prefetch(high);
     const auto numbers = [&](int64_t at) { return _mm512_mul_ps(values, _mm512_set1_ps(codes.scale(at))); };
     const auto table = (__m512i)_mm512_cvtne2ps_pbh(numbers(high), numbers(low));
-    const auto pack = [&](int64_t column, uint32_t* panel) {
-      const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes.data + (low + column) / 2));
-      const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes.data + (high + column) / 2));
-      const auto sixteen = [&](__m128i bytes, uint32_t* out) {
-        const __m512i spread = _mm512_multishift_epi64_epi8(order, _mm512_cvtepu16_epi64(bytes));
-        const __m512i index = _mm512_ternarylogic_epi32(spread, kept, upper, 0xea);  // (spread & kept) | upper
-        _mm512_storeu_si512(out, _mm512_permutexvar_epi16(index, table));
-      };
-      sixteen(_mm_unpacklo_epi8(a, b), panel);
-      sixteen(_mm_unpackhi_epi8(a, b), panel + 16);
+    const auto row = [&](int64_t at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes.data + at / 2)); };
+    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(row(low)), row(high), 1);
+    const auto sixteen = [&](int i, uint32_t* out) {
+      const __m512i spread = _mm512_srlv_epi16(_mm512_permutexvar_epi8(_mm512_load_si512(kBytes[i].data()), both), shifts);
+      const __m512i index = _mm512_ternarylogic_epi32(spread, kept, upper, 0xea);  // (spread & kept) | upper
+      _mm512_storeu_si512(out, _mm512_permutexvar_epi16(index, table));
     };
-    pack(0, left);
-    pack(32, right);
+    sixteen(0, left);
+    sixteen(1, left + kLanes);
+    sixteen(2, right);
+    sixteen(3, right + kLanes);
   }
 }
 
 // Packs a panel of columns of codes of 4 bits that lie along K, blocks of 64 or more sharing a scale: for `some` rows of K, in whole blocks of 64.
-// Bytes, two codes of a column each, are turned before they become numbers: these are four times as long.
+// Eight codes of each of sixteen columns are turned together, before they become numbers, which are four times as long.
 void pack_codes_along(const Factor& f, int64_t some, uint32_t* __restrict panel) {
-  alignas(64) static constexpr auto kBySteps = [] {
-    std::array<uint8_t, 64> order{};
-    for (int i = 0; i < 64; i++) order[i] = static_cast<uint8_t>(i % 4 * 16 + i / 4);
-    return order;
-  }();
   alignas(64) static constexpr auto kPairs = [] {
     std::array<uint16_t, 32> order{};
     for (int i = 0; i < 32; i++) order[i] = static_cast<uint16_t>(i % 2 * 16 + i / 2);
@@ -223,11 +222,15 @@ void pack_codes_along(const Factor& f, int64_t some, uint32_t* __restrict panel)
   }();
   const Codes& codes = *f.codes;
   const __m512 values = _mm512_loadu_ps(codes.values);
-  const __m512i by_steps = _mm512_load_si512(kBySteps.data()), pairs = _mm512_load_si512(kPairs.data());
+  const __m512i pairs = _mm512_load_si512(kPairs.data());
   alignas(64) float scales[kLanes];
-  alignas(64) uint8_t turned[4][4][16];  // [step % 4][step / 4][column]
   for (int64_t column = 0; column < kColumns; column += kLanes)
     for (int64_t k = 0; k < some; k += 64) {
+      // The next columns' codes and scales are asked for, a line of each at a time.
+      for (int64_t i = 0, next = f.element(column + kLanes, k); i < kLanes; i++, next += f.stride) {
+        if (k % 128 == 0) __builtin_prefetch(codes.data + next / 2, 0, 2);
+        if (codes.scale_codes && k % 1024 == 0) __builtin_prefetch(codes.scale_codes + (next >> codes.block), 0, 2);
+      }
       for (int i = 0; i < kLanes; i++) scales[i] = codes.scale(f.element(column + i, k));
       const __m512 scale = _mm512_load_ps(scales);
       for (int64_t step = k; step < k + 64; step += 2 * kChunk) {
@@ -235,26 +238,26 @@ void pack_codes_along(const Factor& f, int64_t some, uint32_t* __restrict panel)
         const auto four = [&](int64_t i) {
           const auto row = [&](int64_t j) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + (i + j) * f.stride / 2)); };
           __m512i rows = _mm512_castsi128_si512(row(0));
-          rows = _mm512_mask_broadcast_i32x4(rows, 0x00f0, row(1));
-          rows = _mm512_mask_broadcast_i32x4(rows, 0x0f00, row(2));
-          rows = _mm512_mask_broadcast_i32x4(rows, 0xf000, row(3));
-          return _mm512_permutexvar_epi8(by_steps, rows);
+          rows = _mm512_mask_broadcast_i32x4(rows, 0x00f0, row(4));
+          rows = _mm512_mask_broadcast_i32x4(rows, 0x0f00, row(8));
+          return _mm512_mask_broadcast_i32x4(rows, 0xf000, row(12));
         };
-        const __m512i a = four(0), b = four(4), c = four(8), d = four(12);
+        const auto eight = [&](__m512i bytes, uint32_t* out) {
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; i++) {
+            // A permutation takes the lowest four bits of an index.
+            const __m512 low = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 8 * i + 4), values), scale);
+            const __m512 high = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 8 * i), values), scale);
+            _mm512_storeu_si512(out + i * kColumns, _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(high, low)));
+          }
+        };
+        const __m512i a = four(0), b = four(1), c = four(2), d = four(3);
         const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d), AB = _mm512_unpackhi_epi32(a, b), CD = _mm512_unpackhi_epi32(c, d);
-        _mm512_store_si512(turned[0], _mm512_unpacklo_epi64(ab, cd));
-        _mm512_store_si512(turned[1], _mm512_unpackhi_epi64(ab, cd));
-        _mm512_store_si512(turned[2], _mm512_unpacklo_epi64(AB, CD));
-        _mm512_store_si512(turned[3], _mm512_unpackhi_epi64(AB, CD));
         uint32_t* out = panel + step / 2 * kColumns + column;
-#pragma GCC unroll 16
-        for (int i = 0; i < kChunk; i++) {
-          // A permutation takes the lowest four bits of an index.
-          const __m512i bytes = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(turned[i % 4][i / 4])));
-          const __m512 low = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values), scale);
-          const __m512 high = _mm512_mul_ps(_mm512_permutexvar_ps(bytes, values), scale);
-          _mm512_storeu_si512(out + i * kColumns, _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(high, low)));
-        }
+        eight(_mm512_unpacklo_epi64(ab, cd), out);
+        eight(_mm512_unpackhi_epi64(ab, cd), out + 4 * kColumns);
+        eight(_mm512_unpacklo_epi64(AB, CD), out + 8 * kColumns);
+        eight(_mm512_unpackhi_epi64(AB, CD), out + 12 * kColumns);
       }
     }
 }
