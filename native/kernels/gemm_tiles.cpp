@@ -15,8 +15,9 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// K of a block, at most, and the bytes of a packed group: half of a second-level cache of 2 MiB.
-constexpr int64_t kDepth = 2048, kPartsDepth = 768, kGroupBytes = 1 << 20;
+// K of one block, or, where it is longer, of several; and the bytes of a packed group: half of a second-level cache of 2 MiB, less where sums between
+// blocks have to be there too.
+constexpr int64_t kDepth = 2048, kSomeDepth = 1408, kPartsDepth = 768, kGroupBytes = 1 << 20, kSomeGroupBytes = 768 << 10;
 // The other way round: bytes of packed rows, of the columns that they meet at a time, and of all columns, at most.
 constexpr int64_t kRowsBytes = 640 << 10, kColumnsBytes = 256 << 10, kAllColumnsBytes = 32 << 20;
 // Rows whose left panels are packed at a time, and bytes of sums kept between spans of K.
@@ -32,7 +33,7 @@ constexpr int64_t kSums = kTileRows * kColumns;
 
 // K in even blocks, and those of whole blocks of codes.
 int64_t depth_of(const Product& p) {
-  const int64_t most = p.form == Form::parts ? kPartsDepth : kDepth, blocks = std::max<int64_t>(1, (p.k + most - 1) / most);
+  const int64_t most = p.form == Form::parts ? kPartsDepth : p.k <= kDepth ? kDepth : kSomeDepth, blocks = std::max<int64_t>(1, (p.k + most - 1) / most);
   return std::max(kAhead, round_up((p.k + blocks - 1) / blocks, kAhead));
 }
 
@@ -440,7 +441,8 @@ void multiply_in_tiles(const Product& p, Pool& pool) {
       r.h_sums = static_cast<float*>(pool.scratch(0, 6, panels * kTileRows * rank * sizeof(float)));
     }
     // As many groups as the cache asks for, at least one for each thread.
-    const int64_t threads = pool.threads(), fit = std::max<int64_t>(1, kGroupBytes / (steps_of(p.form, std::min(p.k + kPerChunk, depth)) * kColumns * 4));
+    const int64_t threads = pool.threads(), bytes = depth < span ? kSomeGroupBytes : kGroupBytes;
+    const int64_t fit = std::max<int64_t>(1, bytes / (steps_of(p.form, std::min(p.k + kPerChunk, depth)) * kColumns * 4));
     const int64_t groups = std::min(columns, round_up((columns + fit - 1) / fit, threads));
     // Parts of the rows let one thread help the other, or give it something to do where there are fewer columns. A group is packed once for all of a
     // thread's parts.
