@@ -137,8 +137,11 @@ void each_span(const Geometry& g, Pool& pool, const Body& body) {
 // Rows [row, row + n) of a task out of x [Tq, H · D], one after the other, in x's dtype.
 inline Tensor gather(const Geometry& g, const Task& t, const Tensor& x, int64_t row, int64_t n, float* memory) {
   const int64_t bytes = g.width * bytes_per_element(x.dtype);
-  for (int64_t i = 0; i < n; i++)
-    std::memcpy(reinterpret_cast<char*>(memory) + i * bytes, static_cast<char*>(x.data) + g.query_row(t, row + i) * bytes, bytes);
+  // The heads of a query lie side by side.
+  for (int64_t i = 0, some; i < n; i += some) {
+    some = std::min(g.shared - (row + i) % g.shared, n - i);
+    std::memcpy(reinterpret_cast<char*>(memory) + i * bytes, static_cast<char*>(x.data) + g.query_row(t, row + i) * bytes, some * bytes);
+  }
   return {memory, x.dtype, 2, {n, g.width}};
 }
 

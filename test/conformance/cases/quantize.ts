@@ -30,7 +30,7 @@ function quantized(kind: Kind, [rows, columns]: readonly number[], blockSize: nu
 
 const kinds: readonly Kind[] = ['i8', 'nf4', 'fp4 nested'];
 
-/** Columns in and off the width of a vector; blocks within a row and across rows; more than 256 blocks; panels of columns in pairs. */
+/** Columns in and off the width of a vector; blocks within a row and across rows; more than 256 blocks; panels of columns in pairs; sums in blocks of K, forward and backward. */
 const weights: readonly [rows: number, columns: number, blockSize: number][] = [
   [1, 1, 32],
   [5, 7, 64],
@@ -40,6 +40,8 @@ const weights: readonly [rows: number, columns: number, blockSize: number][] = [
   [65, 320, 64],
   [3, 45, 4096],
   [64, 192, 64],
+  [35, 2880, 64],
+  [2880, 64, 64],
 ];
 
 function* products(): Generator<Case> {
