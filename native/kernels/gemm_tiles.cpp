@@ -8,8 +8,9 @@
 
 #if defined(__AMX_BF16__)
 #include <algorithm>
-#include <array>
 #include <vector>
+
+#include "pack_codes.h"
 
 namespace lowrank::LOWRANK_ISA {
 
@@ -27,13 +28,12 @@ constexpr int64_t kPartRows = 256, kMostParts = 8;
 // Bytes between rows, of which a multiple puts all of them in a thirty-second of the first-level cache, and columns that make up for packing.
 constexpr int64_t kFewSets = 2048, kManyColumns = 1024;
 constexpr int64_t kPerChunk = 2 * kChunk;
-// Rows of K that are packed for all panels of a group before the next; so many are codes of 4 bits asked for ahead, and as many share a scale.
-constexpr int64_t kAhead = 64;
 constexpr int64_t kSums = kTileRows * kColumns;
 
 // K in even blocks, and those of whole blocks of codes.
 int64_t depth_of(const Product& p) {
-  const int64_t most = p.form == Form::parts ? kPartsDepth : p.k <= kDepth ? kDepth : kSomeDepth, blocks = std::max<int64_t>(1, (p.k + most - 1) / most);
+  const int64_t most = p.form == Form::parts ? kPartsDepth : p.k <= kDepth ? kDepth : kSomeDepth;
+  const int64_t blocks = std::max<int64_t>(1, (p.k + most - 1) / most);
   return std::max(kAhead, round_up((p.k + blocks - 1) / blocks, kAhead));
 }
 
@@ -176,90 +176,6 @@ void masked_tail(const Rows& r, int64_t i, int64_t column, const uint32_t* up, c
       __m512 x = _mm512_maskz_mul_ps(mask, _mm512_load_ps(some), scale);
       if (before) x = _mm512_add_ps(x, _mm512_load_ps(before + j * kColumns + v));
       _mm512_store_ps(some, x);
-    }
-}
-
-// Packs two neighbouring panels of columns of codes of 4 bits whose 64 columns share a scale in each row: for k rows, even. What two rows' codes
-// stand for lies in one register, 16 and 16, so that one permutation yields pairs.
-void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, uint32_t* __restrict right) {
-  // Of both rows' 32 bytes, eight for sixteen columns: each twice, the first row's in the low half of a unit, the second's in the high one.
-  alignas(64) static constexpr auto kBytes = [] {
-    std::array<std::array<uint8_t, 64>, 4> order{};
-    for (int i = 0; i < 256; i++) order[i / 64][i % 64] = static_cast<uint8_t>(i % 4 / 2 * 32 + i / 8);
-    return order;
-  }();
-  const Codes& codes = *f.codes;
-  const __m512 values = _mm512_loadu_ps(codes.values);
-  // Even columns' codes are in the high halves of bytes; the second row's numbers are the upper 16.
-  const __m512i shifts = _mm512_set1_epi64(0x0004'0004), kept = _mm512_set1_epi32(0x000f'000f), upper = _mm512_set1_epi32(0x0010'0000);
-  for (int64_t step = 0; step < k; step += 2, left += kColumns, right += kColumns) {
-    const int64_t low = f.element(0, step), high = low + f.stride;
-    const auto prefetch = [&](int64_t at) { __builtin_prefetch(codes.data + (at + kAhead * f.stride) / 2, 0, 2); };
-    prefetch(low);
-    prefetch(high);
-    const auto numbers = [&](int64_t at) { return _mm512_mul_ps(values, _mm512_set1_ps(codes.scale(at))); };
-    const auto table = (__m512i)_mm512_cvtne2ps_pbh(numbers(high), numbers(low));
-    const auto row = [&](int64_t at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes.data + at / 2)); };
-    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(row(low)), row(high), 1);
-    const auto sixteen = [&](int i, uint32_t* out) {
-      const __m512i spread = _mm512_srlv_epi16(_mm512_permutexvar_epi8(_mm512_load_si512(kBytes[i].data()), both), shifts);
-      const __m512i index = _mm512_ternarylogic_epi32(spread, kept, upper, 0xea);  // (spread & kept) | upper
-      _mm512_storeu_si512(out, _mm512_permutexvar_epi16(index, table));
-    };
-    sixteen(0, left);
-    sixteen(1, left + kLanes);
-    sixteen(2, right);
-    sixteen(3, right + kLanes);
-  }
-}
-
-// Packs a panel of columns of codes of 4 bits that lie along K, blocks of 64 or more sharing a scale: for `some` rows of K, in whole blocks of 64.
-// Eight codes of each of sixteen columns are turned together, before they become numbers, which are four times as long.
-void pack_codes_along(const Factor& f, int64_t some, uint32_t* __restrict panel) {
-  alignas(64) static constexpr auto kPairs = [] {
-    std::array<uint16_t, 32> order{};
-    for (int i = 0; i < 32; i++) order[i] = static_cast<uint16_t>(i % 2 * 16 + i / 2);
-    return order;
-  }();
-  const Codes& codes = *f.codes;
-  const __m512 values = _mm512_loadu_ps(codes.values);
-  const __m512i pairs = _mm512_load_si512(kPairs.data());
-  alignas(64) float scales[kLanes];
-  for (int64_t column = 0; column < kColumns; column += kLanes)
-    for (int64_t k = 0; k < some; k += 64) {
-      // The next columns' codes and scales are asked for, a line of each at a time.
-      for (int64_t i = 0, next = f.element(column + kLanes, k); i < kLanes; i++, next += f.stride) {
-        if (k % 128 == 0) __builtin_prefetch(codes.data + next / 2, 0, 2);
-        if (codes.scale_codes && k % 1024 == 0) __builtin_prefetch(codes.scale_codes + (next >> codes.block), 0, 2);
-      }
-      for (int i = 0; i < kLanes; i++) scales[i] = codes.scale(f.element(column + i, k));
-      const __m512 scale = _mm512_load_ps(scales);
-      for (int64_t step = k; step < k + 64; step += 2 * kChunk) {
-        const uint8_t* from = codes.data + f.element(column, step) / 2;
-        const auto four = [&](int64_t i) {
-          const auto row = [&](int64_t j) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + (i + j) * f.stride / 2)); };
-          __m512i rows = _mm512_castsi128_si512(row(0));
-          rows = _mm512_mask_broadcast_i32x4(rows, 0x00f0, row(4));
-          rows = _mm512_mask_broadcast_i32x4(rows, 0x0f00, row(8));
-          return _mm512_mask_broadcast_i32x4(rows, 0xf000, row(12));
-        };
-        const auto eight = [&](__m512i bytes, uint32_t* out) {
-#pragma GCC unroll 4
-          for (int i = 0; i < 4; i++) {
-            // A permutation takes the lowest four bits of an index.
-            const __m512 low = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 8 * i + 4), values), scale);
-            const __m512 high = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 8 * i), values), scale);
-            _mm512_storeu_si512(out + i * kColumns, _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(high, low)));
-          }
-        };
-        const __m512i a = four(0), b = four(1), c = four(2), d = four(3);
-        const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d), AB = _mm512_unpackhi_epi32(a, b), CD = _mm512_unpackhi_epi32(c, d);
-        uint32_t* out = panel + step / 2 * kColumns + column;
-        eight(_mm512_unpacklo_epi64(ab, cd), out);
-        eight(_mm512_unpackhi_epi64(ab, cd), out + 4 * kColumns);
-        eight(_mm512_unpacklo_epi64(AB, CD), out + 8 * kColumns);
-        eight(_mm512_unpackhi_epi64(AB, CD), out + 12 * kColumns);
-      }
     }
 }
 
