@@ -37,6 +37,13 @@ int64_t depth_of(const Product& p) {
   return std::max(kAhead, round_up((p.k + blocks - 1) / blocks, kAhead));
 }
 
+// The same of a packed panel, left or right, to be asked for while two others are multiplied: one of so many shares.
+Ahead share_of(Form form, const uint32_t* panel, int64_t steps, int64_t number, int64_t shares) {
+  const int64_t first = kTileRows * number / shares, count = kTileRows * (number + 1) / shares - first;
+  const int64_t lines = form == Form::parts ? kParts * count : count;
+  return {panel + first * steps, lines, kChunk, lines * kChunk};
+}
+
 // Rows of the left factor and of out, by panels, and a span of K.
 struct Rows {
   const Product& p;
@@ -70,10 +77,9 @@ struct Rows {
   }
   // A share of panel i, the one of this number among so many, to be asked for while another panel passes.
   Ahead share(int64_t i, int64_t from, int64_t steps, int64_t number, int64_t shares) const {
+    if (!in_place(i)) return share_of(p.form, panel(i, from), steps, number, shares);
     const int64_t first = kTileRows * number / shares, count = kTileRows * (number + 1) / shares - first;
-    if (p.form == Form::parts) return {};
-    if (in_place(i)) return {panel(i, from) + first * p.a.stride / 2, count, p.a.stride / 2, kChunk};
-    return {panel(i, from) + first * steps, count, kChunk, count * kChunk};
+    return {panel(i, from) + first * p.a.stride / 2, count, p.a.stride / 2, kChunk};
   }
 };
 
@@ -134,7 +140,13 @@ void prepare(const Rows& r, Pool& pool) {
   });
 }
 
-// Brings a tile's sums home: alpha, addend, rounding.
+// A tile's sums are what goes into out, beginning with the addend.
+bool comes_home(const Product& p, int64_t rows, int64_t column) {
+  const bool wide = p.out->dtype == DType::f32 && (!p.addend || p.addend->dtype == DType::f32);
+  return wide && p.alpha == 1 && !(p.branch && p.branch->out) && rows == kTileRows && column + kColumns <= p.n;
+}
+
+// Brings a tile's sums home where they are not yet that: alpha, addend, rounding.
 void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, const float* sums) {
   const __m512 alpha = _mm512_set1_ps(p.alpha);
   if (!p.addend && p.alpha == 1 && p.out->dtype == DType::bf16 && column + kColumns <= p.n) {
@@ -226,10 +238,13 @@ void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t 
     masked_tail(r, i, column, up, before, sums);
     before = sums;
   }
-  if (before) load_sums<2>(before, kColumns);
+  const bool home = comes_home(p, rows, column);
+  if (home && !before && p.addend) load_sums<2>(f32_at(*p.addend, row * p.n + column), p.n);
+  else if (before) load_sums<2>(before, kColumns);
   else clear_sums<2>();
   r.add<2>(i, k, right, steps, near, far);
   if (final && p.branch && !masked) add_panels<2>(p.form, r.h + i * kTileRows * r.tail(), up, r.tail());
+  if (home && final) return store_sums<2>(f32_at(*p.out, row * p.n + column), p.n);
   store_sums<2>(final ? sums : kept, kColumns);
   if (final) store_tile(p, row, column, rows, sums);
 }
@@ -322,7 +337,9 @@ void multiply_by_rows(const Product& p, Pool& pool) {
           nearness([&](Near near) {
             for (int64_t j = first; j < std::min(columns, first + some); j++) {
               float* kept = r.partial ? r.partial + (j * mine + i) * kSums : nullptr;
-              multiply_tile(r, i, j * kColumns, 0, r.span, right + (block * columns + j) * panel_units, kept, near, {});
+              const uint32_t* panel = right + (block * columns + j) * panel_units;
+              const Ahead next = j + some < columns ? share_of(p.form, panel + some * panel_units, r.steps(), i, mine) : Ahead{};
+              multiply_tile(r, i, j * kColumns, 0, r.span, panel, kept, near, next);
             }
           });
       }

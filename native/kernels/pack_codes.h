@@ -2,7 +2,7 @@
 #pragma once
 #include <array>
 
-#include "gemm.h"
+#include "pack.h"
 
 #if defined(__AMX_BF16__)
 namespace lowrank::LOWRANK_ISA {

@@ -113,6 +113,9 @@ struct Ahead {
   const uint32_t* lines = nullptr;
   int64_t count = 0, step = 0, chunk = 0;
 
+  [[gnu::always_inline]] void ask() const {
+    for (int64_t line = 0; line < count; line++) __builtin_prefetch(lines + line * step, 0, 2);
+  }
   Ahead after(int64_t chunks) const { return {lines + chunks * chunk, count, step, chunk}; }
 };
 
@@ -121,7 +124,7 @@ template <int Vectors, int Rows, Near Kept, bool LeftOnce>
 inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout, Ahead far = {}) {
   constexpr bool both = Rows == kTileRows, once = Kept == Near::left;
   for (int64_t i = 0; i < chunks; i++, left += layout.chunk, right += kChunk * layout.step, far = far.after(1)) {
-    for (int64_t line = 0; line < far.count; line++) __builtin_prefetch(far.lines + line * far.step, 0, 2);
+    far.ask();
     const auto ahead = [&](int part) __attribute__((always_inline)) {
       if (Kept == Near::next && part * 8 < Rows) prefetch_lines<8>(left + layout.chunk + part * 8 * layout.row, layout.row);
       if (Kept != Near::left && part < 2 * Vectors) prefetch_lines<8>(right + kChunk * layout.step + part * 128);
@@ -155,7 +158,7 @@ inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chun
 
 // The same for packed panels in parts, the small products first; from one to the next, one of the two factors changes.
 template <int Vectors>
-inline void add_parts(const uint32_t* left, const uint32_t* right, int64_t chunks) {
+inline void add_parts(const uint32_t* left, const uint32_t* right, int64_t chunks, Ahead far = {}) {
   constexpr int step = Vectors * 16, left_units = kTileRows * kChunk, right_units = kChunk * step;
   const auto rows = [&](int part) {
     load_tile<4>(left + part * left_units, kChunk * 4);
@@ -175,7 +178,8 @@ inline void add_parts(const uint32_t* left, const uint32_t* right, int64_t chunk
   };
   const auto next_rows = [&](int part) { prefetch_lines<left_units / 16>(left + (kParts + part) * left_units); };
   const auto next_columns = [&](int part) { prefetch_lines<right_units / 16>(right + (kParts + part) * right_units); };
-  for (int64_t i = 0; i < chunks; i++, left += kParts * left_units, right += kParts * right_units) {
+  for (int64_t i = 0; i < chunks; i++, left += kParts * left_units, right += kParts * right_units, far = far.after(1)) {
+    far.ask();
     rows(2), columns(0), add(), next_rows(2);
     rows(0), add(), next_rows(0);
     columns(2), add(), next_columns(2);
