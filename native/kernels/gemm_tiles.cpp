@@ -38,10 +38,9 @@ int64_t depth_of(const Product& p) {
 }
 
 // The same of a packed panel, left or right, to be asked for while two others are multiplied: one of so many shares.
-Ahead share_of(Form form, const uint32_t* panel, int64_t steps, int64_t number, int64_t shares) {
+Ahead share_of(const uint32_t* panel, int64_t steps, int64_t number, int64_t shares) {
   const int64_t first = kTileRows * number / shares, count = kTileRows * (number + 1) / shares - first;
-  const int64_t lines = form == Form::parts ? kParts * count : count;
-  return {panel + first * steps, lines, kChunk, lines * kChunk};
+  return {panel + first * steps, count, kChunk, count * kChunk};
 }
 
 // Rows of the left factor and of out, by panels, and a span of K.
@@ -77,7 +76,7 @@ struct Rows {
   }
   // A share of panel i, the one of this number among so many, to be asked for while another panel passes.
   Ahead share(int64_t i, int64_t from, int64_t steps, int64_t number, int64_t shares) const {
-    if (!in_place(i)) return share_of(p.form, panel(i, from), steps, number, shares);
+    if (!in_place(i)) return share_of(panel(i, from), steps, number, shares);
     const int64_t first = kTileRows * number / shares, count = kTileRows * (number + 1) / shares - first;
     return {panel(i, from) + first * p.a.stride / 2, count, p.a.stride / 2, kChunk};
   }
@@ -338,7 +337,7 @@ void multiply_by_rows(const Product& p, Pool& pool) {
             for (int64_t j = first; j < std::min(columns, first + some); j++) {
               float* kept = r.partial ? r.partial + (j * mine + i) * kSums : nullptr;
               const uint32_t* panel = right + (block * columns + j) * panel_units;
-              const Ahead next = j + some < columns ? share_of(p.form, panel + some * panel_units, r.steps(), i, mine) : Ahead{};
+              const Ahead next = j + some < columns ? share_of(panel + some * panel_units, r.steps(), i, mine) : Ahead{};
               multiply_tile(r, i, j * kColumns, 0, r.span, panel, kept, near, next);
             }
           });

@@ -11,6 +11,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 namespace lowrank::LOWRANK_ISA {
 
@@ -156,36 +157,45 @@ inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chun
   add_chunks<Vectors, Rows, Near::left, true>(left + kept * layout.chunk, right + kept * kChunk * layout.step, chunks - kept, layout, far.after(kept));
 }
 
-// The same for packed panels in parts, the small products first; from one to the next, one of the two factors changes.
+// The same for packed panels in parts, the small products first; from one to the next, one of the two factors changes. The next chunk is asked for a few
+// lines at a time: where two threads share a core, tiles wait behind 32 in a row.
 template <int Vectors>
 inline void add_parts(const uint32_t* left, const uint32_t* right, int64_t chunks, Ahead far = {}) {
   constexpr int step = Vectors * 16, left_units = kTileRows * kChunk, right_units = kChunk * step;
-  const auto rows = [&](int part) {
+  const auto rows = [&](int part) __attribute__((always_inline)) {
     load_tile<4>(left + part * left_units, kChunk * 4);
     load_tile<5>(left + part * left_units + 16 * kChunk, kChunk * 4);
   };
-  const auto columns = [&](int part) {
+  const auto columns = [&](int part) __attribute__((always_inline)) {
     load_tile<6>(right + part * right_units, step * 4);
     if constexpr (Vectors == 2) load_tile<7>(right + part * right_units + 16, step * 4);
   };
-  const auto add = [] {
+  const auto add = [](auto units, const uint32_t* next) __attribute__((always_inline)) {
+    constexpr int lines = units() / (2 * Vectors) / 16;
     add_product<0, 4, 6>();
+    prefetch_lines<lines>(next);
     add_product<2, 5, 6>();
+    prefetch_lines<lines>(next + lines * 16);
     if constexpr (Vectors == 2) {
       add_product<1, 4, 7>();
+      prefetch_lines<lines>(next + lines * 32);
       add_product<3, 5, 7>();
+      prefetch_lines<lines>(next + lines * 48);
     }
   };
-  const auto next_rows = [&](int part) { prefetch_lines<left_units / 16>(left + (kParts + part) * left_units); };
-  const auto next_columns = [&](int part) { prefetch_lines<right_units / 16>(right + (kParts + part) * right_units); };
-  for (int64_t i = 0; i < chunks; i++, left += kParts * left_units, right += kParts * right_units, far = far.after(1)) {
+  const auto add_rows = [&](int part) __attribute__((always_inline)) { add(std::integral_constant<int, left_units>{}, left + (kParts + part) * left_units); };
+  const auto add_columns = [&](int part) __attribute__((always_inline)) {
+    add(std::integral_constant<int, right_units>{}, right + (kParts + part) * right_units);
     far.ask();
-    rows(2), columns(0), add(), next_rows(2);
-    rows(0), add(), next_rows(0);
-    columns(2), add(), next_columns(2);
-    columns(1), add(), next_columns(1);
-    rows(1), add(), next_rows(1);
-    columns(0), add(), next_columns(0);
+    far = far.after(1);
+  };
+  for (int64_t i = 0; i < chunks; i++, left += kParts * left_units, right += kParts * right_units) {
+    rows(2), columns(0), add_rows(2);
+    rows(0), add_rows(0);
+    columns(2), add_columns(2);
+    columns(1), add_columns(1);
+    rows(1), add_rows(1);
+    columns(0), add_columns(0);
   }
 }
 #else
