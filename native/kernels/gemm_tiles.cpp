@@ -164,12 +164,14 @@ void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, con
     }
 }
 
-// Asks for where a row of a tile's sums will go.
-void prefetch_sums(const Product& p, int64_t row, int64_t column) {
-  const int64_t at = row * p.n + column;
-  if (p.out->dtype == DType::bf16) return __builtin_prefetch(half_at(*p.out, at), 1);
-  __builtin_prefetch(f32_at(*p.out, at), 1);
-  __builtin_prefetch(f32_at(*p.out, at + 16), 1);
+// Where a tile's rows of out are, to be asked for over so many chunks.
+void ask_for_sums(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t chunks, Ahead& ahead) {
+  const int64_t bytes = bytes_per_element(p.out->dtype);
+  ahead.row = static_cast<const char*>(p.out->data) + (row * p.n + column) * bytes;
+  ahead.rows = rows;
+  ahead.stride = p.n * bytes;
+  ahead.some = (rows + chunks - 1) / chunks;
+  ahead.two = p.out->dtype == DType::f32;
 }
 
 // The branch's part of a tile where a mask lies over it, plus the sums so far if there are any.
@@ -231,8 +233,7 @@ void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t 
   const uint32_t* up = right + kColumns * steps;
   const float* before = r.first() && k == 0 ? nullptr : kept;
   alignas(64) float sums[kSums];
-  if (final)
-    for (int64_t a = 0; a < rows; a++) prefetch_sums(p, row + a, column);
+  if (final) ask_for_sums(p, row, column, rows, steps / kChunk, far);
   if (masked) {
     masked_tail(r, i, column, up, before, sums);
     before = sums;

@@ -109,22 +109,32 @@ template <int Lines>
   for (int i = 0; i < Lines; i++) __builtin_prefetch(lines + i * step, 0, 3);
 }
 
-// Lines that the second-level cache is asked for on the way: with each chunk `count` of them, `step` units apart, and `chunk` units further than the last.
+// Lines that are asked for on the way, a few with each chunk: more at once, and tiles wait for a place among the lines on their way.
 struct Ahead {
+  // For the second-level cache, to be read: `count` lines a chunk, `step` units apart, and `chunk` units further than the last.
   const uint32_t* lines = nullptr;
   int64_t count = 0, step = 0, chunk = 0;
+  // For the first-level one, to be written: so many rows of one line, or two, `stride` bytes apart, `some` of them a chunk.
+  const char* row = nullptr;
+  int64_t rows = 0, stride = 0, some = 0;
+  bool two = false;
 
-  [[gnu::always_inline]] void ask() const {
+  // Asks for the next chunk's.
+  [[gnu::always_inline]] void ask() {
     for (int64_t line = 0; line < count; line++) __builtin_prefetch(lines + line * step, 0, 2);
+    lines += chunk;
+    for (int64_t i = 0; i < some && rows > 0; i++, rows--, row += stride) {
+      __builtin_prefetch(row, 1);
+      if (two) __builtin_prefetch(row + 64, 1);
+    }
   }
-  Ahead after(int64_t chunks) const { return {lines + chunks * chunk, count, step, chunk}; }
 };
 
 // Adds left · right over so many chunks to the sums; tiles of either may be needed only once.
 template <int Vectors, int Rows, Near Kept, bool LeftOnce>
-inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout, Ahead far = {}) {
+inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout, Ahead& far) {
   constexpr bool both = Rows == kTileRows, once = Kept == Near::left;
-  for (int64_t i = 0; i < chunks; i++, left += layout.chunk, right += kChunk * layout.step, far = far.after(1)) {
+  for (int64_t i = 0; i < chunks; i++, left += layout.chunk, right += kChunk * layout.step) {
     far.ask();
     const auto ahead = [&](int part) __attribute__((always_inline)) {
       if (Kept == Near::next && part * 8 < Rows) prefetch_lines<8>(left + layout.chunk + part * 8 * layout.row, layout.row);
@@ -154,7 +164,7 @@ inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chun
   if (near == Near::next) return add_chunks<Vectors, Rows, Near::next, false>(left, right, chunks, layout, far);
   const int64_t kept = std::min<int64_t>(chunks, kNearBytes / (Rows * kChunk * 4));
   add_chunks<Vectors, Rows, Near::left, false>(left, right, kept, layout, far);
-  add_chunks<Vectors, Rows, Near::left, true>(left + kept * layout.chunk, right + kept * kChunk * layout.step, chunks - kept, layout, far.after(kept));
+  add_chunks<Vectors, Rows, Near::left, true>(left + kept * layout.chunk, right + kept * kChunk * layout.step, chunks - kept, layout, far);
 }
 
 // The same for packed panels in parts, the small products first; from one to the next, one of the two factors changes. The next chunk is asked for a few
@@ -187,7 +197,6 @@ inline void add_parts(const uint32_t* left, const uint32_t* right, int64_t chunk
   const auto add_columns = [&](int part) __attribute__((always_inline)) {
     add(std::integral_constant<int, right_units>{}, right + (kParts + part) * right_units);
     far.ask();
-    far = far.after(1);
   };
   for (int64_t i = 0; i < chunks; i++, left += kParts * left_units, right += kParts * right_units) {
     rows(2), columns(0), add_rows(2);
