@@ -170,7 +170,7 @@ void ask_for_sums(const Product& p, int64_t row, int64_t column, int64_t rows, i
   ahead.row = static_cast<const char*>(p.out->data) + (row * p.n + column) * bytes;
   ahead.rows = rows;
   ahead.stride = p.n * bytes;
-  ahead.some = (rows + chunks - 1) / chunks;
+  ahead.some = chunks > 0 ? (rows + chunks - 1) / chunks : 0;
   ahead.two = p.out->dtype == DType::f32;
 }
 
