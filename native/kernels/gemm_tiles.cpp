@@ -37,7 +37,7 @@ int64_t depth_of(const Product& p) {
   return std::max(kAhead, round_up((p.k + blocks - 1) / blocks, kAhead));
 }
 
-// The same of a packed panel, left or right, to be asked for while two others are multiplied: one of so many shares.
+// One of so many shares of a packed panel, left or right, to be asked for while others are multiplied.
 Ahead share_of(const uint32_t* panel, int64_t steps, int64_t number, int64_t shares) {
   const int64_t first = kTileRows * number / shares, count = kTileRows * (number + 1) / shares - first;
   return {panel + first * steps, count, kChunk, count * kChunk};
@@ -139,7 +139,7 @@ void prepare(const Rows& r, Pool& pool) {
   });
 }
 
-// A tile's sums are what goes into out, beginning with the addend.
+// Whether a tile's sums, begun with the addend, are what goes into out.
 bool comes_home(const Product& p, int64_t rows, int64_t column) {
   const bool wide = p.out->dtype == DType::f32 && (!p.addend || p.addend->dtype == DType::f32);
   return wide && p.alpha == 1 && !(p.branch && p.branch->out) && rows == kTileRows && column + kColumns <= p.n;
