@@ -286,8 +286,17 @@ inline void pack_parts(const Factor& f, int64_t lane, int64_t valid, int64_t k, 
     if (f.codes) return f.codes->lanes(f.element(l, step), n);
     return load_lanes(*f.tensor, f.element(l, step), static_cast<__mmask16>(first(n) & f.bits<Masked>(l, step)));
   };
+  // Asks for two lines of the next chunk. (For a left factor's rows that gains nothing.)
+  const auto ask = [&](int i) __attribute__((always_inline)) {
+    if constexpr (!Plain || (Rows && !BySteps)) return;
+    const int64_t next = k + 2 * kChunk;
+    const float* line = f32_at(*f.tensor, Rows ? f.element(lane + i, next) : f.element(lane, next + 2 * i));
+    __builtin_prefetch(line, 0, 2);
+    __builtin_prefetch(line + (Rows ? 16 : f.stride), 0, 2);
+  };
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) {
+    ask(i);
     Parts parts{};
     if constexpr (Rows) {
       const int64_t n = Plain || lane + i < valid ? left : 0;
