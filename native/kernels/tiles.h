@@ -109,7 +109,7 @@ template <int Lines>
   for (int i = 0; i < Lines; i++) __builtin_prefetch(lines + i * step, 0, 3);
 }
 
-// Lines that are asked for on the way, a few with each chunk: more at once, and tiles wait for a place among the lines on their way.
+// Lines that are asked for on the way, a few with each chunk: many at once hold the tiles up.
 struct Ahead {
   // For the second-level cache, to be read: `count` lines a chunk, `step` units apart, and `chunk` units further than the last.
   const uint32_t* lines = nullptr;
