@@ -1,9 +1,9 @@
 // Matrix products in tile registers.
 //
 // A task has a group of column panels, which it packs into the second-level cache, and some rows. Rows of bf16 are mostly read as they lie, 32 at a time:
-// those meet the whole group while they are in the cache. Other left factors are packed before, a span of K at a time; where they have many more rows
-// than there are columns it is their panels that stay in the cache, and the columns' that pass by. Long products go by blocks of K, their sums kept in
-// between. A low-rank branch is what it is in gemm.cpp: h first, then a few more steps behind the last ones of K.
+// those meet the whole group while they are in the cache. Other left factors are packed before, large ones a span of K at a time; where they have many
+// more rows than there are columns it is their panels that stay in the cache, and the columns' that pass by. Long products go by blocks of K, their sums
+// kept in between. A low-rank branch is what it is in gemm.cpp: h first, then a few more steps behind the last ones of K.
 #include "product.h"
 
 #if defined(__AMX_BF16__)
@@ -19,8 +19,10 @@ namespace {
 // K of one block, or, where it is longer, of several; and the bytes of a packed group: half of a second-level cache of 2 MiB, less where sums between
 // blocks have to be there too.
 constexpr int64_t kDepth = 2048, kSomeDepth = 1408, kPartsDepth = 768, kGroupBytes = 1 << 20, kSomeGroupBytes = 768 << 10;
-// The other way round: bytes of packed rows, of the columns that they meet at a time, and of all columns, at most.
-constexpr int64_t kRowsBytes = 640 << 10, kColumnsBytes = 256 << 10, kAllColumnsBytes = 32 << 20;
+// The other way round: bytes of packed rows, and of the columns that they meet at a time.
+constexpr int64_t kRowsBytes = 640 << 10, kColumnsBytes = 256 << 10;
+// Bytes of a factor that is packed all at once, at most.
+constexpr int64_t kAllBytes = 32 << 20;
 // Rows whose left panels are packed at a time, and bytes of sums kept between spans of K.
 constexpr int64_t kRowBlock = 2048, kPartialBytes = 32 << 20;
 // Rows of a part of a task's, at least, and the number of parts, at most.
@@ -357,9 +359,10 @@ bool worth_packing(const Product& p) {
 void multiply_in_tiles(const Product& p, Pool& pool) {
   const bool lies = p.form == Form::tiles && p.a.lanes_are_rows && p.a.tensor->dtype == DType::bf16 && p.k % kPerChunk == 0;
   const bool direct = lies && !worth_packing(p);
-  const bool by_rows = !lies && p.m >= 2 * p.n && p.n > 0 && p.k > 0 && steps_of(p.form, p.k) * round_up(p.n, kColumns) * 4 <= kAllColumnsBytes;
-  if (by_rows) return multiply_by_rows(p, pool);
-  const int64_t depth = depth_of(p), span = lies ? p.k : std::min(depth, p.k), columns = (p.n + kColumns - 1) / kColumns;
+  const auto fits = [&](int64_t lanes) { return steps_of(p.form, p.k) * round_up(lanes, kColumns) * 4 <= kAllBytes; };
+  if (!lies && p.m >= 2 * p.n && p.n > 0 && p.k > 0 && fits(p.n)) return multiply_by_rows(p, pool);
+  const int64_t depth = depth_of(p), columns = (p.n + kColumns - 1) / kColumns;
+  const int64_t span = lies || fits(std::min(p.m, kRowBlock)) ? p.k : std::min(depth, p.k);
   const bool spans = span < p.k && p.n > 0;
   const int64_t kept = std::max<int64_t>(1, kPartialBytes / std::max<int64_t>(1, columns * kSums * 4)) * kTileRows;
   const int64_t most = direct ? p.m : spans ? std::min(kRowBlock, kept) : kRowBlock;

@@ -273,76 +273,88 @@ inline Parts split(__m512 low, __m512 high) {
   return parts;
 }
 
-// One chunk of sixteen lanes in parts, `left` elements of K: by steps, or else by lanes. Part p begins p · stride units behind the first, its rows
-// are `row` units apart. With Plain all of it is there, in f32 and without a mask.
-template <bool Masked, bool Plain, bool Rows, bool BySteps>
-inline void pack_parts(const Factor& f, int64_t lane, int64_t valid, int64_t k, int64_t left, uint32_t* __restrict out, int64_t stride, int64_t row) {
-  constexpr bool transposed = Rows == BySteps;
-  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-  __m512i units[kParts][16];
-  const auto numbers = [&](int64_t l, int64_t step, int64_t n) __attribute__((always_inline)) {
-    if constexpr (Plain) return _mm512_loadu_ps(f32_at(*f.tensor, f.element(l, step)));
+// One chunk of Vectors · 16 lanes in parts, `left` elements of K, the first sixteen in pairs with the others: by steps, or else by lanes. With Plain all
+// of it is there, in f32 and without a mask.
+template <int Vectors, bool Masked, bool Plain, bool Rows, bool BySteps>
+inline void pack_chunk(const Factor& f, int64_t valid, int64_t k, int64_t left, uint32_t* __restrict out) {
+  constexpr int lanes = 16 * Vectors;
+  const float* from = Plain ? f32_at(*f.tensor, f.element(0, k)) : nullptr;
+  const int64_t across = f.stride;
+  // Of sixteen lanes, number v: half of lane i, or all in step i of one half, which begins `at`.
+  const auto half = [&](int v, int i, int at) __attribute__((always_inline)) {
+    if constexpr (Plain) return _mm512_loadu_ps(Rows ? from + (16 * v + i) * across + at : from + (at + i) * across + 16 * v);
+    const int lane = 16 * v + (Rows ? i : 0), step = at + (Rows ? 0 : i);
+    const int64_t n = Rows ? (lane < valid ? left - at : 0) : (step < left ? valid - lane : 0);
     if (n <= 0) return _mm512_setzero_ps();
-    if (f.codes) return f.codes->lanes(f.element(l, step), n);
-    return load_lanes(*f.tensor, f.element(l, step), static_cast<__mmask16>(first(n) & f.bits<Masked>(l, step)));
+    if (f.codes) return f.codes->lanes(f.element(lane, k + step), n);
+    return load_lanes(*f.tensor, f.element(lane, k + step), static_cast<__mmask16>(first(n) & f.bits<Masked>(lane, k + step)));
   };
-  // Asks for two lines of the next chunk. (For a left factor's rows that gains nothing.)
-  const auto ask = [&](int i) __attribute__((always_inline)) {
-    if constexpr (!Plain || (Rows && !BySteps)) return;
-    const int64_t next = k + 2 * kChunk;
-    const float* line = f32_at(*f.tensor, Rows ? f.element(lane + i, next) : f.element(lane, next + 2 * i));
-    __builtin_prefetch(line, 0, 2);
-    __builtin_prefetch(line + (Rows ? 16 : f.stride), 0, 2);
-  };
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) {
-    ask(i);
-    Parts parts{};
-    if constexpr (Rows) {
-      const int64_t n = Plain || lane + i < valid ? left : 0;
-      const __m512 low = numbers(lane + i, k, n), high = numbers(lane + i, k + 16, n - 16);
-      parts = split(_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high));
-    } else {
-      const auto step = [&](int at) { return numbers(lane, k + at, at < left ? valid - lane : 0); };
-      parts = split(step(2 * i), step(2 * i + 1));
-    }
+  const auto store = [&](int v, int i, __m512 low, __m512 high) __attribute__((always_inline)) {
+    const Parts parts = split(low, high);
+    uint32_t* to = out + (BySteps ? i * lanes + 16 * v : (16 * v + i) * kChunk);
 #pragma GCC unroll 3
-    for (int p = 0; p < kParts; p++) {
-      if constexpr (transposed) units[p][i] = parts.of[p];
-      else _mm512_storeu_si512(out + p * stride + i * row, parts.of[p]);
+    for (int p = 0; p < kParts; p++) _mm512_storeu_si512(to + p * lanes * kChunk, parts.of[p]);
+  };
+  // Asks for as much of the next chunk, lines of a step together. (For a left factor's rows that gains nothing.)
+  const auto ask = [&](int v, int i) __attribute__((always_inline)) {
+    if constexpr (!Plain || (Rows && !BySteps)) return;
+    if (Rows) {
+      __builtin_prefetch(from + (16 * v + i) * across + 2 * kChunk, 0, 2);
+      __builtin_prefetch(from + (16 * v + i) * across + 3 * kChunk, 0, 2);
+    } else if (v == 0) {
+      for (int line = 0; line < Vectors; line++) {
+        __builtin_prefetch(from + (2 * kChunk + i) * across + 16 * line, 0, 2);
+        __builtin_prefetch(from + (3 * kChunk + i) * across + 16 * line, 0, 2);
+      }
+    }
+  };
+  if constexpr (Rows == BySteps) {
+    for (int v = 0; v < Vectors; v++) {
+      __m512i low[16], high[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) {
+        ask(v, i);
+        low[i] = _mm512_castps_si512(half(v, i, 0));
+      }
+      transpose(low);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) high[i] = _mm512_castps_si512(half(v, i, kChunk));
+      transpose(high);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) store(v, i, _mm512_castsi512_ps(low[i]), _mm512_castsi512_ps(high[i]));
+    }
+  } else if constexpr (Rows) {
+    for (int v = 0; v < Vectors; v++)
+      for (int i = 0; i < 16; i++) store(v, i, half(v, i, 0), half(v, i, kChunk));
+  } else {
+    for (int i = 0; i < 16; i++) {
+      ask(0, i);
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; v++) store(v, i, half(v, i, 0), half(v, i, kChunk));
     }
   }
-  if constexpr (transposed)
-    for (int p = 0; p < kParts; p++) {
-      transpose(units[p]);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + p * stride + i * row, units[p][i]);
-    }
 }
 
-// Packs `valid` lanes of a factor in parts: a left panel of `lanes`, by lanes, or a right one of `lanes`, by steps.
-template <bool Masked, bool Rows, bool BySteps>
-inline void pack_in_parts(const Factor& f, int64_t valid, int64_t lanes, int64_t k, uint32_t* panel) {
-  const bool plain = !f.mask && !f.codes && f.tensor->dtype == DType::f32;
-  const int64_t row = BySteps ? lanes : kChunk;
-  for (int64_t step = 0; step < k; step += 2 * kChunk, panel += kParts * lanes * kChunk)
-    for (int64_t lane = 0; lane < lanes; lane += 16) {
-      uint32_t* out = panel + lane * (BySteps ? 1 : kChunk);
-      if (plain && k - step >= 2 * kChunk && valid - lane >= 16) pack_parts<false, true, Rows, BySteps>(f, lane, valid, step, k - step, out, lanes * kChunk, row);
-      else pack_parts<Masked, false, Rows, BySteps>(f, lane, valid, step, k - step, out, lanes * kChunk, row);
-    }
+// Packs `valid` lanes of a factor in parts: a left panel of Vectors · 16, by lanes, or a right one, by steps.
+template <int Vectors, bool Masked, bool Rows, bool BySteps>
+inline void pack_in_parts(const Factor& f, int64_t valid, int64_t k, uint32_t* panel) {
+  const bool plain = !f.mask && !f.codes && f.tensor->dtype == DType::f32 && valid == 16 * Vectors;
+  for (int64_t step = 0; step < k; step += 2 * kChunk, panel += kParts * Vectors * 16 * kChunk) {
+    if (plain && k - step >= 2 * kChunk) pack_chunk<Vectors, false, true, Rows, BySteps>(f, valid, step, k - step, panel);
+    else pack_chunk<Vectors, Masked, false, Rows, BySteps>(f, valid, step, k - step, panel);
+  }
 }
 
-template <bool BySteps>
-inline void pack_in_parts(const Factor& f, int64_t valid, int64_t lanes, int64_t k, uint32_t* panel) {
-  if (f.lanes_are_rows) f.mask ? pack_in_parts<true, true, BySteps>(f, valid, lanes, k, panel) : pack_in_parts<false, true, BySteps>(f, valid, lanes, k, panel);
-  else f.mask ? pack_in_parts<true, false, BySteps>(f, valid, lanes, k, panel) : pack_in_parts<false, false, BySteps>(f, valid, lanes, k, panel);
+template <int Vectors, bool BySteps>
+inline void pack_in_parts(const Factor& f, int64_t valid, int64_t k, uint32_t* panel) {
+  if (f.lanes_are_rows) f.mask ? pack_in_parts<Vectors, true, true, BySteps>(f, valid, k, panel) : pack_in_parts<Vectors, false, true, BySteps>(f, valid, k, panel);
+  else f.mask ? pack_in_parts<Vectors, true, false, BySteps>(f, valid, k, panel) : pack_in_parts<Vectors, false, false, BySteps>(f, valid, k, panel);
 }
 #endif
 
 inline void pack_panel(const Factor& f, int64_t valid, int64_t lanes, int64_t k, Form form, uint32_t* panel) {
 #if defined(__AMX_BF16__)
-  if (form == Form::parts) return pack_in_parts<true>(f, valid, lanes, k, panel);
+  if (form == Form::parts) return lanes == kLanes ? pack_in_parts<1, true>(f, valid, k, panel) : pack_in_parts<2, true>(f, valid, k, panel);
 #endif
   if (form == Form::tiles) {
     const int64_t steps = steps_of(Form::pairs, k);
@@ -382,7 +394,7 @@ template <int Rows>
 inline void pack_left_panel(const Factor& f, int64_t valid, int64_t k, Form form, uint32_t* panel) {
 #if defined(__AMX_BF16__)
   if constexpr (Rows % kTile == 0) {
-    if (form == Form::parts) return pack_in_parts<false>(f, valid, Rows, k, panel);
+    if (form == Form::parts) return pack_in_parts<Rows / 16, false>(f, valid, k, panel);
     return f.mask ? pack_tile_rows<Rows, true>(f, valid, k, panel) : pack_tile_rows<Rows, false>(f, valid, k, panel);
   }
 #endif
