@@ -79,6 +79,8 @@ const lowRanks: readonly [T: number, inputs: number, outputs: number, rank: numb
   [97, 1601, 40, 33],
   [33, 1024, 1025, 3],
 ];
+/** Rows packed a span of K at a time. */
+const spans = [33, 87500, 17, 3] as const;
 
 function* lowRankProducts(): Generator<Case> {
   const mixtures: Float[][] = [
@@ -88,8 +90,8 @@ function* lowRankProducts(): Generator<Case> {
     ['f32', 'bf16', 'f32'],
   ];
   for (const [x, weight, adapter] of mixtures) {
-    for (const [i, [T, inputs, outputs, rank]] of lowRanks.entries()) {
-      const mask = i % 3 === 1 || T > 100 ? bits(T, inputs) : undefined;
+    for (const [i, [T, inputs, outputs, rank]] of [...lowRanks, ...(weight === 'f32' && x === 'f32' ? [spans] : [])].entries()) {
+      const mask = i % 3 === 1 || T > 100 || inputs > 10000 ? bits(T, inputs) : undefined;
       const attributes = { scale: i % 2 ? 2 : 0.75, maskScale: 1.25 };
       const rest = (width: number) => (i % 4 > 1 ? uniform(i % 2 ? 'f32' : x, [T, width]) : undefined);
       const parameters = {
