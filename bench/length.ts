@@ -20,7 +20,7 @@ interface Point {
 }
 
 async function measure(run: Run, who: 'ours' | 'eager', bench: Bench): Promise<Point> {
-  const contender = contendersOf(run, bench.python)[who]();
+  const contender = (await contendersOf(run, bench.python))[who]();
   try {
     const seconds: number[] = [];
     for (let step = 0; step <= rounds; step++) {

@@ -11,7 +11,7 @@ import { codecOf, readDatasets, readRecipe } from '#lowrank/cli/session.js';
 import '#lowrank/index.js';
 import { prepareData } from '#lowrank/train/data.js';
 import { Contender, median } from './contender.js';
-import { modelFolder, type Run, shapes, workOf } from './shapes.js';
+import { type Run, shapes, storedAs, syntheticModel, workOf } from './shapes.js';
 import { type Bench, judged, ours, peer, type Row, root, round } from './suite.js';
 
 interface Case {
@@ -63,8 +63,10 @@ export async function alternate(contenders: readonly Contender[], count: number,
   return reports.map(({ peak_rss_gb }, i) => ({ seconds: median(seconds[i]), peakGb: peak_rss_gb }));
 }
 
-export function contendersOf(run: Run, python: string): { ours: () => Contender; eager: () => Contender; compiled: () => Contender } {
-  const known = { ...run, config: shapes[run.shape], folder: modelFolder(run.shape, 'BF16'), threads: availableParallelism() };
+/** The model is written here, where it is missing, so that it is not in a contender's peak. */
+export async function contendersOf(run: Run, python: string): Promise<Record<'ours' | 'eager' | 'compiled', () => Contender>> {
+  const folder = await syntheticModel(run.shape, storedAs(run));
+  const known = { ...run, config: shapes[run.shape], folder, threads: availableParallelism() };
   return {
     ours: () => new Contender('ours', process.execPath, [ours('lora'), JSON.stringify(run)]),
     eager: () => new Contender('PEFT', python, [peer('lora'), JSON.stringify(known)]),
@@ -91,7 +93,7 @@ async function measure(wanted: Case, bench: Bench, speed: boolean): Promise<{ lo
   const { name, goal } = wanted;
   const run = wanted.run.data ? { ...wanted.run, data: await ordersBatches(wanted.run.batch) } : wanted.run;
   bench.note(name);
-  const start = contendersOf(run, bench.python);
+  const start = await contendersOf(run, bench.python);
   const contenders = [start.ours(), start.eager(), ...(speed && goal.compiled ? [start.compiled()] : [])];
   // Real batches differ in size: whole rounds of several of them.
   const count = !speed ? 1 : run.data ? 3 * rounds : rounds;

@@ -8,7 +8,7 @@ import { fullBatch } from '#lowrank/plan/dry-run.js';
 import { planStep } from '#lowrank/plan/plan.js';
 import { measureRate } from '#lowrank/plan/rate.js';
 import { contendersOf } from './lora.js';
-import { modelFolder, type Run, shapes, syntheticModel } from './shapes.js';
+import { modelFolder, type Run, shapes } from './shapes.js';
 import { type Bench, judged, type Row, round } from './suite.js';
 
 const bf16 = { dtype: 'bf16' } as const;
@@ -46,8 +46,7 @@ export async function planSuite(bench: Bench): Promise<Row[]> {
   await backend.close();
   for (const run of runs.filter((entry) => nameOf(entry).includes(bench.only ?? ''))) {
     bench.note(nameOf(run));
-    await syntheticModel(run.shape, run.quantized ? 'NF4' : 'BF16');
-    const contender = contendersOf(run, bench.python).ours();
+    const contender = (await contendersOf(run, bench.python)).ours();
     let seconds = 0;
     try {
       for (let step = 0; step < steps; step++) seconds = (await contender.ask<{ seconds: number }>({ step })).seconds;

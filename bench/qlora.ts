@@ -3,7 +3,7 @@
  * bitsandbytes. All load the same bf16 checkpoint, live at once and take turns, one step each; a figure is the median.
  */
 import { alternate, contendersOf, type Measured } from './lora.js';
-import { type Run, syntheticModel, workOf } from './shapes.js';
+import { type Run, workOf } from './shapes.js';
 import { type Bench, judged, type Row, round } from './suite.js';
 
 const rounds = 5;
@@ -16,8 +16,7 @@ export async function qloraSuite(bench: Bench): Promise<Row[]> {
   const rows: Row[] = [];
   for (const { name, run } of cases.filter((entry) => entry.name.includes(bench.only ?? ''))) {
     bench.note(name);
-    await syntheticModel(run.shape, 'BF16');
-    const contenders = [contendersOf(run, bench.python), contendersOf({ ...run, method: 'lora' }, bench.python)];
+    const contenders = [await contendersOf(run, bench.python), await contendersOf({ ...run, method: 'lora' }, bench.python)];
     const running = [contenders[0].ours(), contenders[1].ours(), contenders[0].eager()];
     const measured = await alternate(running, rounds, bench.note).finally(() => Promise.all(running.map((c) => c.close())));
     const [qlora, lora, theirs] = measured;

@@ -86,15 +86,20 @@ export function workOf({ shape, batch, length, supervised = 1, rank = 16 }: Run)
   return (batch * length * (L * (layer + attention) + 4 * C * V * supervised)) / 1e9;
 }
 
+type Stored = 'BF16' | 'F32' | 'NF4';
+
+/** How the model of a run is stored. */
+export const storedAs = ({ quantized, dtype }: Run): Stored => (quantized ? 'NF4' : dtype === 'bf16' ? 'BF16' : 'F32');
+
 /** Where a synthetic model lies. */
-export const modelFolder = (shape: string, dtype: 'BF16' | 'F32' | 'NF4') => resolve(import.meta.dirname, '../models', `${shape}-${dtype}`);
+export const modelFolder = (shape: string, stored: Stored) => resolve(import.meta.dirname, '../models', `${shape}-${stored}`);
 
 /** A folder with random weights of that shape, written once. NF4: quantised twice over, as `lowrank quantize --double` writes it. */
-export async function syntheticModel(shape: string, dtype: 'BF16' | 'F32' | 'NF4'): Promise<string> {
-  const folder = modelFolder(shape, dtype);
+export async function syntheticModel(shape: string, stored: Stored): Promise<string> {
+  const folder = modelFolder(shape, stored);
   if (existsSync(join(folder, 'config.json'))) return folder;
   const config = shapes[shape];
-  const tensors = dtype === 'NF4' ? tensorsOf(config, 'BF16').flatMap(randomlyQuantized) : tensorsOf(config, dtype);
+  const tensors = stored === 'NF4' ? tensorsOf(config, 'BF16').flatMap(randomlyQuantized) : tensorsOf(config, stored);
   await localFolder(folder).write('model.safetensors', encodeSafetensors(tensors));
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, 'config.tmp'), JSON.stringify(config));

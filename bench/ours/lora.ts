@@ -10,14 +10,13 @@ import { createOptimizer } from '#lowrank/optim/optimizer.js';
 import { type LabelledTokens, trainStep } from '#lowrank/train/step.js';
 import { serve } from '../contender.js';
 import { peakRssGb } from '../machine.js';
-import { openSynthetic, type Run, syntheticModel } from '../shapes.js';
+import { modelFolder, openSynthetic, type Run, storedAs } from '../shapes.js';
 
 const run = JSON.parse(process.argv[2]) as Run;
 const precision = run.dtype === 'fp32' ? 'fp32' : 'bf16';
 const backend = await openCpuBackend();
 const runtime = process.memoryUsage.rss();
-const stored = run.quantized ? 'NF4' : precision === 'bf16' ? 'BF16' : 'F32';
-const source = await openSynthetic(await syntheticModel(run.shape, stored), run.shape);
+const source = await openSynthetic(modelFolder(run.shape, storedAs(run)), run.shape);
 const full = run.method === 'full';
 const quantization = run.method === 'qlora' ? standardQuantization : undefined;
 const { model } = await loadModel(source, backend, { precision, trainable: full, quantization });
