@@ -39,11 +39,12 @@ int64_t depth_of(const Product& p) {
   return std::max(kAhead, round_up((p.k + blocks - 1) / blocks, kAhead));
 }
 
-// One of so many shares of a packed panel, left or right, to be asked for while others are multiplied.
-Ahead share_of(const uint32_t* panel, int64_t steps, int64_t number, int64_t shares) {
-  const int64_t first = kTileRows * number / shares, count = kTileRows * (number + 1) / shares - first;
-  return {panel + first * steps, count, kChunk, count * kChunk};
-}
+// Rows of a panel that are one of so many shares of it, to be asked for while others are multiplied.
+struct Share {
+  int64_t first, count;
+  Share(int64_t number, int64_t shares) : first(kTileRows * number / shares), count(kTileRows * (number + 1) / shares - first) {}
+};
+Ahead ahead_of(const uint32_t* packed, int64_t steps, Share share) { return {packed + share.first * steps, share.count, kChunk, share.count * kChunk}; }
 
 // Rows of the left factor and of out, by panels, and a span of K.
 struct Rows {
@@ -76,11 +77,10 @@ struct Rows {
     if (!in_place(i)) return add_panels<Vectors>(p.form, panel(i, from), right, steps, near, far);
     add_chunks<Vectors>(panel(i, from), right, steps / kChunk, {p.a.stride / 2, kChunk, panels.step}, near, far);
   }
-  // A share of panel i, the one of this number among so many, to be asked for while another panel passes.
-  Ahead share(int64_t i, int64_t from, int64_t steps, int64_t number, int64_t shares) const {
-    if (!in_place(i)) return share_of(panel(i, from), steps, number, shares);
-    const int64_t first = kTileRows * number / shares, count = kTileRows * (number + 1) / shares - first;
-    return {panel(i, from) + first * p.a.stride / 2, count, p.a.stride / 2, kChunk};
+  // A share of panel i.
+  Ahead ahead(int64_t i, int64_t from, int64_t steps, Share share) const {
+    if (!in_place(i)) return ahead_of(panel(i, from), steps, share);
+    return {panel(i, from) + share.first * p.a.stride / 2, share.count, p.a.stride / 2, kChunk};
   }
 };
 
@@ -291,7 +291,7 @@ void multiply_group(const Rows& r, Group group, int64_t begin, int64_t end, bool
       nearness([&](Near near) {
         for (int64_t j = 0; j < width; j++) {
           float* kept = partial ? partial + (j * between + i - begin) * kSums : nullptr;
-          const Ahead next = i + 1 < end ? r.share(i + 1, k, steps_of(p.form, some), j, width) : Ahead{};
+          const Ahead next = i + 1 < end ? r.ahead(i + 1, k, steps_of(p.form, some), {j, width}) : Ahead{};
           multiply_tile(r, i, (group.first + j) * kColumns, k, some, right + j * panel_units, kept, near, next);
         }
       });
@@ -340,7 +340,7 @@ void multiply_by_rows(const Product& p, Pool& pool) {
             for (int64_t j = first; j < std::min(columns, first + some); j++) {
               float* kept = r.partial ? r.partial + (j * mine + i) * kSums : nullptr;
               const uint32_t* panel = right + (block * columns + j) * panel_units;
-              const Ahead next = j + some < columns ? share_of(panel + some * panel_units, r.steps(), i, mine) : Ahead{};
+              const Ahead next = j + some < columns ? ahead_of(panel + some * panel_units, r.steps(), {i, mine}) : Ahead{};
               multiply_tile(r, i, j * kColumns, 0, r.span, panel, kept, near, next);
             }
           });

@@ -1,7 +1,8 @@
 // Panels of a product's factors: how they lie, and how they are packed.
 //
 // A panel holds `lanes` rows (or columns) of a factor, K-major: units[step · lanes + lane], each unit 4 bytes: one f32, or two
-// neighbouring bf16 values of K (the lower half first), of which a step covers both. Those for tile registers: tiles.h.
+// neighbouring bf16 values of K (the lower half first), of which a step covers both. Those for tile registers: tiles.h. (In parts a pair is of values
+// sixteen apart: so halves of a chunk need no shuffling.)
 #pragma once
 #if defined(__AVX512F__)
 #include <immintrin.h>

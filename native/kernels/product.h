@@ -24,6 +24,9 @@ struct Product {
   const Branch* branch = nullptr;
 };
 
+// The product, its branch's h included.
+void multiply_product(const Product& p, Pool& pool);
+
 #if defined(__AMX_BF16__)
 // The product in tile registers, of a form that is computed there.
 void multiply_in_tiles(const Product& p, Pool& pool);
