@@ -296,10 +296,10 @@ inline void pack_chunk(const Factor& f, int64_t valid, int64_t k, int64_t left, 
 #pragma GCC unroll 3
     for (int p = 0; p < kParts; p++) _mm512_storeu_si512(to + p * lanes * kChunk, parts.of[p]);
   };
-  // Asks for as much of the next chunk, lines of a step together. (For a left factor's rows that gains nothing.)
+  // Asks for as much of the next chunk, lines of a step together.
   const auto ask = [&](int v, int i) __attribute__((always_inline)) {
-    if constexpr (!Plain || (Rows && !BySteps)) return;
-    if (Rows) {
+    if constexpr (!Plain) return;
+    if constexpr (Rows) {
       __builtin_prefetch(from + (16 * v + i) * across + 2 * kChunk, 0, 2);
       __builtin_prefetch(from + (16 * v + i) * across + 3 * kChunk, 0, 2);
     } else if (v == 0) {
@@ -325,6 +325,7 @@ inline void pack_chunk(const Factor& f, int64_t valid, int64_t k, int64_t left, 
       for (int i = 0; i < 16; i++) store(v, i, _mm512_castsi512_ps(low[i]), _mm512_castsi512_ps(high[i]));
     }
   } else if constexpr (Rows) {
+    // To ask for more of a left factor's rows gains nothing.
     for (int v = 0; v < Vectors; v++)
       for (int i = 0; i < 16; i++) store(v, i, half(v, i, 0), half(v, i, kChunk));
   } else {
