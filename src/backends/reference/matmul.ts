@@ -14,9 +14,13 @@ export function factors(a: Operand, b: Operand): Float32Array[] {
 /** left [M,K] · right, an element of which is right(k, j), [K,N]; summed in f64. */
 function multiply(left: ArrayLike<number>, right: (k: number, j: number) => number, [M, K, N]: readonly number[]): Float64Array {
   const result = new Float64Array(M * N);
-  for (let i = 0; i < M; i++) {
-    for (let j = 0; j < N; j++) {
-      for (let k = 0; k < K; k++) result[i * N + j] += left[i * K + k] * right(k, j);
+  const column = new Float64Array(K);
+  for (let j = 0; j < N; j++) {
+    for (let k = 0; k < K; k++) column[k] = right(k, j);
+    for (let i = 0; i < M; i++) {
+      let sum = 0;
+      for (let k = 0; k < K; k++) sum += left[i * K + k] * column[k];
+      result[i * N + j] = sum;
     }
   }
   return result;
