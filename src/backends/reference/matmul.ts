@@ -1,10 +1,10 @@
-import { fromBf16, toBf16 } from '../../util/half.js';
+import { bf16ToF32, f32ToBf16 } from '../../util/half.js';
 import { floats, type Kernels, type Operand } from './operand.js';
 import { numbersOf } from './quantize.js';
 import { kept } from './random.js';
 
 /** Numbers as a product sees them: rounded to bf16 or as they are. */
-const asFactor = (rounded: boolean) => (values: Float32Array) => (rounded ? values.map((value) => fromBf16(toBf16(value))) : values);
+const asFactor = (rounded: boolean) => (values: Float32Array) => (rounded ? bf16ToF32(f32ToBf16(values)) : values);
 
 /** The factors of a matrix product: both are rounded to bf16 as soon as one of them is bf16. */
 export function factors(a: Operand, b: Operand): Float32Array[] {
