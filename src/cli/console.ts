@@ -102,13 +102,26 @@ export function peakMemory(): number {
   return process.resourceUsage().maxRSS * 1024;
 }
 
-/** Tensors to be written, with a bar that moves as their turns come. */
-export function withProgress(terminal: Terminal, tensors: readonly TensorToWrite[], what: string): TensorToWrite[] {
+/** Milliseconds between lines of progress in a pipe. */
+const lineInterval = 10_000;
+
+/**
+ * Tensors to be written, with a bar that moves as their turns come, in a pipe with a line from time to time. Once the signal has fired the next
+ * turn throws an AbortError.
+ */
+export function withProgress(terminal: Terminal, tensors: readonly TensorToWrite[], what: string, signal: AbortSignal): TensorToWrite[] {
   let done = 0;
+  let shown = performance.now();
   return tensors.map((tensor) => ({
     ...tensor,
     data: () => {
-      terminal.bar(++done / tensors.length, `${what} ${done}/${tensors.length}`);
+      signal.throwIfAborted();
+      const text = `${what} ${++done}/${tensors.length}`;
+      terminal.bar(done / tensors.length, text);
+      if (!terminal.live && performance.now() - shown > lineInterval) {
+        shown = performance.now();
+        terminal.note(text);
+      }
       return tensor.data();
     },
   }));

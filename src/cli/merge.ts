@@ -9,6 +9,7 @@ import { loadModel } from '../models/load.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, type Terminal, withProgress } from './console.js';
+import { interruptible } from './interrupt.js';
 import { attachAdapter, baseOfAdapter, codecOf, findModel, openSession, type Session } from './session.js';
 
 export interface MergeOptions {
@@ -31,11 +32,12 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
     const adapter = await attachAdapter(terminal, session, options.adapter);
     const merged = mergeAdapter(adapter, source.checkpoint);
     const size = merged.tensors.reduce((sum, { dtype, shape }) => sum + byteLengthOf(dtype, shape), 0);
-    await localFolder(dirname(out)).create(basename(out), async (folder) => {
-      const tensors = withProgress(terminal, merged.tensors, 'merging');
-      await writeModel(folder, { ...merged, tensors }, source, { maxShardBytes: options.maxShardSize });
-      terminal.clearBar();
+    await interruptible(terminal, 'stopping', async (signal) => {
+      const tensors = withProgress(terminal, merged.tensors, 'merging', signal);
+      const write = { maxShardBytes: options.maxShardSize };
+      await localFolder(dirname(out)).create(basename(out), (folder) => writeModel(folder, { ...merged, tensors }, source, write));
     });
+    terminal.clearBar();
     const difference = await compare(terminal, session, out);
     terminal.result(
       {

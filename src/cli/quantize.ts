@@ -8,6 +8,7 @@ import type { QuantizationConfig } from '../models/quantize.js';
 import { quantizeModel } from '../models/quantized-model.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, peakMemory, type Terminal, withProgress } from './console.js';
+import { interruptible } from './interrupt.js';
 import { findModel } from './session.js';
 
 export interface QuantizeOptions {
@@ -34,8 +35,12 @@ export async function quantizeCommand(terminal: Terminal, options: QuantizeOptio
   try {
     const { elements, bytes: quantized } = model.quantized;
     const size = model.tensors.reduce((sum, { dtype, shape }) => sum + byteLengthOf(dtype, shape), 0);
-    const tensors = withProgress(terminal, model.tensors, 'quantising');
-    await localFolder(dirname(out)).create(basename(out), (folder) => writeModel(folder, { ...model, tensors }, source, { maxShardBytes }));
+    await interruptible(terminal, 'stopping', async (signal) => {
+      const tensors = withProgress(terminal, model.tensors, 'quantising', signal);
+      await localFolder(dirname(out)).create(basename(out), (folder) =>
+        writeModel(folder, { ...model, tensors }, source, { maxShardBytes }),
+      );
+    });
     terminal.clearBar();
     const bits = (8 * quantized) / elements;
     const peak = peakMemory();

@@ -16,6 +16,7 @@ import { parseRecipe, type Recipe, type RecipeDataset } from '../train/recipe.js
 import { LowrankError } from '../util/errors.js';
 import { isObject, parseJson } from '../util/json.js';
 import { bytes, type Terminal } from './console.js';
+import { interruptible } from './interrupt.js';
 import { type Streaming, streamedSource } from './streaming.js';
 
 /** Options that every command with a model has. */
@@ -50,25 +51,34 @@ export function codecOf(source: ModelSource, recipe?: Recipe): TextCodec {
   return openTextCodec(source, recipe?.chat_template_jinja);
 }
 
-/** Opens the device and puts the model's weights on it. */
+/** Opens the device and puts the model's weights on it; Ctrl-C gives up. */
 export async function openSession(terminal: Terminal, source: ModelSource, codec: TextCodec, options: ModelOptions): Promise<Session> {
   const backend = await openBackend(options.device, (message) => terminal.warn(message));
+  let streamed: ModelSource | undefined;
+  const close = async () => {
+    await backend.close();
+    if (streamed !== source) await streamed?.checkpoint.close();
+    await source.checkpoint.close();
+  };
   try {
-    const onProgress = (done: number, total: number) => terminal.bar(done / total, `loading ${source.name}`);
     const { device: _, streaming, precision = 'bf16', ...rest } = options;
     const load = { precision, ...rest };
-    const streamed = streaming && (await streamedSource(terminal, source, backend, streaming, load));
-    const loaded = await loadModel(streamed ?? source, backend, { ...load, stream: streamed !== undefined, onProgress });
+    const { model, dispose } = await interruptible(terminal, 'stopping', async (signal) => {
+      const onProgress = (done: number, total: number) => {
+        signal.throwIfAborted();
+        terminal.bar(done / total, `loading ${source.name}`);
+      };
+      streamed = streaming && (await streamedSource(terminal, source, backend, streaming, load, signal));
+      return loadModel(streamed ?? source, backend, { ...load, stream: streamed !== undefined, onProgress });
+    });
     terminal.clearBar();
-    const close = async () => {
-      loaded.dispose();
-      await backend.close();
-      if (streamed !== source) await streamed?.checkpoint.close();
-      await source.checkpoint.close();
+    const closeAll = () => {
+      dispose();
+      return close();
     };
-    return { backend, source, text: { ...codec, model: loaded.model }, close };
+    return { backend, source, text: { ...codec, model }, close: closeAll };
   } catch (error) {
-    await backend.close();
+    await close();
     throw error;
   }
 }

@@ -49,6 +49,7 @@ export async function streamedSource(
   backend: Backend,
   streaming: Streaming,
   options: LoadOptions,
+  signal: AbortSignal,
 ): Promise<ModelSource | undefined> {
   if (!wantsStreaming(source, streaming, options)) return undefined;
   if (!backend.fetch) {
@@ -61,7 +62,7 @@ export async function streamedSource(
       place: `stream_base: ${source.name}`,
       mend: `set adapter: qlora, which quantises them into a file, or take one stored in safetensors as ${options.precision}`,
     });
-  const streamed = made ? await cachedQuantized(terminal, source, backend, made) : source;
+  const streamed = made ? await cachedQuantized(terminal, source, backend, made, signal) : source;
   terminal.note(`streaming  ${bytes(size)} of weights from ${streamed.name}`);
   return streamed;
 }
@@ -72,6 +73,7 @@ async function cachedQuantized(
   source: ModelSource,
   backend: Backend,
   config: QuantizationConfig,
+  signal: AbortSignal,
 ): Promise<ModelSource> {
   const key = createHash('sha256')
     .update(JSON.stringify([source.name, source.identity, config]))
@@ -83,7 +85,7 @@ async function cachedQuantized(
     terminal.note(`quantising ${source.name} into ${path}`);
     const model = quantizeModel(source, backend, config);
     try {
-      const tensors = withProgress(terminal, model.tensors, 'quantising');
+      const tensors = withProgress(terminal, model.tensors, 'quantising', signal);
       await folder.create(key, (inner) => writeModel(inner, { ...model, tensors }, source));
     } finally {
       model.dispose();

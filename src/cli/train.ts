@@ -57,9 +57,16 @@ export async function trainCommand(terminal: Terminal, path: string, overrides: 
       mend: 'set adapter: qlora, gradient_checkpointing: true or stream_base: true, or lower sequence_len; --force tries nevertheless',
     });
   }
-  const result = await interruptible(terminal, 'finishing the step under way, then saving', (signal) =>
-    trainSession(terminal, { recipe, source, codec, data, folder, resume, signal, device: options.device, profile: options.profile }),
-  );
+  const result = await trainSession(terminal, {
+    recipe,
+    source,
+    codec,
+    data,
+    folder,
+    resume,
+    device: options.device,
+    profile: options.profile,
+  });
   const peak = peakMemory();
   terminal.result({ ...result, peak_rss_gb: peak / 1e9, planned_rss_gb: plan.peak_rss_bytes / 1e9 }, '');
   describeResult(terminal, result, peak, plan.peak_rss_bytes);
@@ -75,7 +82,6 @@ async function trainSession(
     data: RunData;
     folder: Folder;
     resume?: Folder;
-    signal: AbortSignal;
     device?: string;
     profile?: string;
   },
@@ -85,15 +91,18 @@ async function trainSession(
   terminal.note(`device     ${session.backend.description}`);
   try {
     const start = recipe.lora_model_dir === undefined ? undefined : localFolder(recipe.lora_model_dir);
-    const { tuner, result } = await train({
-      ...rest,
-      recipe,
-      source,
-      text: session.text,
-      start,
-      onEvent: trainReporter(terminal, recipe),
-      onProfile: profile === undefined ? undefined : profileWriter(terminal, session.backend, profile),
-    });
+    const { tuner, result } = await interruptible(terminal, 'finishing the step under way, then saving', (signal) =>
+      train({
+        ...rest,
+        recipe,
+        source,
+        text: session.text,
+        start,
+        signal,
+        onEvent: trainReporter(terminal, recipe),
+        onProfile: profile === undefined ? undefined : profileWriter(terminal, session.backend, profile),
+      }),
+    );
     tuner.dispose();
     return result;
   } finally {

@@ -1,7 +1,7 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { basename, join } from 'node:path';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import { Terminal } from '../../src/cli/console.js';
 import { streamedSource, wantsStreaming } from '../../src/cli/streaming.js';
@@ -13,6 +13,7 @@ import { writeTinyModel } from '../helpers/tiny-model.js';
 
 const root = mkdtempSync(join(tmpdir(), 'lowrank-streaming-'));
 const bf16: LoadOptions = { precision: 'bf16' };
+const unstopped = new AbortController().signal;
 let backend: Backend;
 let floats: ModelSource, halves: ModelSource;
 beforeAll(async () => {
@@ -40,7 +41,24 @@ test('a base is streamed by itself where it takes more than half of the memory a
 
 test('a base that must be streamed and would have to be converted is refused', async () => {
   const always = { mode: true } as const;
-  const streamed = streamedSource(new Terminal(), floats, backend, always, bf16);
+  const streamed = streamedSource(new Terminal(), floats, backend, always, bf16, unstopped);
   await expect(streamed).rejects.toThrow(/must be converted.*stored in safetensors as bf16/s);
-  expect(await streamedSource(new Terminal(), floats, backend, always, { precision: 'fp32' })).toBe(floats);
+  expect(await streamedSource(new Terminal(), floats, backend, always, { precision: 'fp32' }, unstopped)).toBe(floats);
+});
+
+test('quantising into the cache gives up when it is told to, and leaves nothing behind', async () => {
+  vi.stubEnv('HF_HUB_CACHE', join(root, 'cache'));
+  const options: LoadOptions = { ...bf16, quantization: { kind: 'nf4', blockSize: 64, double: true } };
+  const controller = new AbortController();
+  const terminal = new Terminal();
+  let turns = 0;
+  terminal.bar = () => void (++turns === 3 && controller.abort());
+  const streamed = (signal: AbortSignal) => streamedSource(terminal, halves, backend, { mode: true }, options, signal);
+  await expect(streamed(controller.signal)).rejects.toMatchObject({ name: 'AbortError' });
+  expect(turns).toBe(3);
+  expect(readdirSync(join(root, 'cache', 'lowrank', 'quantized'))).toEqual([]);
+  const made = await streamed(unstopped);
+  expect(readdirSync(join(root, 'cache', 'lowrank', 'quantized'))).toEqual([basename(made!.name)]);
+  await made!.checkpoint.close();
+  vi.unstubAllEnvs();
 });

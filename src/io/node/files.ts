@@ -103,7 +103,8 @@ export async function named<T>(path: string, body: () => Promise<T>): Promise<T>
   } catch (error) {
     if (error instanceof LowrankError) throw error;
     const { code } = error as NodeJS.ErrnoException;
-    if (!code) throw error;
+    // An AbortError, too, has a code, which is a number.
+    if (typeof code !== 'string') throw error;
     throw new LowrankError(messageOf(error).replace(/^\w+: |,.*$/g, ''), {
       place: resolve(path),
       mend: mends[code] ?? 'check the path',
