@@ -7,8 +7,8 @@ interface Results {
   rows: Row[];
 }
 
-function resultsOf(suite: string): Results | undefined {
-  const path = join(root, 'bench/results', `${suite}.json`);
+function resultsOf(folder: string, suite: string): Results | undefined {
+  const path = join(folder, 'bench/results', `${suite}.json`);
   return existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : undefined;
 }
 
@@ -72,15 +72,20 @@ function scaleTable({ machine, rows }: Results): string {
 
 const tables = { lora: table, qlora: qloraTable, scale: scaleTable } as const;
 
-/** Puts the figures of bench/results into the README, between its marks. */
-export function updateReadme(): void {
-  const path = join(root, 'README.md');
-  const before = readFileSync(path, 'utf8');
+/** The README of the project in `folder` as it is, and as it should be: with the figures of bench/results between its marks. */
+export function readmeTexts(folder: string): { before: string; after: string } {
+  const before = readFileSync(join(folder, 'README.md'), 'utf8');
   let after = before;
   for (const [suite, write] of Object.entries(tables)) {
-    const results = resultsOf(suite);
+    const results = resultsOf(folder, suite);
     const place = new RegExp(`(<!-- bench:${suite} -->\\n)[\\s\\S]*?(<!-- /bench -->)`);
     if (results) after = after.replace(place, (_, open, close) => `${open}${write(results)}\n${close}`);
   }
-  if (after !== before) writeFileSync(path, after);
+  return { before, after };
+}
+
+/** Puts the figures of bench/results into the README. */
+export function updateReadme(): void {
+  const { before, after } = readmeTexts(root);
+  if (after !== before) writeFileSync(join(root, 'README.md'), after);
 }
