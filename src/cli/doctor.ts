@@ -1,9 +1,11 @@
-import { statfs } from 'node:fs/promises';
+import { readdir, stat, statfs } from 'node:fs/promises';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
+import { join } from 'node:path';
 import { type CpuBackend, cpuInstructionSets, openCpuBackend } from '../backends/cpu/index.js';
 import { cacheFolder } from '../io/node.js';
 import { messageOf } from '../util/errors.js';
 import { bytes, type Terminal } from './console.js';
+import { quantizedFolder } from './streaming.js';
 
 interface Finding {
   name: string;
@@ -14,11 +16,11 @@ interface Finding {
 
 /** `lowrank doctor`: what this machine offers, what is wrong and what mends it. Exit code 1 where something is. */
 export async function doctorCommand(terminal: Terminal): Promise<void> {
-  const findings: Finding[] = [node(), processor(), memory(), ...(await native(terminal)), await disk()];
+  const findings: Finding[] = [node(), processor(), memory(), ...(await native(terminal)), await disk(), ...(await quantizedBases())];
   const { colors } = terminal;
   const lines = findings.map(({ name, ok, value, mend }) => {
     const mark = ok ? colors.green('ok') : colors.red('!!');
-    return `${mark} ${name.padEnd(14)}${value}${mend ? `\n${' '.repeat(17)}to mend: ${mend}` : ''}`;
+    return `${mark} ${name.padEnd(16)}${value}${mend ? `\n${' '.repeat(19)}to mend: ${mend}` : ''}`;
   });
   const ok = findings.every((finding) => finding.ok);
   terminal.result({ ok, findings }, lines.join('\n'));
@@ -82,4 +84,20 @@ async function disk(): Promise<Finding> {
       existing = parent;
     }
   }
+}
+
+/** What streaming runs keep beside the models: as large as a model in 4 bits each, and nothing removes them by itself. */
+async function quantizedBases(): Promise<Finding[]> {
+  const path = quantizedFolder();
+  const files = await readdir(path, { recursive: true }).catch(() => []);
+  if (files.length === 0) return [];
+  const sizes = await Promise.all(
+    files.map((file) =>
+      stat(join(path, file))
+        .then(({ size }) => size)
+        .catch(() => 0),
+    ),
+  );
+  const total = sizes.reduce((sum, size) => sum + size, 0);
+  return [{ name: 'streamed bases', ok: true, value: `${path}, ${bytes(total)}; may be removed, a run makes its own again` }];
 }

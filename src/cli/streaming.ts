@@ -67,6 +67,9 @@ export async function streamedSource(
   return streamed;
 }
 
+/** Where bases that were quantised to be streamed are kept. */
+export const quantizedFolder = (): string => join(cacheFolder(), 'lowrank', 'quantized');
+
 /** The quantised model in the cache, made where it is not there yet. */
 async function cachedQuantized(
   terminal: Terminal,
@@ -79,7 +82,7 @@ async function cachedQuantized(
     .update(JSON.stringify([source.name, source.identity, config]))
     .digest('hex')
     .slice(0, 16);
-  const folder = localFolder(join(cacheFolder(), 'lowrank', 'quantized'));
+  const folder = localFolder(quantizedFolder());
   const path = join(folder.path, key);
   if (!existsSync(path)) {
     terminal.note(`quantising ${source.name} into ${path}`);

@@ -79,6 +79,10 @@ describe('the way of a user', () => {
       return bytes.subarray(8 + Number(bytes.readBigUInt64LE())).toString('hex');
     });
     expect(new Set(weights).size).toBe(1);
+    const { findings } = JSON.parse((await lowrank(['doctor', '--json'], { env })).out);
+    expect(findings).toContainEqual(
+      expect.objectContaining({ name: 'streamed bases', value: expect.stringMatching(/quantized, [1-9].* kB; may be removed/) }),
+    );
   });
 
   test('a plan of a recipe and of a shape; what cannot fit is refused', async () => {
