@@ -57,16 +57,8 @@ export async function trainCommand(terminal: Terminal, path: string, overrides: 
       mend: 'set adapter: qlora, gradient_checkpointing: true or stream_base: true, or lower sequence_len; --force tries nevertheless',
     });
   }
-  const result = await trainSession(terminal, {
-    recipe,
-    source,
-    codec,
-    data,
-    folder,
-    resume,
-    device: options.device,
-    profile: options.profile,
-  });
+  const { device, profile } = options;
+  const result = await trainSession(terminal, { recipe, source, codec, data, folder, resume, device, profile });
   const peak = peakMemory();
   terminal.result({ ...result, peak_rss_gb: peak / 1e9, planned_rss_gb: plan.peak_rss_bytes / 1e9 }, '');
   describeResult(terminal, result, peak, plan.peak_rss_bytes);
