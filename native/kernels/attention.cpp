@@ -102,8 +102,7 @@ void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Pack
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; r++)
       for (int v = 0; v < 2; v++) {
-        const Lanes scaled = sums[r][v] * factors[r];
-        std::memcpy(out + r * g.padded + d + v * kLanes, &scaled, sizeof scaled);
+        put_lanes(out + r * g.padded + d + v * kLanes, sums[r][v] * factors[r]);
       }
   }
 }

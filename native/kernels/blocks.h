@@ -1,13 +1,6 @@
 // Float operands of any width as f32: kernels work on blocks that fit the first-level cache and are widened and rounded at its border.
 #pragma once
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
-#include <bit>
-#include <cstring>
-
-#include "kernels.h"
+#include "lanes.h"
 
 namespace lowrank::LOWRANK_ISA {
 
@@ -49,49 +42,6 @@ inline uint16_t to_f16(float x) {
   half = magnitude > 0x7f800000 ? 0x7e00 : half;
   return static_cast<uint16_t>(sign | half);
 }
-
-#if defined(__AVX512F__)
-inline __mmask16 first(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1); }
-
-inline __m256i round_lanes(__m512 x) {
-#if defined(__AVX512BF16__)
-  return (__m256i)_mm512_cvtneps_pbh(x);
-#else
-  const __m512i u = _mm512_castps_si512(x);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
-  const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
-  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet));
-#endif
-}
-#endif
-
-inline float* f32_at(const Tensor& t, int64_t begin) { return static_cast<float*>(t.data) + begin; }
-inline uint16_t* half_at(const Tensor& t, int64_t begin) { return static_cast<uint16_t*>(t.data) + begin; }
-
-#if defined(__AVX512F__)
-// Sixteen numbers of an f32 or bf16 tensor.
-inline __m512 load_lanes(const Tensor& t, int64_t at, __mmask16 mask) {
-  if (t.dtype == DType::f32) return _mm512_maskz_loadu_ps(mask, f32_at(t, at));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, half_at(t, at))), 16));
-}
-
-inline void store_lanes(const Tensor& t, int64_t at, __mmask16 mask, __m512 x) {
-  if (t.dtype == DType::f32) _mm512_mask_storeu_ps(f32_at(t, at), mask, x);
-  else _mm256_mask_storeu_epi16(half_at(t, at), mask, round_lanes(x));
-}
-
-inline constexpr float kLog2E = 1.44269504f;
-
-// 2ˣ with the power of two in one instruction: 2ⁿ · 2ᶠ, n = ⌊x⌉, by a minimax polynomial on |f| ≤ ½ of relative error 7.5e-8.
-inline __m512 exp2_lanes(__m512 x) {
-  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, n);
-  __m512 q = _mm512_fmadd_ps(_mm512_set1_ps(0.0013276472f), f, _mm512_set1_ps(0.009675541f));
-  for (const float c : {0.05550713f, 0.2402212f, 0.69314694f, 1.0000001f}) q = _mm512_fmadd_ps(q, f, _mm512_set1_ps(c));
-  return _mm512_scalef_ps(q, n);
-}
-
-#endif
 
 // `n` numbers of a tensor from `begin`: its own memory where it is f32, otherwise a widened copy in `buffer`.
 inline const float* load(const Tensor& t, int64_t begin, int64_t n, float* __restrict buffer) {

@@ -17,52 +17,27 @@ namespace lowrank::LOWRANK_ISA {
 namespace {
 
 // Rows and steps of K of a block: its panels then take at most 16 MiB, a panel of the right factor 256 KiB.
-constexpr int64_t kRowBlock = 2048, kDepth = 2048;
+constexpr int64_t kRowBlock = 2048, kDepth = kHasPairs ? 2048 : kLanes == 16 ? 1024 : 384;
 // A thread has rows of its own from so many on, if the other threads' copies of the right factor have at most so many columns for each row.
 constexpr int64_t kOwnRows = 128, kOwnColumns = 2;
 // Sums kept between blocks of K, 32 MiB.
 constexpr int64_t kPartial = int64_t{1} << 23;
-// Products with fewer rows than this, against rows of K, are bound by reading the right factor once: no packing.
-constexpr int64_t kFewRows = 8;
-
-// Brings `columns` sums of one row home: alpha, addend, rounding.
-void store_row(const Product& p, int64_t row, int64_t column, int64_t columns, const float* __restrict sums) {
-  const int64_t at = row * p.n + column;
-  alignas(64) float buffer[2][kColumns];
-  const float* old = p.addend ? load(*p.addend, at, columns, buffer[0]) : nullptr;
-  float* out = target(*p.out, at, buffer[1]);
-  if (old)
-    for (int64_t i = 0; i < columns; i++) out[i] = old[i] + p.alpha * sums[i];
-  else
-    for (int64_t i = 0; i < columns; i++) out[i] = p.alpha * sums[i];
-  store(*p.out, at, columns, out);
-}
 
 // Brings the first `rows` rows of a tile's sums home. Inlined, or else the sums would take the way over memory.
 template <int Rows, int Vectors>
 [[gnu::always_inline]] inline void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns, const Lanes (&sums)[Rows][Vectors]) {
-#if defined(__AVX512F__)
-  const __m512 alpha = _mm512_set1_ps(p.alpha);
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++) {
     if (r >= rows) return;
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; v++) {
-      const __mmask16 mask = first(columns - v * kLanes);
+      const auto some = first(columns - v * kLanes);
       const int64_t element = (row + r) * p.n + column + v * kLanes;
-      __m512 x = _mm512_mul_ps((__m512)sums[r][v], alpha);
-      if (p.addend) x = _mm512_add_ps(load_lanes(*p.addend, element, mask), x);
-      store_lanes(*p.out, element, mask, x);
+      Lanes x = sums[r][v] * p.alpha;
+      if (p.addend) x = (Lanes)load_lanes(*p.addend, element, some) + x;
+      store_lanes(*p.out, element, some, x);
     }
   }
-#else
-  alignas(64) float memory[Rows][Vectors * kLanes];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) std::memcpy(&memory[r][v * kLanes], &sums[r][v], sizeof(Lanes));
-  for (int64_t r = 0; r < std::min<int64_t>(rows, Rows); r++) store_row(p, row + r, column, columns, memory[r]);
-#endif
 }
 
 // A block of K of some rows: what its panels share.
@@ -109,14 +84,14 @@ inline void multiply_steps(const Product& p, const uint32_t* a, const uint32_t* 
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; v++) {
       sums[r][v] = Lanes{};
-      if constexpr (Resumed) std::memcpy(&sums[r][v], before + r * width + v * kLanes, sizeof(Lanes));
+      if constexpr (Resumed) sums[r][v] = lanes_at(before + r * width + v * kLanes);
     }
   multiply<Pairs, Rows, Vectors>(a, b, steps, sums);
   if (!kept) return store_tile<Rows, Vectors>(p, row, column, rows, std::min(width, p.n - column), sums);
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) std::memcpy(kept + r * width + v * kLanes, &sums[r][v], sizeof(Lanes));
+    for (int v = 0; v < Vectors; v++) put_lanes(kept + r * width + v * kLanes, sums[r][v]);
 }
 
 // One tile: panel i of the left factor against a packed panel of the right one. Both have the branch's steps behind their own, so that the
@@ -257,60 +232,6 @@ void multiply_tiles(const Product& p, Pool& pool) {
   }
 }
 
-#if defined(__AVX512F__)
-// Products of `rows` ≤ 4 rows with every row of b [N,K], read once from memory: sums along K.
-template <bool Pairs, int Rows>
-void few_rows(const Product& p, const uint32_t* a, int64_t stride, int64_t begin, int64_t end, int64_t row0) {
-  const int64_t per_load = Pairs ? 32 : 16;
-  for (int64_t column = begin; column < end; column++) {
-    __m512 sums[Rows];
-#pragma GCC unroll 4
-    for (int r = 0; r < Rows; r++) sums[r] = _mm512_setzero_ps();
-    for (int64_t k = 0, unit = 0; k < p.k; k += per_load, unit += 16) {
-      const __m512i units = load_units<false>(p.b, column, k, p.k - k, p.form);
-#pragma GCC unroll 4
-      for (int r = 0; r < Rows; r++) {
-        const __m512i row = _mm512_loadu_si512(a + r * stride + unit);
-#if defined(__AVX512BF16__)
-        if constexpr (Pairs) {
-          sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)row, (__m512bh)units);
-          continue;
-        }
-#endif
-        sums[r] = _mm512_fmadd_ps(_mm512_castsi512_ps(row), _mm512_castsi512_ps(units), sums[r]);
-      }
-    }
-    for (int r = 0; r < Rows; r++) {
-      const float sum = _mm512_reduce_add_ps(sums[r]);
-      store_row(p, row0 + r, column, 1, &sum);
-    }
-  }
-}
-
-void multiply_few_rows(const Product& p, Pool& pool) {
-  const int64_t stride = (steps_of(p.form, p.k) + 15) / 16 * 16;
-  auto* a = static_cast<uint32_t*>(pool.scratch(0, 0, p.m * stride * 4));
-  const int64_t per_load = p.form == Form::pairs ? 32 : 16;
-  for (int64_t row = 0; row < p.m; row++)
-    for (int64_t k = 0, unit = 0; k < p.k; k += per_load, unit += 16)
-      _mm512_storeu_si512(a + row * stride + unit, load_units<false>(p.a, row, k, p.k - k, p.form));
-  const int64_t grain = std::max<int64_t>(16, 65536 / std::max<int64_t>(1, p.k));
-  pool.ranges(p.n, grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = 0; row < p.m; row += 4) {
-      const uint32_t* rows = a + row * stride;
-      constexpr bool pairs = kHasPairs;
-      const bool narrow = p.form == Form::pairs;
-      switch (p.m - row) {
-        case 1: narrow ? few_rows<pairs, 1>(p, rows, stride, begin, end, row) : few_rows<false, 1>(p, rows, stride, begin, end, row); break;
-        case 2: narrow ? few_rows<pairs, 2>(p, rows, stride, begin, end, row) : few_rows<false, 2>(p, rows, stride, begin, end, row); break;
-        case 3: narrow ? few_rows<pairs, 3>(p, rows, stride, begin, end, row) : few_rows<false, 3>(p, rows, stride, begin, end, row); break;
-        default: narrow ? few_rows<pairs, 4>(p, rows, stride, begin, end, row) : few_rows<false, 4>(p, rows, stride, begin, end, row);
-      }
-    }
-  });
-}
-#endif
-
 template <int Vectors>
 void multiply_columns(const Product& p, Pool& pool) {
 #if defined(__AVX512F__)
@@ -325,22 +246,7 @@ void multiply_columns(const Product& p, Pool& pool) {
 
 void multiply_product(const Product& p, Pool& pool) {
   if (p.m == 0 || (p.n == 0 && !p.branch)) return;
-#if defined(__AVX512F__)
-  if (p.m <= kFewRows && p.a.lanes_are_rows && p.b.lanes_are_rows && !(p.branch && p.branch->in)) {
-    Product base = p;
-    base.branch = nullptr;
-    base.form = p.form == Form::tiles ? Form::pairs : p.form == Form::parts ? Form::exact : p.form;
-    multiply_few_rows(base, pool);
-    if (!p.branch || p.branch->rank == 0) return;
-    const auto& [down, up, h, scale, in, out, mask_scale, rank] = *p.branch;
-    multiply_few_rows({.a = p.a, .b = down, .out = h, .m = p.m, .n = rank, .k = p.k, .form = base.form, .alpha = scale}, pool);
-    base.a = Factor::left(*h, false);
-    base.b = up;
-    base.k = rank;
-    base.addend = p.out;
-    return multiply_few_rows(base, pool);
-  }
-#endif
+  if (p.m <= kFewRows && p.a.lanes_are_rows && p.b.lanes_are_rows && !(p.branch && p.branch->in)) return multiply_few_rows(p, pool);
 #if defined(__AMX_BF16__)
   if (in_tiles(p.form)) return multiply_in_tiles(p, pool);
 #endif

@@ -13,7 +13,7 @@ inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b,
   for (int64_t step = 0; step < steps; step++) {
     Lanes columns[Vectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) std::memcpy(&columns[v], b + v * kLanes, sizeof(Lanes));
+    for (int v = 0; v < Vectors; v++) columns[v] = lanes_at(b + v * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; r++) {
 #if defined(__AVX512BF16__)
@@ -61,14 +61,14 @@ inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps,
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; v++) {
       sums[r][v] = Lanes{};
-      if constexpr (Accumulate) std::memcpy(&sums[r][v], out + r * stride + v * kLanes, sizeof(Lanes));
+      if constexpr (Accumulate) sums[r][v] = lanes_at(out + r * stride + v * kLanes);
     }
   if (kHasPairs && form == Form::pairs) multiply<kHasPairs, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums, right_step);
   else multiply<false, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums, right_step);
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) std::memcpy(out + r * stride + v * kLanes, &sums[r][v], sizeof(Lanes));
+    for (int v = 0; v < Vectors; v++) put_lanes(out + r * stride + v * kLanes, sums[r][v]);
 }
 
 // The form in which a product of these dtypes is computed; a quantised weight is the second.

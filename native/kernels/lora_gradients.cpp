@@ -15,8 +15,8 @@ namespace {
 constexpr int64_t kTaskColumns = 1024, kBlockRows = 32, kChunkRows = 512, kMostChunks = 8;
 // From one rank's sums to the next's: not a power of two, or else tiles of them would share cache sets.
 constexpr int64_t kStride = kTaskColumns + kColumns;
-// Ranks of a product: they are multiples of 8 more often than of 12.
-constexpr int kRanks = kLanes == 16 ? 8 : kRows;
+// Ranks of a product: they are multiples of 8 or 4 more often than of 12 or 6.
+constexpr int kRanks = kLanes == 16 ? 8 : 4;
 
 // narrowᵀ · wide.
 struct Product {

@@ -4,10 +4,6 @@
 // neighbouring bf16 values of K (the lower half first), of which a step covers both. Those for tile registers: tiles.h. (In parts a pair is of values
 // sixteen apart: so halves of a chunk need no shuffling.)
 #pragma once
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include <algorithm>
 #include <array>
 
@@ -16,15 +12,9 @@
 
 namespace lowrank::LOWRANK_ISA {
 
-#if defined(__AVX512F__)
-inline constexpr int kLanes = 16, kRows = 12;
-#elif defined(__AVX__)
-inline constexpr int kLanes = 8, kRows = 6;
-#else
-inline constexpr int kLanes = 4, kRows = 4;
-#endif
+// A tile: its sums and what they are made of fill the registers.
+inline constexpr int kRows = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 4;
 inline constexpr int kColumns = 2 * kLanes;
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
 
 // Products of bf16 have an instruction of their own on some machines; on the others their factors are widened to f32.
 #if defined(__AVX512BF16__)
@@ -210,13 +200,23 @@ inline void pack_eight(const Factor& f, int64_t k, uint32_t* __restrict panels, 
     }
   }
 }
+#else
+// kLanes units along K of lane l, of which `left` elements of K exist; or lanes from l on of one step, of which so many exist.
+template <bool Masked>
+inline Lanes load_units(const Factor& f, int64_t l, int64_t k, int64_t left, Form form) {
+  const int64_t at = f.element(l, k);
+  Lanes x = f.codes ? f.codes->lanes(at, left) : load_lanes(*f.tensor, at, left);
+  if constexpr (Masked) x = keep(x, f.bits<true>(l, k));
+  return form == Form::rounded && (f.codes || f.tensor->dtype == DType::f32) ? round_lanes(x) : x;
+}
 #endif
 
 // Packs `valid` lanes of a factor into a panel of `lanes`, the rest zero.
 template <bool Masked>
 inline void pack_lanes(const Factor& f, int64_t valid, int64_t lanes, int64_t k, Form form, uint32_t* __restrict panel) {
-  const int64_t steps = steps_of(form, k), per_step = form == Form::pairs ? 2 : 1;
+  const int64_t steps = steps_of(form, k);
 #if defined(__AVX512F__)
+  const int64_t per_step = form == Form::pairs ? 2 : 1;
   if (!f.lanes_are_rows && valid == 32 && lanes == 32 && form == Form::pairs && (f.codes || f.tensor->dtype == DType::bf16))
     return pack_pairs<Masked>(f, k, panel);
   for (int64_t lane = 0; lane < lanes; lane += 16) {
@@ -242,13 +242,31 @@ inline void pack_lanes(const Factor& f, int64_t valid, int64_t lanes, int64_t k,
     }
   }
 #else
-  for (int64_t lane = 0; lane < lanes; lane++)
-    for (int64_t step = 0; step < steps; step++) {
-      float x = 0, buffer;
-      if (lane < valid && f.codes) f.codes->decode(f.element(lane, step), 1, &x);
-      else if (lane < valid && (f.bits<Masked>(lane, step * per_step) & 1)) x = *load(*f.tensor, f.element(lane, step * per_step), 1, &buffer);
-      panel[step * lanes + lane] = std::bit_cast<uint32_t>(form == Form::exact ? x : from_bf16(to_bf16(x)));
+  // Steps are stored in ascending order: what a vector writes beyond its lanes, the next step overwrites.
+  const auto store = [&](int64_t step, int64_t lane, Lanes x) __attribute__((always_inline)) {
+    uint32_t* to = panel + step * lanes + lane;
+    if (lane + kLanes <= lanes || step + 1 < steps) put_lanes(to, x);
+    else std::memcpy(to, &x, static_cast<size_t>(lanes - lane) * 4);
+  };
+  for (int64_t lane = 0; lane < lanes; lane += kLanes) {
+    if (!f.lanes_are_rows) {
+      // Lanes that are read beyond the panel's are not in it, so they may be anything that the tensor has.
+      const int64_t beyond = f.tensor->size() - f.element(lane, 0) - kLanes, row = f.stride;
+      for (int64_t step = 0; step < steps; step++)
+        store(step, lane, load_units<Masked>(f, lane, step, valid == lanes && step * row <= beyond ? kLanes : valid - lane, form));
+      continue;
     }
+    for (int64_t step = 0; step < steps; step += kLanes) {
+      Lanes rows[kLanes];
+#pragma GCC unroll 8
+      for (int i = 0; i < kLanes; i++) rows[i] = lane + i < valid ? load_units<Masked>(f, lane + i, step, k - step, form) : Lanes{};
+      transpose(rows);
+      const int64_t n = std::min<int64_t>(steps - step, kLanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < kLanes; i++)
+        if (i < n) store(step + i, lane, rows[i]);
+    }
+  }
 #endif
 }
 

@@ -27,6 +27,10 @@ struct Product {
 // The product, its branch's h included.
 void multiply_product(const Product& p, Pool& pool);
 
+// Products with at most so many rows, against rows of K, are bound by reading the right factor once: no packing.
+inline constexpr int64_t kFewRows = 8;
+void multiply_few_rows(const Product& p, Pool& pool);
+
 #if defined(__AMX_BF16__)
 // The product in tile registers, of a form that is computed there.
 void multiply_in_tiles(const Product& p, Pool& pool);

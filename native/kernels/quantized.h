@@ -90,6 +90,35 @@ struct Codes {
     const __m256i low = round_lanes(lanes(element, count)), high = count > 16 ? round_lanes(lanes(element + 16, count - 16)) : _mm256_setzero_si256();
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
+#else
+  // kLanes numbers from `element` on, of which `count` exist; the others are 0.
+  Lanes lanes(int64_t element, int64_t count) const {
+    if (count >= kLanes && alike(element) >= kLanes && (wide || element % 2 == 0)) [[likely]] {
+      if (wide) {
+        typedef int8_t Bytes __attribute__((vector_size(kLanes), aligned(1), may_alias));
+        const Lanes codes = __builtin_convertvector(*reinterpret_cast<const Bytes*>(data + element), Lanes);
+        return codes * scale(element) * (1.f / 127.f);
+      }
+      return four_bit_lanes(data + element / 2) * scale(element);
+    }
+    Lanes numbers{};
+    decode(element, std::min<int64_t>(count, kLanes), reinterpret_cast<float*>(&numbers));
+    return numbers;
+  }
+
+  // What kLanes codes of 4 bits stand for, before their scale.
+  Lanes four_bit_lanes(const uint8_t* bytes) const {
+#if defined(__AVX2__)
+    uint32_t eight;
+    std::memcpy(&eight, bytes, sizeof eight);
+    // The first of two codes is in the high half of a byte. A permutation looks at the lowest three bits, the fourth chooses between the two.
+    const __m256i index = _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(eight)), _mm256_set_epi32(24, 28, 16, 20, 8, 12, 0, 4));
+    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values), index), high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values + 8), index);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+#else
+    return Lanes{values[bytes[0] >> 4], values[bytes[0] & 15], values[bytes[1] >> 4], values[bytes[1] & 15]};
+#endif
+  }
 #endif
 };
 

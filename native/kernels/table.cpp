@@ -7,13 +7,6 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 // Independent sums: enough to hide the latency of a multiply-add, few enough for 16 registers.
 constexpr int kChains = 12;
