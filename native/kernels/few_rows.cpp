@@ -1,6 +1,7 @@
 // Products of few rows with every row of a right factor [N, K], as decoding a token makes them: the factor is read once, from memory, as it lies. Sums
 // run along K.
 #include <algorithm>
+#include <array>
 
 #include "product.h"
 
@@ -21,173 +22,203 @@ void store_row(const Product& p, int64_t row, int64_t column, int64_t columns, c
   store(*p.out, at, columns, out);
 }
 
-#if defined(__AVX512F__)
-// Products of `rows` ≤ 4 rows with every row of b [N,K], read once from memory: sums along K.
-template <bool Pairs, int Rows>
-void few_rows(const Product& p, const uint32_t* a, int64_t stride, int64_t begin, int64_t end, int64_t row0) {
-  const int64_t per_load = Pairs ? 32 : 16;
-  for (int64_t column = begin; column < end; column++) {
-    __m512 sums[Rows];
-#pragma GCC unroll 4
-    for (int r = 0; r < Rows; r++) sums[r] = _mm512_setzero_ps();
-    for (int64_t k = 0, unit = 0; k < p.k; k += per_load, unit += 16) {
-      const __m512i units = load_units<false>(p.b, column, k, p.k - k, p.form);
-#pragma GCC unroll 4
-      for (int r = 0; r < Rows; r++) {
-        const __m512i row = _mm512_loadu_si512(a + r * stride + unit);
-#if defined(__AVX512BF16__)
-        if constexpr (Pairs) {
-          sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)row, (__m512bh)units);
-          continue;
-        }
-#endif
-        sums[r] = _mm512_fmadd_ps(_mm512_castsi512_ps(row), _mm512_castsi512_ps(units), sums[r]);
-      }
-    }
-    for (int r = 0; r < Rows; r++) {
-      const float sum = _mm512_reduce_add_ps(sums[r]);
-      store_row(p, row0 + r, column, 1, &sum);
-    }
-  }
-}
+// Numbers of a right factor that are worth a piece of their own.
+constexpr int64_t kLeastWork = 32768;
 
-void multiply_rows(const Product& p, Pool& pool) {
-  const int64_t stride = (steps_of(p.form, p.k) + 15) / 16 * 16;
-  auto* a = static_cast<uint32_t*>(pool.scratch(0, 0, p.m * stride * 4));
-  const int64_t per_load = p.form == Form::pairs ? 32 : 16;
-  for (int64_t row = 0; row < p.m; row++)
-    for (int64_t k = 0, unit = 0; k < p.k; k += per_load, unit += 16)
-      _mm512_storeu_si512(a + row * stride + unit, load_units<false>(p.a, row, k, p.k - k, p.form));
-  const int64_t grain = std::max<int64_t>(16, 65536 / std::max<int64_t>(1, p.k));
-  pool.ranges(p.n, grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = 0; row < p.m; row += 4) {
-      const uint32_t* rows = a + row * stride;
-      constexpr bool pairs = kHasPairs;
-      const bool narrow = p.form == Form::pairs;
-      switch (p.m - row) {
-        case 1: narrow ? few_rows<pairs, 1>(p, rows, stride, begin, end, row) : few_rows<false, 1>(p, rows, stride, begin, end, row); break;
-        case 2: narrow ? few_rows<pairs, 2>(p, rows, stride, begin, end, row) : few_rows<false, 2>(p, rows, stride, begin, end, row); break;
-        case 3: narrow ? few_rows<pairs, 3>(p, rows, stride, begin, end, row) : few_rows<false, 3>(p, rows, stride, begin, end, row); break;
-        default: narrow ? few_rows<pairs, 4>(p, rows, stride, begin, end, row) : few_rows<false, 4>(p, rows, stride, begin, end, row);
-      }
-    }
-  });
-}
-#else
-// Vectors of a chunk of K.
-constexpr int kVectors = 4;
-constexpr int64_t kChunkNumbers = kVectors * kLanes;
-
-// How a right factor's numbers leave memory, a chunk at a time, in the order in which that takes least: `place` is the element that lane i has. Left
-// factors are brought into this order once.
+// How a right factor's numbers leave memory: a chunk of kVectors vectors at a time, in the order that takes least, to which the left factors are brought
+// once. `place` is the number of the chunk that comes n-th. With Pairs a lane has two neighbours in that order, in bf16.
 struct Floats {
-  explicit Floats(const Factor& f) : data(f32_at(*f.tensor, 0)) {}
+  static constexpr bool kPairs = false;
+  static constexpr int kVectors = 4;
+  static constexpr int place(int n) { return n; }
+
+  explicit Floats(const Product& p) : data(f32_at(*p.b.tensor, 0)) {}
   const float* data;
-  static int place(int i) { return i; }
+
   void load(int64_t element, Lanes (&w)[kVectors]) const {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; v++) w[v] = lanes_at(data + element + v * kLanes);
   }
 };
 
-// bf16: the even numbers of two vectors, then the odd ones.
+// bf16; as floats the even numbers of a vector and then the odd ones.
 struct HalfFloats {
-  explicit HalfFloats(const Factor& f) : data(half_at(*f.tensor, 0)) {}
+  static constexpr bool kPairs = kHasPairs;
+  static constexpr int kVectors = kPairs ? 2 : 4;
+  static constexpr int place(int n) { return kPairs ? n : n / (2 * kLanes) * 2 * kLanes + n % kLanes * 2 + n / kLanes % 2; }
+
+  explicit HalfFloats(const Product& p) : data(half_at(*p.b.tensor, 0)) {}
   const uint16_t* data;
-  static int place(int i) { return i / (2 * kLanes) * 2 * kLanes + i % kLanes * 2 + i / kLanes % 2; }
+
   void load(int64_t element, Lanes (&w)[kVectors]) const {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v += 2) {
-      const LaneBits pairs = (LaneBits)lanes_at(data + element + v * kLanes);
-      w[v] = (Lanes)(pairs << 16);
-      w[v + 1] = (Lanes)(pairs & 0xffff0000);
+    if constexpr (kPairs) {
+      w[0] = lanes_at(data + element);
+      w[1] = lanes_at(data + element + 2 * kLanes);
+    } else {
+      spread(lanes_at(data + element), w[0], w[1]);
+      spread(lanes_at(data + element + 2 * kLanes), w[2], w[3]);
     }
   }
-};
-
-// Whatever it is, rounded where the form asks for it.
-struct Numbers {
-  Numbers(const Factor& f, Form form) : f(f), form(form) {}
-  const Factor& f;
-  Form form;
-  static int place(int i) { return i; }
-  void load(int64_t element, Lanes (&w)[kVectors]) const {
-    for (int v = 0; v < kVectors; v++) w[v] = at(element + v * kLanes, kLanes);
-  }
-  Lanes at(int64_t element, int64_t n) const {
-    const Lanes x = f.codes ? f.codes->lanes(element, n) : load_lanes(*f.tensor, element, n);
-    return form == Form::rounded ? round_lanes(x) : x;
+  static void spread(Lanes halves, Lanes& even, Lanes& odd) {
+    even = (Lanes)((LaneBits)halves << 16);
+    odd = (Lanes)((LaneBits)halves & 0xffff0000);
   }
 };
 
 #if defined(__AVX2__)
-// Codes of 4 bits rounded to bf16: the sixteen numbers that a block's scale allows are rounded once, their two bytes then picked by code, 32 at a time.
+// Codes of 4 bits, as bf16: the sixteen numbers that a scale allows are rounded once for 64 codes, which then pick them by their bytes or words.
 struct Nibbles {
-  explicit Nibbles(const Factor& f) : codes(*f.codes) {
-    // So that packing them leaves them in order.
-    const __m256 low = _mm256_loadu_ps(codes.values), high = _mm256_loadu_ps(codes.values + 8);
-    first = _mm256_permute2f128_ps(low, high, 0x20);
-    second = _mm256_permute2f128_ps(low, high, 0x31);
-  }
-  const Codes& codes;
-  Lanes first, second;
-  mutable int64_t known = -1;  // the block whose bytes these are
-  mutable __m256i low, high;
-
+  static constexpr bool kPairs = kHasPairs;
+  static constexpr int kNumbers = 64, kVectors = kNumbers / kLanes / (kPairs ? 2 : 1);
   static bool serves(const Product& p) {
-    return p.b.codes && !p.b.codes->wide && p.form == Form::rounded && p.k % kChunkNumbers == 0 && p.b.element(0, 0) % kChunkNumbers == 0;
+    return p.b.codes && !p.b.codes->wide && p.form != Form::exact && p.k % kNumbers == 0 && p.b.codes->block >= 6;
   }
-  static int place(int i) { return i / 16 * 16 + i % 4 * 4 + i / 4 % 2 + i / 8 % 2 * 2; }
+
+  const Codes& codes;
+#if defined(__AVX512F__)
+  static constexpr int place(int n) {
+    constexpr int kFirst[] = {0, 2, 1, 3};
+    return kPairs ? n % 32 * 2 + n / 32 : n % 16 * 4 + kFirst[n / 16];
+  }
+
+  explicit Nibbles(const Product& p) : codes(*p.b.codes) {}
 
   void load(int64_t element, Lanes (&w)[kVectors]) const {
-    if (const int64_t block = element >> codes.block; block != known) choose(block, element);
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes.data + element / 2));
-    // Even elements, which are in the high halves of bytes, in the lower sixteen bytes, odd ones in the upper.
-    const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_srli_epi16(bytes, 4)), bytes, 1);
-    const __m256i index = _mm256_and_si256(both, _mm256_set1_epi8(15));
-    const __m256i l = _mm256_shuffle_epi8(low, index), h = _mm256_shuffle_epi8(high, index);
-    const LaneBits some = (LaneBits)_mm256_unpacklo_epi8(l, h), others = (LaneBits)_mm256_unpackhi_epi8(l, h);
-    w[0] = (Lanes)(some << 16);
-    w[1] = (Lanes)(some & 0xffff0000);
-    w[2] = (Lanes)(others << 16);
-    w[3] = (Lanes)(others & 0xffff0000);
+    const __m256i rounded = round_lanes(_mm512_mul_ps(_mm512_loadu_ps(codes.values), _mm512_set1_ps(codes.scale(element))));
+    // Twice, so that an index needs no mask for the bit above its four. The first of two codes is in the high half of a byte.
+    const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(rounded), rounded, 1);
+    const __m512i bytes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes.data + element / 2)));
+    const auto even = (Lanes)_mm512_permutexvar_epi16(_mm512_srli_epi16(bytes, 4), table), odd = (Lanes)_mm512_permutexvar_epi16(bytes, table);
+    if constexpr (kPairs) {
+      w[0] = even;
+      w[1] = odd;
+    } else {
+      HalfFloats::spread(even, w[0], w[1]);
+      HalfFloats::spread(odd, w[2], w[3]);
+    }
+  }
+#else
+  // Four vectors of codes with even numbers, then four of odd ones; of a half's sixteen bytes the first eight, of these every other one, and so on.
+  static constexpr int place(int n) {
+    const int vector = n / 8 % 4, byte = n % 8 / 4 * 16 + vector / 2 * 8 + n % 4 * 2 + vector % 2;
+    return 2 * byte + n / 32;
   }
 
-  void choose(int64_t block, int64_t element) const {
-    known = block;
-    const float scale = codes.scale(element);
-    const auto upper = [&](Lanes values) { return (__m256i)((LaneBits)round_lanes(values * scale) >> 16); };
-    const __m256i halves = _mm256_packus_epi32(upper(first), upper(second));
-    const __m256i bytes = _mm256_packus_epi16(_mm256_and_si256(halves, _mm256_set1_epi16(255)), _mm256_srli_epi16(halves, 8));
-    low = _mm256_permute4x64_epi64(bytes, 0x88);
-    high = _mm256_permute4x64_epi64(bytes, 0xdd);
+  explicit Nibbles(const Product& p) : codes(*p.b.codes) {
+    for (int i = 0; i < kLanes; i++) even[i] = codes.values[2 * i], odd[i] = codes.values[2 * i + 1];
   }
+  Lanes even, odd;
+
+  void load(int64_t element, Lanes (&w)[kVectors]) const {
+    const float scale = codes.scale(element);
+    const auto rounded = [&](Lanes values) {
+      const LaneBits u = (LaneBits)(values * scale);
+      return (__m256i)(u + 0x7fff + (u >> 16 & 1));
+    };
+    const __m256i words = _mm256_blend_epi16(_mm256_srli_epi32(rounded(even), 16), rounded(odd), 0xaa);
+    const __m256i order = _mm256_broadcastsi128_si256(_mm_set_epi8(15, 13, 11, 9, 7, 5, 3, 1, 14, 12, 10, 8, 6, 4, 2, 0));
+    const __m256i bytes = _mm256_shuffle_epi8(words, order);
+    const __m256i low = _mm256_permute4x64_epi64(bytes, 0x88), high = _mm256_permute4x64_epi64(bytes, 0xdd);
+    // The first of two codes is in the high half of a byte.
+    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes.data + element / 2)), four = _mm256_set1_epi8(15);
+    const auto choose = [&](__m256i index, Lanes* to) {
+      const __m256i l = _mm256_shuffle_epi8(low, index), h = _mm256_shuffle_epi8(high, index);
+      HalfFloats::spread((Lanes)_mm256_unpacklo_epi8(l, h), to[0], to[1]);
+      HalfFloats::spread((Lanes)_mm256_unpackhi_epi8(l, h), to[2], to[3]);
+    };
+    choose(_mm256_and_si256(_mm256_srli_epi16(pairs, 4), four), w);
+    choose(_mm256_and_si256(pairs, four), w + 4);
+    // Rounding may lose a scale that is NaN.
+    w[0] += Lanes{} * scale;
+  }
+#endif
 };
 #endif
 
-// Rows [row, row + Rows) of out, columns [begin, end); `a` has their left factors, rows `stride` numbers apart.
+// Whatever it is, rounded where the form asks for it.
+struct Numbers {
+  static constexpr bool kPairs = false;
+  static constexpr int kVectors = 1;
+  static constexpr int place(int n) { return n; }
+
+  explicit Numbers(const Product& p) : p(p) {}
+  const Product& p;
+
+  void load(int64_t element, Lanes (&w)[kVectors]) const { w[0] = load(element, kLanes); }
+  Lanes load(int64_t element, int64_t n) const {
+    const auto x = p.b.codes ? (Lanes)p.b.codes->lanes(element, n) : (Lanes)load_lanes(*p.b.tensor, element, first(n));
+    return p.form == Form::exact ? x : round_floats(x);
+  }
+};
+
+template <bool Pairs>
+inline Lanes add_products(Lanes sum, Lanes a, Lanes b) {
+#if defined(__AVX512BF16__)
+  if constexpr (Pairs) return (Lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#endif
+  return sum + a * b;
+}
+
+// The left factors: units of whole chunks in their order, and what is left of K as floats.
+template <class Weights>
+struct Left {
+  static constexpr int kChunk = Weights::kVectors * kLanes * (Weights::kPairs ? 2 : 1);  // numbers
+  int64_t whole, units, stride;
+  uint32_t* data;
+
+  Left(const Product& p, Pool& pool) : whole(p.k / kChunk * kChunk), units(whole / (Weights::kPairs ? 2 : 1)), stride(units + round_up(p.k - whole, kLanes)) {
+    data = static_cast<uint32_t*>(pool.scratch(0, 0, p.m * stride * 4));
+    static constexpr auto kOrder = [] {
+      std::array<int, kChunk> order{};
+      for (int n = 0; n < kChunk; n++) order[n] = Weights::place(n);
+      return order;
+    }();
+    float numbers[kChunk];
+    for (int64_t row = 0; row < p.m; row++) {
+      uint32_t* to = data + row * stride;
+      const auto load = [&](int64_t k, int64_t n) {
+        const auto x = (Lanes)load_lanes(*p.a.tensor, p.a.element(row, k), first(n));
+        return p.form == Form::exact ? x : round_floats(x);
+      };
+      for (int64_t k = 0; k < whole; k += kChunk) {
+        for (int i = 0; i < kChunk; i += kLanes) put_lanes(numbers + i, load(k + i, kLanes));
+        for (int i = 0; i < kChunk; i++) {
+          const float x = numbers[kOrder[i]];
+          if constexpr (Weights::kPairs) reinterpret_cast<uint16_t*>(to)[k + i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(x) >> 16);
+          else to[k + i] = std::bit_cast<uint32_t>(x);
+        }
+      }
+      for (int64_t k = whole; k < p.k; k += kLanes) put_lanes(to + units + k - whole, load(k, p.k - k));
+    }
+  }
+};
+
+// Rows [row, row + Rows) of out, columns [begin, end).
 template <int Rows, class Weights>
-void few_rows(const Product& p, const Weights& weights, const float* a, int64_t stride, int64_t begin, int64_t end, int64_t row) {
-  constexpr int kSums = Rows == 1 ? kVectors : Rows == 2 ? 2 : 1;  // of a row, enough to hide the latency of additions
-  const int64_t whole = p.k / kChunkNumbers * kChunkNumbers;
-  const Numbers rest(p.b, p.form);
+void multiply_rows(const Product& p, const Weights& weights, const Left<Weights>& left, int64_t begin, int64_t end, int64_t row) {
+  constexpr int kVectors = Weights::kVectors, kChunk = Left<Weights>::kChunk;
+  constexpr int kSums = std::min(kVectors, Rows == 1 ? 4 : Rows == 2 ? 2 : 1);  // of a row, enough to hide what an addition takes
+  const uint32_t* a = left.data + row * left.stride;
+  const Numbers rest(p);
   float results[Rows][kColumns];
   for (int64_t at = begin; at < end; at += kColumns) {
     const int64_t columns = std::min<int64_t>(kColumns, end - at);
     for (int64_t column = 0; column < columns; column++) {
       Lanes sums[Rows][kSums] = {};
       const int64_t element = p.b.element(at + column, 0);
-      for (int64_t k = 0; k < whole; k += kChunkNumbers) {
+      const uint32_t* x = a;
+      for (int64_t k = 0; k < left.whole; k += kChunk, x += kVectors * kLanes) {
         Lanes w[kVectors];
         weights.load(element + k, w);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < kVectors; v++)
 #pragma GCC unroll 4
-          for (int r = 0; r < Rows; r++) sums[r][v % kSums] += w[v] * lanes_at(a + r * stride + k + v * kLanes);
+          for (int r = 0; r < Rows; r++)
+            sums[r][v % kSums] = add_products<Weights::kPairs>(sums[r][v % kSums], lanes_at(x + r * left.stride + v * kLanes), w[v]);
       }
-      for (int64_t k = whole; k < p.k; k += kLanes) {
-        const Lanes w = rest.at(element + k, p.k - k);
-        for (int r = 0; r < Rows; r++) sums[r][0] += w * lanes_at(a + r * stride + k);
+      for (int64_t k = left.whole; k < p.k; k += kLanes, x += kLanes) {
+        const Lanes w = rest.load(element + k, p.k - k);
+        for (int r = 0; r < Rows; r++) sums[r][0] += w * lanes_at(x + r * left.stride);
       }
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; r++) {
@@ -201,58 +232,46 @@ void few_rows(const Product& p, const Weights& weights, const float* a, int64_t 
 }
 
 template <class Weights>
-void multiply_rows(const Product& p, const Weights& weights, Pool& pool) {
-  const int64_t stride = round_up(p.k, kChunkNumbers), whole = p.k / kChunkNumbers * kChunkNumbers;
-  auto* a = static_cast<float*>(pool.scratch(0, 0, p.m * stride * sizeof(float)));
-  for (int64_t row = 0; row < p.m; row++) {
-    float* to = a + row * stride;
-    for (int64_t k = 0; k < stride; k += kLanes) put_lanes(to + k, load_units<false>(p.a, row, k, p.k - k, p.form));
-    for (int64_t k = 0; k < whole; k += kChunkNumbers) {
-      float ordered[kChunkNumbers];
-      for (int i = 0; i < kChunkNumbers; i++) ordered[i] = to[k + Weights::place(i)];
-      std::copy_n(ordered, kChunkNumbers, to + k);
-    }
-  }
-  const int64_t grain = std::max<int64_t>(kColumns, 65536 / std::max<int64_t>(1, p.k) / kColumns * kColumns);
+void multiply_with(const Product& p, Pool& pool) {
+  const Left<Weights> left(p, pool);
+  // As many pieces for each thread, or one where the work does not pay for waking the others.
+  const int64_t pieces = std::clamp<int64_t>(p.n * p.k / (kLeastWork * pool.threads()), 1, 4) * (p.n * p.k < 2 * kLeastWork ? 1 : pool.threads());
+  const int64_t grain = round_up((p.n + pieces - 1) / pieces, 4);
   pool.ranges(p.n, grain, [&](int64_t begin, int64_t end, int) {
-    const Weights own = weights;
-    for (int64_t row = 0; row < p.m; row += 4) {
-      const float* rows = a + row * stride;
-      switch (p.m - row) {
-        case 1: few_rows<1>(p, own, rows, stride, begin, end, row); break;
-        case 2: few_rows<2>(p, own, rows, stride, begin, end, row); break;
-        case 3: few_rows<3>(p, own, rows, stride, begin, end, row); break;
-        default: few_rows<4>(p, own, rows, stride, begin, end, row);
+    const Weights weights(p);
+    for (int64_t row = 0; row < p.m; row += 4) switch (p.m - row) {
+        case 1: multiply_rows<1>(p, weights, left, begin, end, row); break;
+        case 2: multiply_rows<2>(p, weights, left, begin, end, row); break;
+        case 3: multiply_rows<3>(p, weights, left, begin, end, row); break;
+        default: multiply_rows<4>(p, weights, left, begin, end, row);
       }
-    }
   });
 }
 
-void multiply_rows(const Product& p, Pool& pool) {
+void multiply(const Product& p, Pool& pool) {
 #if defined(__AVX2__)
-  if (Nibbles::serves(p)) return multiply_rows(p, Nibbles(p.b), pool);
+  if (Nibbles::serves(p)) return multiply_with<Nibbles>(p, pool);
 #endif
-  if (!p.b.codes && p.b.tensor->dtype == DType::bf16) return multiply_rows(p, HalfFloats(p.b), pool);
-  if (!p.b.codes && p.form == Form::exact) return multiply_rows(p, Floats(p.b), pool);
-  multiply_rows(p, Numbers(p.b, p.form), pool);
+  if (!p.b.codes && p.b.tensor->dtype == DType::bf16) return multiply_with<HalfFloats>(p, pool);
+  if (!p.b.codes && p.form == Form::exact) return multiply_with<Floats>(p, pool);
+  multiply_with<Numbers>(p, pool);
 }
-#endif
 
 }  // namespace
 
 void multiply_few_rows(const Product& p, Pool& pool) {
   Product base = p;
   base.branch = nullptr;
-  base.form = p.form == Form::tiles ? Form::pairs : p.form == Form::parts ? Form::exact : p.form;
-  multiply_rows(base, pool);
+  base.form = p.form == Form::exact || p.form == Form::parts ? Form::exact : Form::rounded;
+  multiply(base, pool);
   if (!p.branch || p.branch->rank == 0) return;
   const auto& [down, up, h, scale, in, out, mask_scale, rank] = *p.branch;
-  multiply_rows({.a = p.a, .b = down, .out = h, .m = p.m, .n = rank, .k = p.k, .form = base.form, .alpha = scale}, pool);
+  multiply({.a = p.a, .b = down, .out = h, .m = p.m, .n = rank, .k = p.k, .form = base.form, .alpha = scale}, pool);
   base.a = Factor::left(*h, false);
   base.b = up;
   base.k = rank;
   base.addend = p.out;
-  multiply_rows(base, pool);
+  multiply(base, pool);
 }
 
 }  // namespace lowrank::LOWRANK_ISA

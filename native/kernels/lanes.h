@@ -60,6 +60,11 @@ inline void store_lanes(const Tensor& t, int64_t at, __mmask16 mask, __m512 x) {
   else _mm256_mask_storeu_epi16(half_at(t, at), mask, round_lanes(x));
 }
 
+// Rounded to nearest even as bf16 holds them.
+inline Lanes round_floats(Lanes x) { return (Lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(round_lanes((__m512)x)), 16); }
+
+inline float sum_of(Lanes x) { return _mm512_reduce_add_ps((__m512)x); }
+
 inline constexpr float kLog2E = 1.44269504f;
 
 // 2ˣ with the power of two in one instruction: 2ⁿ · 2ᶠ, n = ⌊x⌉, by a minimax polynomial on |f| ≤ ½ of relative error 7.5e-8.
@@ -163,6 +168,9 @@ inline void store_lanes(const Tensor& t, int64_t at, int64_t n, Lanes x) {
   if (n >= kLanes) [[likely]] *reinterpret_cast<LaneHalves*>(half_at(t, at)) = halves;
   else if (n > 0) std::memcpy(half_at(t, at), &halves, static_cast<size_t>(n) * sizeof(uint16_t));
 }
+
+// The same numbers, rounded.
+inline Lanes round_floats(Lanes x) { return round_lanes(x); }
 
 inline float sum_of(Lanes x) {
 #if defined(__AVX2__)

@@ -60,25 +60,31 @@ void Pool::run(int64_t tasks, Task task, const void* body) {
     for (int64_t i = 0; i < tasks; i++) task(body, i, 0);
     return;
   }
+  // No thread has a task of the call before, and none gets one before these are written: a worker that wakes late finds what is there then.
   task_ = task;
   body_ = body;
+  unfinished_.store(tasks, std::memory_order_relaxed);
   for (int64_t i = 0; i < threads(); i++) {
     parts_[i].store({static_cast<int32_t>(tasks * i / threads()), static_cast<int32_t>(tasks * (i + 1) / threads())});
   }
-  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   {
     std::lock_guard lock(mutex_);
     generation_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_all();
   drain(0);
-  while (running_.load(std::memory_order_acquire) != 0) pause();
+  // Not for the workers: one that the system gave no time has no task either.
+  while (unfinished_.load(std::memory_order_acquire) != 0) pause();
 }
 
 void Pool::drain(int thread) {
-  for (int64_t task; (task = parts_[thread].take_first()) >= 0;) task_(body_, task, thread);
+  const auto finish = [&](int64_t task) {
+    task_(body_, task, thread);
+    unfinished_.fetch_sub(1, std::memory_order_release);
+  };
+  for (int64_t task; (task = parts_[thread].take_first()) >= 0;) finish(task);
   for (int i = 1; i < threads(); i++)
-    for (int64_t task; (task = parts_[(thread + i) % threads()].take_last()) >= 0;) task_(body_, task, thread);
+    for (int64_t task; (task = parts_[(thread + i) % threads()].take_last()) >= 0;) finish(task);
 }
 
 void Pool::work(int thread) {
@@ -92,7 +98,6 @@ void Pool::work(int thread) {
     seen = generation_.load(std::memory_order_acquire);
     if (stop_) return;
     drain(thread);
-    running_.fetch_sub(1, std::memory_order_release);
   }
 }
 

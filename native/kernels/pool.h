@@ -67,7 +67,7 @@ class Pool {
     struct Range {
       int32_t begin, end;
     };
-    void store(Range range) { left_.store(range, std::memory_order_relaxed); }
+    void store(Range range) { left_.store(range, std::memory_order_release); }
     // The task taken, or −1 where none is left.
     int64_t take_first() {
       return take([](Range& range) { return range.begin++; });
@@ -83,14 +83,14 @@ class Pool {
       while (range.begin < range.end) {
         Range rest = range;
         const int64_t task = change(rest);
-        if (left_.compare_exchange_weak(range, rest, std::memory_order_relaxed)) return task;
+        if (left_.compare_exchange_weak(range, rest, std::memory_order_acquire, std::memory_order_relaxed)) return task;
       }
       return -1;
     }
     std::atomic<Range> left_{Range{0, 0}};
   };
   std::vector<Part> parts_;
-  std::atomic<int> running_{0};
+  std::atomic<int64_t> unfinished_{0};  // tasks
   Task task_ = nullptr;
   const void* body_ = nullptr;
   bool stop_ = false;
