@@ -16,12 +16,12 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// Rows and steps of K of a block: its panels then take at most 16 MiB, a panel of the right factor 256 KiB.
-constexpr int64_t kRowBlock = 2048, kDepth = kHasPairs ? 2048 : kLanes == 16 ? 1024 : 384;
+// Rows and steps of K of a block: its panels then take at most 16 MiB, and a panel of the right factor stays in the first- or second-level cache. Where
+// sums between blocks would take more than kPartial numbers, blocks are as deep as kDeep.
+constexpr int64_t kRowBlock = 2048, kDeep = 2048, kDepth = kHasPairs ? kDeep : kLanes == 16 ? 1024 : 384;
 // A thread has rows of its own from so many on, if the other threads' copies of the right factor have at most so many columns for each row.
 constexpr int64_t kOwnRows = 128, kOwnColumns = 2;
-// Sums kept between blocks of K, 32 MiB.
-constexpr int64_t kPartial = int64_t{1} << 23;
+constexpr int64_t kPartial = int64_t{1} << 22;
 
 // Brings the first `rows` rows of a tile's sums home. Inlined, or else the sums would take the way over memory.
 template <int Rows, int Vectors>
@@ -210,7 +210,8 @@ void multiply_block(const Product& p, const Block& block, Pool& pool) {
 template <int Rows, int Vectors>
 void multiply_tiles(const Product& p, Pool& pool) {
   constexpr int64_t width = Vectors * kLanes;
-  const int64_t per_step = p.form == Form::pairs ? 2 : 1, depth = kDepth * per_step, padded = (p.n + width - 1) / width * width;
+  const int64_t per_step = p.form == Form::pairs ? 2 : 1, padded = round_up(p.n, width);
+  const int64_t depth = (std::min(p.m, kRowBlock) * padded <= kPartial ? kDepth : kDeep) * per_step;
   const bool split = p.k > depth && p.n > 0;
   const int64_t most = split ? std::clamp(kPartial / padded / Rows * Rows, int64_t{Rows}, kRowBlock) : kRowBlock;
   for (int64_t row = 0; row < p.m; row += most) {

@@ -2,7 +2,7 @@ import type { TensorView } from '../core/backend.js';
 import type { OpName } from '../core/ops.table.js';
 
 /** Tiles and blocks of native/kernels/gemm.cpp, attention.h and lora_gradients.cpp on AVX-512: the others need about as much. */
-const [tileRows, tileColumns, rowBlock, depth, partialElements, span] = [12, 32, 2048, 4096, 2 ** 23, 96];
+const [tileRows, tileColumns, rowBlock, depth, partialElements, span] = [12, 32, 2048, 4096, 2 ** 22, 96];
 const [chunkRows, mostChunks, taskColumns] = [512, 8, 1024];
 const hugePage = 2 ** 21;
 
