@@ -3,6 +3,7 @@ import { availableParallelism, cpus, release, totalmem } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { openCpuBackend } from '#lowrank/backends/cpu/index.js';
+import { empty } from '#lowrank/core/tensor.js';
 
 /** What a figure was measured on. */
 export function machine(): Record<string, string | number> {
@@ -32,6 +33,32 @@ export async function measurePeaks(): Promise<{ instructionSet: string; bf16: nu
   return peaks;
 }
 
+/**
+ * Bytes per second that all threads together read out of memory: a sum over 1 GiB of f32 in huge pages, the best of five. It reads as fast as a loop of
+ * vector loads and additions written for this alone, and needs no compiler.
+ */
+export async function measureBandwidth(): Promise<number> {
+  const backend = await openCpuBackend();
+  const x = empty(backend, [1 << 14, 1 << 14], 'f32', 'workspace');
+  const out = empty(backend, [1], 'f32', 'workspace');
+  backend.run('fill', {}, { out: x }, { value: 1 });
+  await backend.sync();
+  let best = Infinity;
+  for (let i = 0; i < 5; i++) {
+    backend.run('fill', {}, { out }, { value: 0 });
+    await backend.sync();
+    const start = performance.now();
+    backend.run('sumSquares', { x }, { out }, {});
+    await backend.sync();
+    best = Math.min(best, (performance.now() - start) / 1000);
+  }
+  const [sum] = await out.toFloat32();
+  if (sum !== x.size) throw new Error(`the sum of ${x.size} ones came out as ${sum}`);
+  const { bytes } = x;
+  await backend.close();
+  return bytes / best;
+}
+
 /** The largest resident set of this process so far, in GB: Linux's own mark, else what `getrusage` says. */
 export function peakRssGb(): number {
   try {
@@ -41,9 +68,9 @@ export function peakRssGb(): number {
   }
 }
 
-/** Writes bench/results/<suite>.json. */
-export function writeResults(suite: string, results: object): void {
+/** Writes bench/results/<name>.json; a suite's is named `<suite>.<instruction set>`, so that what other machines measured stays. */
+export function writeResults(name: string, results: object): void {
   const folder = resolve(import.meta.dirname, '../../bench/results');
   mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, `${suite}.json`), `${JSON.stringify(results, null, 2)}\n`);
+  writeFileSync(join(folder, `${name}.json`), `${JSON.stringify(results, null, 2)}\n`);
 }

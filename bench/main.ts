@@ -1,11 +1,15 @@
 /**
- * `npm run bench -- SUITE … [--json] [--only TEXT]`: measures ours beside the peer, taking turns on this machine, and writes
- * bench/results/SUITE.json and the README's table. Exits 1 where a figure falls short of its goal. Suites: gemm, lora, memory, length, qlora,
- * scale, plan, quality.
+ * `npm run bench -- SUITE … [--isa SET] [--json] [--only TEXT]`: measures ours beside the peer with the same instructions, taking turns on this
+ * machine, and writes bench/results/SUITE.SET.json and the README's tables. Exits 1 where a figure falls short of its goal. Suites: gemm, lora, memory,
+ * length, qlora, decode, scale, plan, quality.
  */
 import { parseArgs } from 'node:util';
+import { cpuInstructionSets } from '#lowrank/backends/cpu/index.js';
+import { messageOf } from '#lowrank/util/errors.js';
 import { preparePeers } from '../tools/golden/venv.js';
+import { decodeSuite } from './decode.js';
 import { gemmSuite } from './gemm.js';
+import { holdTo } from './instructions.js';
 import { lengthSuite } from './length.js';
 import { loraSuites } from './lora.js';
 import { machine, measurePeaks, writeResults } from './machine.js';
@@ -16,24 +20,42 @@ import { updateReadme } from './readme.js';
 import { scaleSuite } from './scale.js';
 import type { Bench, Row } from './suite.js';
 
-const suites = ['gemm', 'lora', 'memory', 'length', 'qlora', 'scale', 'plan', 'quality'];
-const usage = `usage: npm run bench -- SUITE … [--json] [--only TEXT]
+const suites = ['gemm', 'lora', 'memory', 'length', 'qlora', 'decode', 'scale', 'plan', 'quality'];
+const usage = () => `usage: npm run bench -- SUITE … [--isa SET] [--json] [--only TEXT]
   SUITE         ${suites.join(', ')}
+  --isa SET     the instruction set of both sides: ${cpuInstructionSets().join(', ')} on this machine (default: the last)
   --json        print one JSON value on standard output
   --only TEXT   only cases whose names contain TEXT; the results file is left as it is`;
 
-function readArguments(): { wanted: string[]; json: boolean; only?: string } {
+function readArguments(): { wanted: string[]; isa?: string; json: boolean; only?: string } {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { json: { type: 'boolean', default: false }, only: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
+    options: {
+      isa: { type: 'string' },
+      json: { type: 'boolean', default: false },
+      only: { type: 'string' },
+      help: { type: 'boolean', short: 'h' },
+    },
   });
-  const unknown = positionals.filter((name) => !suites.includes(name));
-  if (values.help || positionals.length === 0 || unknown.length > 0) {
-    if (unknown.length > 0) console.error(`there is no suite "${unknown[0]}"`);
-    console.error(usage);
-    process.exit(values.help ? 0 : 1);
+  if (values.help) {
+    console.log(usage());
+    process.exit(0);
   }
-  return { wanted: positionals, json: values.json, only: values.only };
+  const unknown = positionals.find((name) => !suites.includes(name));
+  if (unknown !== undefined) throw new Error(`there is no suite "${unknown}"`);
+  if (positionals.length === 0) throw new Error('name a suite');
+  return { wanted: positionals, isa: values.isa, json: values.json, only: values.only };
+}
+
+/** The command line and the instruction set that it asks for, or what is wrong with them. */
+function begin() {
+  try {
+    const parameters = readArguments();
+    return { ...parameters, instructions: holdTo(parameters.isa) };
+  } catch (error) {
+    console.error(`${messageOf(error)}\n\n${usage()}`);
+    process.exit(1);
+  }
 }
 
 function print(suite: string, rows: readonly Row[]): void {
@@ -56,11 +78,11 @@ function print(suite: string, rows: readonly Row[]): void {
   console.error(`\n${suite}\n${[columns, ...lines].map(text).join('\n')}`);
 }
 
-const { wanted, json, only } = readArguments();
+const { wanted, json, only, instructions } = begin();
 const { python } = preparePeers();
 const peaks = await measurePeaks();
-const bench: Bench = { python, peaks, only, note: (text) => console.error(text) };
-bench.note(`this machine's peak: ${peaks.bf16.toFixed(0)} GFLOP/s in bf16, ${peaks.f32.toFixed(0)} in f32`);
+const bench: Bench = { python, instructions, peaks, only, note: (text) => console.error(text) };
+bench.note(`${peaks.instructionSet}, this machine's peak: ${peaks.bf16.toFixed(0)} GFLOP/s in bf16, ${peaks.f32.toFixed(0)} in f32`);
 const described = {
   ...machine(),
   instruction_set: peaks.instructionSet,
@@ -76,12 +98,13 @@ if (wanted.includes('lora') || wanted.includes('memory')) {
 }
 if (wanted.includes('length')) results.length = await lengthSuite(bench);
 if (wanted.includes('qlora')) results.qlora = await qloraSuite(bench);
+if (wanted.includes('decode')) results.decode = await decodeSuite(bench);
 if (wanted.includes('scale')) results.scale = await scaleSuite(bench);
 if (wanted.includes('plan')) results.plan = await planSuite(bench);
 if (wanted.includes('quality')) results.quality = await qualitySuite(bench);
 for (const [suite, rows] of Object.entries(results)) {
   print(suite, rows);
-  if (only === undefined) writeResults(suite, { machine: described, rows });
+  if (only === undefined) writeResults(`${suite}.${instructions.name}`, { machine: described, rows });
 }
 updateReadme();
 const rows = Object.values(results).flat();

@@ -1,4 +1,5 @@
 import { resolve } from 'node:path';
+import type { Instructions } from './instructions.js';
 
 /** One measured line: ours beside a peer's, and what it should reach. */
 export interface Row {
@@ -6,6 +7,8 @@ export interface Row {
   /** Figures of ours, by name; `share` is the fraction of the machine's peak that the whole reaches. */
   ours: Record<string, number>;
   peer?: Record<string, number | string>;
+  /** The dtypes that were taken as the faster ones, where several were measured. */
+  dtypes?: { ours: string; peer: string };
   /** Ours ÷ the peer's: speed should be large, memory small. */
   speed?: number;
   memory?: number;
@@ -28,7 +31,9 @@ export interface Row {
 export interface Bench {
   /** The venv's Python. */
   python: string;
-  /** The machine's peaks, GFLOP/s. */
+  /** The instruction set that is measured. */
+  instructions: Instructions;
+  /** The machine's peaks in it, GFLOP/s. */
   peaks: { bf16: number; f32: number };
   /** Only cases whose names contain this. */
   only?: string;

@@ -1,6 +1,6 @@
 """One LoRA loop of PyTorch + PEFT on the CPU, a step for each request on standard input. The only argument is the case as JSON.
 
-As its users run it: bf16 is autocast over bf16 weights, QLoRA loads the bf16 model by bitsandbytes and prepares it by PEFT, the loss is the model's own, AdamW is torch's, real data is padded to the longest
+As its users run it: bf16 is autocast over bf16 weights, QLoRA loads the model by bitsandbytes and prepares it by PEFT, the loss is the model's own, AdamW is torch's, real data is padded to the longest
 sequence of its batch.
 """
 import contextlib
@@ -17,15 +17,16 @@ run = json.loads(sys.argv[1])
 torch.set_num_threads(run["threads"])
 torch.manual_seed(0)
 bf16 = run["dtype"] == "bf16"
+dtype = torch.bfloat16 if bf16 else torch.float32
 config = LlamaConfig(use_cache=False, **{k: v for k, v in run["config"].items() if k not in ("model_type", "architectures")})
 if run.get("method") == "qlora":
     quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    model = LlamaForCausalLM.from_pretrained(run["folder"], quantization_config=quantization, dtype=torch.bfloat16, use_cache=False)
+    model = LlamaForCausalLM.from_pretrained(run["folder"], quantization_config=quantization, dtype=dtype, use_cache=False)
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 else:
-    model = LlamaForCausalLM(config).to(torch.bfloat16 if bf16 else torch.float32)
+    model = LlamaForCausalLM(config).to(dtype)
 if run.get("checkpointing"):
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.enable_input_require_grads()
