@@ -21,6 +21,7 @@ const pair = {
   u32: (key: string, value: number) => Buffer.concat([text(key), u32(4), u32(value)]),
   f32: (key: string, value: number) => Buffer.concat([text(key), u32(6), Buffer.from(Float32Array.of(value).buffer)]),
   string: (key: string, value: string) => Buffer.concat([text(key), u32(8), text(value)]),
+  strings: (key: string, values: readonly string[]) => Buffer.concat([text(key), u32(9), u32(8), u64(values.length), ...values.map(text)]),
 };
 
 const moduleNames: Readonly<Record<string, string>> = {
@@ -69,8 +70,14 @@ function metadataOf(config: JsonObject, type: MatrixType): Buffer[] {
     pair.f32('llama.attention.layer_norm_rms_epsilon', number('rms_norm_eps')),
     pair.u32('llama.rope.dimension_count', number('hidden_size') / number('num_attention_heads')),
     pair.f32('llama.rope.freq_base', number('rope_theta')),
-    pair.u32('llama.vocab_size', number('vocab_size')),
-    pair.string('tokenizer.ggml.model', 'no_vocab'),
+    // Token ids go in and out; llama.cpp wants a tokenizer all the same.
+    pair.string('tokenizer.ggml.model', 'gpt2'),
+    pair.string('tokenizer.ggml.pre', 'gpt-2'),
+    pair.strings(
+      'tokenizer.ggml.tokens',
+      Array.from({ length: number('vocab_size') }, (_, id) => `<${id}>`),
+    ),
+    pair.strings('tokenizer.ggml.merges', []),
   ];
 }
 
