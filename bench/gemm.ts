@@ -1,6 +1,6 @@
 /**
  * The suite `gemm`: single matrix products of ours beside PyTorch's (oneDNN, MKL), taking turns. Where the instruction set has no products of bf16,
- * PyTorch's own take a hundred times as long as its f32 ones, which then stand beside ours in bf16 too.
+ * PyTorch's fastest, in f32, stand beside ours in bf16 too (bench/instructions.ts).
  */
 import { availableParallelism } from 'node:os';
 import { Contender, median } from './contender.js';

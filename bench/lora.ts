@@ -3,7 +3,7 @@
  * same under torch.compile. All live at once and take turns, one step each; a figure is the median.
  *
  * Where the instruction set has products of bf16, both sides run in the case's dtype. Where it has not, PEFT runs in fp32, its faster mode there
- * (PEFT_BF16), ours in both, and the faster of ours counts.
+ * (bench/instructions.ts), ours in both, and the faster of ours counts.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
