@@ -58,7 +58,7 @@ function loraTable(measured: readonly Results[]): string {
   return [
     ...inBlocks(head, measured, lines),
     `In one run each, both sides held to the same instructions, taking turns, medians. ${measuredOn(measured, peaks)}. PyTorch 2.13, PEFT 0.21.`,
-    '`npm run bench -- gemm lora memory length` measures yours, `--isa avx2` any set that it has.',
+    '`npm run bench -- gemm lora memory length qlora decode` measures yours, `--isa avx2` any set that it has.',
   ].join('\n');
 }
 
