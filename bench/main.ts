@@ -81,6 +81,8 @@ function print(suite: string, rows: readonly Row[]): void {
 const { wanted, json, only, instructions } = begin();
 const { python } = preparePeers();
 const peaks = await measurePeaks();
+// Then both are the same loop.
+if (!instructions.bf16) peaks.bf16 = peaks.f32 = Math.max(peaks.bf16, peaks.f32);
 const bench: Bench = { python, instructions, peaks, only, note: (text) => console.error(text) };
 bench.note(`${peaks.instructionSet}, this machine's peak: ${peaks.bf16.toFixed(0)} GFLOP/s in bf16, ${peaks.f32.toFixed(0)} in f32`);
 const described = {

@@ -32,7 +32,14 @@ interface Library {
 
 const run = JSON.parse(process.argv[2]) as LlamaRun;
 const { getLlama } = (await import(pathToFileURL(join(run.packages, 'node_modules/node-llama-cpp/dist/index.js')).href)) as Library;
-const llama = await getLlama({ gpu: false, build: 'never', skipDownload: true, progressLogs: false, maxThreads: run.threads });
+const llama = await getLlama({
+  gpu: false,
+  build: 'never',
+  skipDownload: true,
+  progressLogs: false,
+  logLevel: 'error',
+  maxThreads: run.threads,
+});
 const model = await llama.loadModel({ modelPath: run.model });
 const context = await model.createContext({ contextSize: run.prompt.length + run.tokens + 1, threads: run.threads });
 const sequence = context.getSequence();
