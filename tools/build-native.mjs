@@ -1,5 +1,5 @@
 /**
- * Builds the `cpu` backend's addon, build/native/lowrank.node. Runs at the end of every install (`prepare`), so it needs nothing but Node
+ * Builds the `cpu` backend's addon, build/native/lowrank.node, or with `--arch arm64` on another machine build/native-arm64/lowrank.node. Runs at the end of every install (`prepare`), so it needs nothing but Node
  * and a C++20 compiler. Sources that open `namespace lowrank::LOWRANK_ISA` are compiled once per instruction set. Objects are named by
  * the hash of all that they are made from: what is up to date is not built again.
  *
@@ -12,11 +12,14 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
+import { parseArgs, promisify } from 'node:util';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
-const target = join(root, 'build/native/lowrank.node');
-const objects = join(root, 'build/native/objects');
+const { values: options } = parseArgs({ options: { arch: { type: 'string', default: process.arch } } });
+const { arch } = options;
+const folder = join(root, arch === process.arch ? 'build/native' : `build/native-${arch}`);
+const target = join(folder, 'lowrank.node');
+const objects = join(folder, 'objects');
 
 // No -ffast-math, whose reordering would differ from machine to machine, and no -march=native, whose binary runs on one machine only.
 const common = [
@@ -36,14 +39,19 @@ const avx2 = ['-mavx2', '-mfma', '-mf16c'];
 const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq', '-mprefer-vector-width=512'];
 const avx512bf16 = [...avx512, '-mavx512bf16'];
 const amx = [...avx512bf16, '-mavx512vbmi', '-mamx-tile', '-mamx-bf16'];
-/** From the plainest to the richest; the linker's choice among equal inline functions relies on this order. */
-const instructionSets = process.arch === 'x64' ? { generic: [], avx2, avx512, avx512bf16, amx } : { generic: [] };
+/** From the plainest, which every machine has, to the richest; the linker's choice among equal inline functions relies on this order. */
+const setsOf = {
+  x64: { generic: [], avx2, avx512, avx512bf16, amx },
+  arm64: { neon: [], neonbf16: ['-march=armv8.2-a+bf16'] },
+};
+const instructionSets = setsOf[arch] ?? { generic: [] };
 
 class Unavailable extends Error {}
 
 function findCompiler() {
   if (process.platform === 'win32') throw new Unavailable('the native backend does not support Windows yet (WSL works)');
-  const names = process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++'];
+  const cross = `${{ arm64: 'aarch64' }[arch]}-linux-gnu-g++`;
+  const names = process.env.CXX ? [process.env.CXX] : arch === process.arch ? ['c++', 'g++', 'clang++'] : [cross];
   for (const name of names) {
     try {
       const [command, ...flags] = name.split(/\s+/);
@@ -51,7 +59,8 @@ function findCompiler() {
       return { command, flags, version };
     } catch {}
   }
-  const mend = process.platform === 'darwin' ? 'xcode-select --install' : 'install g++ 11 or newer (apt install g++)';
+  const gcc = arch === process.arch ? 'g++' : `g++-${cross.replace('-g++', '')}`;
+  const mend = process.platform === 'darwin' ? 'xcode-select --install' : `install g++ 11 or newer (apt install ${gcc})`;
   throw new Unavailable(`no C++20 compiler was found (${names.join(', ')}); ${mend}, then run: node tools/build-native.mjs`);
 }
 
@@ -97,9 +106,12 @@ function plan(compiler) {
   );
   const perSet = sources.filter((path) => readFileSync(path, 'utf8').includes('namespace lowrank::LOWRANK_ISA {'));
   const once = sources.filter((path) => !perSet.includes(path));
-  const base = [...compiler.flags, ...common, '-I', findHeaders()];
+  // GCC would order Arm's instructions for processors that run them in order, and send sums to the stack for it.
+  const ordered = arch === 'arm64' && !compiler.version.includes('clang') ? ['-fno-schedule-insns'] : [];
+  const base = [...compiler.flags, ...common, ...ordered, '-I', findHeaders()];
   const names = sets.map(([name]) => `X(${name})`).join(' ');
-  const jobs = once.map((source) => ({ source, flags: [...base, '-DNAPI_VERSION=8', '-DLOWRANK_ISA=generic', `-DLOWRANK_ISAS=${names}`] }));
+  const plain = [...base, '-DNAPI_VERSION=8', `-DLOWRANK_ISA=${sets[0][0]}`, `-DLOWRANK_ISAS=${names}`];
+  const jobs = once.map((source) => ({ source, flags: plain }));
   for (const [name, flags] of sets) for (const source of perSet) jobs.push({ source, flags: [...base, `-DLOWRANK_ISA=${name}`, ...flags] });
   return jobs.map((job) => {
     const hash = createHash('sha256').update(JSON.stringify([compiler.version, compiler.command, job.flags, contentsOf(job.source)]));

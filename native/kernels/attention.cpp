@@ -61,7 +61,9 @@ float weights_of(const Geometry& g, const Scores& s, float shift, uint32_t* row,
 #else
   float sum = 0;
   for (int64_t key = 0; key < s.n; key += kSpan, row += units) {
-    auto* p = reinterpret_cast<float*>(row);
+    const bool pairs = kHasPairs && g.form == Form::pairs;
+    float numbers[kSpan];
+    float* p = pairs ? numbers : reinterpret_cast<float*>(row);
     const float* scores = s.span(key);
     const int64_t n = std::min(s.n - key, kSpan), lo = std::clamp<int64_t>(s.lo - key, 0, n), hi = std::clamp<int64_t>(s.hi - key, lo, n);
 #pragma omp simd reduction(+ : sum)
@@ -69,9 +71,10 @@ float weights_of(const Geometry& g, const Scores& s, float shift, uint32_t* row,
       p[j] = exp_f32(scores[j] * g.scale - shift);
       sum += p[j];
     }
-    for (int64_t j = lo; j < hi; j++) p[j] = as_factor(g.form, p[j]);
     std::fill(p, p + lo, 0.f);
-    std::fill(p + hi, p + n, 0.f);
+    std::fill(p + hi, p + round_up(n, 2 * kTogether), 0.f);
+    if (pairs) round_row(p, n, row, units);
+    else for (int64_t j = lo; j < hi; j++) p[j] = as_factor(g.form, p[j]);
   }
   return sum;
 #endif
@@ -98,7 +101,7 @@ void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Pack
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; r++) sums[r][0] = sums[r][1] = Lanes{};
     for (int64_t key = begin; key < end; key += kSpan, span += Rows * kRowUnits<Pairs>)
-      multiply<Pairs, Rows, 2, kRowUnits<Pairs>, 1>(span, values.columns(t, key, d), steps_of(g.form, std::min(kSpan, end - key)), sums);
+      multiply<Pairs, Rows, 2, kRowStride<Pairs>, kStepStride<Pairs, Rows>>(span, values.columns(t, key, d), steps_of(g.form, std::min(kSpan, end - key)), sums);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; r++)
       for (int v = 0; v < 2; v++) {
@@ -125,6 +128,7 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
   const auto s = carve(static_cast<char*>(pool.scratch(thread, 1, carve(nullptr).end - static_cast<char*>(nullptr))));
   // Scores and weights lie span by span, rows of kSpan keys.
   uint32_t* weights = g.form >= Form::pairs ? s.weights : reinterpret_cast<uint32_t*>(s.scores);
+  const bool pairs = kHasPairs && g.form >= Form::pairs;
   const int64_t row_units = g.span_steps(), per_chunk = Rows == kTileRows ? 2 * kChunk : 1;
   [[maybe_unused]] const TileRegisters registers;
   for (int64_t row = t.begin; row < t.end; row += Rows) {
@@ -137,11 +141,11 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
     float inverse[Rows] = {};
     for (int64_t r = 0; r < n; r++) {
       const Scores scores{s.scores + r * kSpan, Rows * kSpan, g.first_key(t, row + r) - begin, g.last_key(t, row + r) - begin, round_up(end - begin, per_chunk)};
-      const float shift = g.scale * max_of(scores), sum = weights_of(g, scores, shift, weights + r * row_units, Rows * row_units);
+      const float shift = g.scale * max_of(scores), sum = weights_of(g, scores, shift, weights + r * (pairs && kArePanels ? 2 : row_units), Rows * row_units);
       *f32_at(call.outputs[o_lse], g.query_row(t, row + r)) = shift + std::log(sum);
       inverse[r] = 1.f / sum;
     }
-    if (kHasPairs && g.form >= Form::pairs) weigh<Rows, kHasPairs>(g, t, weights, values, begin, end, inverse, s.sums);
+    if (pairs) weigh<Rows, kHasPairs>(g, t, weights, values, begin, end, inverse, s.sums);
     else weigh<Rows, false>(g, t, weights, values, begin, end, inverse, s.sums);
     store_rows(g, t, call.outputs[o_out], row, n, s.sums);
   }

@@ -175,15 +175,33 @@ inline float as_factor(Form form, float x) { return form == Form::exact ? x : fr
 
 // Weights are the left factor of products, which read them where they were written, a span at a time. By rows, unit (row, step along the keys) of
 // rows of kSpan keys: a row of bf16 where products are of pairs, else of f32. By steps, unit (key, step along the rows) of steps of kSpan keys:
-// pairs of rows, each with each, or else the same as by rows.
+// pairs of rows, each with each, or else the same as by rows. Steps that lie together do so here too; those of a tile are a left panel then.
 template <bool Pairs>
 inline constexpr int64_t kRowUnits = Pairs ? kSpan / 2 : kSpan;
+inline constexpr bool kArePanels = kTogether > 1;
+// By rows, from one row or step of a tile to the next, as `multiply` wants it.
+template <bool Pairs>
+inline constexpr int64_t kRowStride = Pairs && kArePanels ? 1 : kRowUnits<Pairs>;
+template <bool Pairs, int Rows>
+inline constexpr int64_t kStepStride = Pairs && kArePanels ? Rows : 1;
+
+// From one key's units to the next's, by steps.
+inline int64_t key_units(Form form) { return form == Form::pairs ? kTogether : 1; }
+
+#if !defined(__AVX512F__)
+// Numbers of a span's keys into a row's units, of a tile that has so many: four keys lie together, with those of the other rows.
+inline void round_row(const float* numbers, int64_t n, uint32_t* row, int64_t units) {
+  for (int64_t j = 0; j < n; j += 4, row += units / (kSpan / 4)) narrow(lanes_at(numbers + j), row);
+}
+#endif
 
 // Runs body with the rows of a tile of this form, as a constant.
 template <class Body>
 void with_rows(Form form, const Body& body) {
-  if (kHasTiles && form == Form::tiles) body(std::integral_constant<int, kTileRows>{});
-  else body(std::integral_constant<int, kRows>{});
+  if constexpr (kHasTiles) {
+    if (form == Form::tiles) return body(std::integral_constant<int, kTileRows>{});
+  }
+  body(std::integral_constant<int, kRows>{});
 }
 
 }  // namespace lowrank::LOWRANK_ISA

@@ -64,6 +64,19 @@ void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row,
   std::fill_n(b.dq, kSpan * g.padded, 0.f);
 }
 
+#if !defined(__AVX512F__)
+// Four rows of numbers along the keys into two steps of pairs that lie together.
+inline void round_fours(const float (&rows)[4][kSpan], int64_t count, uint32_t* units) {
+  auto* halves = reinterpret_cast<uint16_t*>(units);
+  for (int64_t j = 0; j < count; j++) {
+    halves[4 * j] = to_bf16(rows[0][j]);
+    halves[4 * j + 1] = to_bf16(rows[1][j]);
+    halves[4 * j + 2] = to_bf16(rows[2][j]);
+    halves[4 * j + 3] = to_bf16(rows[3][j]);
+  }
+}
+#endif
+
 // The weights p = exp(scale · score − lse) and gradients ds = scale · p · (dout·v − delta) of a tile, rows r … r + Rows of the block: of row i
 // those of the keys [lo[i], hi[i]) of a span, 0 in the rest of its first `count`.
 template <int Rows>
@@ -108,18 +121,33 @@ void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64
       _mm512_storeu_ps(ds + i * kSpan + j, as_factor(g.form, both.ds));
     });
 #else
-  for (int i = 0; i < Rows; i++) {
-    auto *weight = reinterpret_cast<float*>(p + i * kSpan), *slope = reinterpret_cast<float*>(ds + i * kSpan);
-    std::fill_n(weight, count, 0.f);
-    std::fill_n(slope, count, 0.f);
+  const auto row = [&](int i, float* __restrict weight, float* __restrict slope) {
+    const int64_t end = round_up(count, 2 * kTogether);
     const float *scores = b.scores + i * kSpan, *dp = b.dp + i * kSpan, lse = b.lse[r + i], delta = b.delta[r + i];
+    std::fill_n(weight, end, 0.f);
+    std::fill_n(slope, end, 0.f);
 #pragma omp simd
     for (int64_t j = lo[i]; j < hi[i]; j++) {
       const float e = exp_f32(scores[j] * g.scale - lse);
       weight[j] = as_factor(g.form, e);
       slope[j] = as_factor(g.form, e * (dp[j] - delta) * g.scale);
     }
+  };
+  if constexpr (kTogether == 2) {
+    if (g.form == Form::pairs) {
+      for (int i = 0; i < Rows; i += 4, p += 2 * kSpan, ds += 2 * kSpan) {
+        float weights[4][kSpan], slopes[4][kSpan];
+        for (int j = 0; j < 4; j++) {
+          row(i + j, weights[j], slopes[j]);
+          round_row(slopes[j], count, b.ds_rows + (i + j) * 2, Rows * kRowUnits<true>);
+        }
+        round_fours(weights, count, p);
+        round_fours(slopes, count, ds);
+      }
+      return;
+    }
   }
+  for (int i = 0; i < Rows; i++) row(i, reinterpret_cast<float*>(p + i * kSpan), reinterpret_cast<float*>(ds + i * kSpan));
 #endif
 }
 
@@ -146,8 +174,8 @@ bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const P
   for (int64_t d = 0; d < g.width; d += kColumns) {
     float* dq = b.dq + r * g.padded + d;
     const uint32_t* panel = depth.columns(t, key, d);
-    if (pairs) tile<true, Rows, 2, kRowUnits<true>, 1>(g.form, b.ds_rows, panel, steps_of(g.form, end), dq, g.padded);
-    else tile<true, Rows, 2, kRowUnits<false>, 1>(g.form, b.ds + r * kSpan, panel, steps_of(g.form, end), dq, g.padded);
+    if (pairs) tile<true, Rows, 2, kRowStride<true>, kStepStride<true, Rows>>(g.form, b.ds_rows, panel, steps_of(g.form, end), dq, g.padded);
+    else tile<true, Rows, 2, kRowStride<false>, kStepStride<false, Rows>>(g.form, b.ds + r * kSpan, panel, steps_of(g.form, end), dq, g.padded);
   }
   return true;
 }
@@ -172,7 +200,7 @@ void add_transposed(const Geometry& g, const Task& t, const uint32_t* square, co
     }
 #endif
     for (int64_t i = 0; i < count; i += Rows)
-      tile<true, Rows, 2, 1, kSpan>(g.form, square + i, depth, steps, out + (key + i) * stride + d, stride);
+      tile<true, Rows, 2, 1, kSpan>(g.form, square + i * key_units(g.form), depth, steps, out + (key + i) * stride + d, stride);
   }
 }
 

@@ -8,8 +8,11 @@
 #include <cpuid.h>
 #endif
 #if defined(__linux__)
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace lowrank {
@@ -23,7 +26,7 @@ void fail(const char* format, ...) {
   throw std::runtime_error(message);
 }
 
-// LOWRANK_ISAS is X(generic) X(avx2) …: the sets that the compiler could make.
+// LOWRANK_ISAS is X(generic) X(avx2) …, or X(neon) …: the sets that the compiler could make.
 #define X(isa)               \
   namespace isa {            \
   extern const KernelTable table; \
@@ -46,6 +49,20 @@ bool may_use_tiles() {
   return false;
 #endif
 }
+#elif defined(__aarch64__)
+// Whether the processor multiplies bf16 (FEAT_BF16: Apple M2, Graviton 3, Neoverse N2 and later).
+bool may_multiply_bf16() {
+#if defined(__linux__)
+  constexpr int kBf16 = 14;  // HWCAP2_BF16, which older headers do not name
+  return getauxval(AT_HWCAP2) >> kBf16 & 1;
+#elif defined(__APPLE__)
+  int has = 0;
+  size_t size = sizeof has;
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, nullptr, 0) == 0 && has != 0;
+#else
+  return false;
+#endif
+}
 #endif
 
 bool machine_has(const std::string& isa) {
@@ -61,6 +78,9 @@ bool machine_has(const std::string& isa) {
   const bool bf16 = avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
   if (isa == "avx512bf16") return bf16;
   if (isa == "amx") return bf16 && may_use_tiles();
+#elif defined(__aarch64__)
+  if (isa == "neon") return true;
+  if (isa == "neonbf16") return may_multiply_bf16();
 #endif
   return isa == "generic";
 }
@@ -70,9 +90,9 @@ const char* label_of(const std::string& isa) {
   if (isa == "avx512") return "AVX-512";
   if (isa == "avx512bf16") return "AVX-512 BF16";
   if (isa == "amx") return "AMX";
-#if defined(__aarch64__)
-  return "NEON";
-#elif defined(__x86_64__)
+  if (isa == "neon") return "NEON";
+  if (isa == "neonbf16") return "NEON BF16";
+#if defined(__x86_64__)
   return "SSE2";
 #else
   return "generic";

@@ -44,7 +44,7 @@ struct Floats {
 // bf16; as floats the even numbers of a vector and then the odd ones.
 struct HalfFloats {
   static constexpr bool kPairs = kHasPairs;
-  static constexpr int kVectors = kPairs ? 2 : 4;
+  static constexpr int kVectors = kPairs && kLanes == 16 ? 2 : 4;
   static constexpr int place(int n) { return kPairs ? n : n / (2 * kLanes) * 2 * kLanes + n % kLanes * 2 + n / kLanes % 2; }
 
   explicit HalfFloats(const Product& p) : data(half_at(*p.b.tensor, 0)) {}
@@ -52,8 +52,8 @@ struct HalfFloats {
 
   void load(int64_t element, Lanes (&w)[kVectors]) const {
     if constexpr (kPairs) {
-      w[0] = lanes_at(data + element);
-      w[1] = lanes_at(data + element + 2 * kLanes);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++) w[v] = lanes_at(data + element + v * 2 * kLanes);
     } else {
       spread(lanes_at(data + element), w[0], w[1]);
       spread(lanes_at(data + element + 2 * kLanes), w[2], w[3]);
@@ -65,7 +65,7 @@ struct HalfFloats {
   }
 };
 
-#if defined(__AVX2__)
+#if defined(__AVX2__) || defined(__aarch64__)
 // Codes of 4 bits, as bf16: the sixteen numbers that a scale allows are rounded once for 64 codes, which then pick them by their bytes or words.
 struct Nibbles {
   static constexpr bool kPairs = kHasPairs;
@@ -95,6 +95,41 @@ struct Nibbles {
     } else {
       HalfFloats::spread(even, w[0], w[1]);
       HalfFloats::spread(odd, w[2], w[3]);
+    }
+  }
+#elif defined(__aarch64__)
+  // Of each sixteen bytes eight codes with even numbers, eight more, and those with odd ones; as floats the even ones of eight, then the odd ones.
+  static constexpr int place(int n) {
+    const int word = kPairs ? n : n / 8 * 8 + n % 4 * 2 + n / 4 % 2;
+    return word / 32 * 32 + word % 16 * 2 + word / 16 % 2;
+  }
+
+  explicit Nibbles(const Product& p) : codes(*p.b.codes) {}
+
+  void load(int64_t element, Lanes (&w)[kVectors]) const {
+    const float scale = codes.scale(element);
+    const auto words = [&](int i) {
+      const auto four = [&](int j) { return (uint16x8_t)round_lanes(lanes_at(codes.values + j) * scale); };
+      return (uint8x16_t)vuzp2q_u16(four(i), four(i + 4));
+    };
+    const uint8x16_t first = words(0), last = words(8), low = vuzp1q_u8(first, last), high = vuzp2q_u8(first, last);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+      const auto choose = [&](uint8x16_t index, Lanes* to) __attribute__((always_inline)) {
+        const uint8x16_t l = vqtbl1q_u8(low, index), h = vqtbl1q_u8(high, index);
+        const auto some = (Lanes)vzip1q_u8(l, h), others = (Lanes)vzip2q_u8(l, h);
+        if constexpr (kPairs) {
+          to[0] = some;
+          to[1] = others;
+        } else {
+          HalfFloats::spread(some, to[0], to[1]);
+          HalfFloats::spread(others, to[2], to[3]);
+        }
+      };
+      // The first of two codes is in the high half of a byte.
+      const uint8x16_t bytes = vld1q_u8(codes.data + element / 2 + 16 * i);
+      choose(vshrq_n_u8(bytes, 4), w + i * kVectors / 2);
+      choose(vandq_u8(bytes, vdupq_n_u8(15)), w + i * kVectors / 2 + kVectors / 4);
     }
   }
 #else
@@ -155,6 +190,11 @@ template <bool Pairs>
 inline Lanes add_products(Lanes sum, Lanes a, Lanes b) {
 #if defined(__AVX512BF16__)
   if constexpr (Pairs) return (Lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  if constexpr (Pairs) {
+    asm("bfdot %0.4s, %1.8h, %2.8h" : "+w"(sum) : "w"(a), "w"(b));
+    return sum;
+  }
 #endif
   return sum + a * b;
 }
@@ -210,7 +250,7 @@ void multiply_rows(const Product& p, const Weights& weights, const Left<Weights>
       for (int64_t k = 0; k < left.whole; k += kChunk, x += kVectors * kLanes) {
         Lanes w[kVectors];
         weights.load(element + k, w);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < kVectors; v++)
 #pragma GCC unroll 4
           for (int r = 0; r < Rows; r++)
@@ -249,7 +289,7 @@ void multiply_with(const Product& p, Pool& pool) {
 }
 
 void multiply(const Product& p, Pool& pool) {
-#if defined(__AVX2__)
+#if defined(__AVX2__) || defined(__aarch64__)
   if (Nibbles::serves(p)) return multiply_with<Nibbles>(p, pool);
 #endif
   if (!p.b.codes && p.b.tensor->dtype == DType::bf16) return multiply_with<HalfFloats>(p, pool);

@@ -18,25 +18,46 @@ namespace {
 
 // Rows and steps of K of a block: its panels then take at most 16 MiB, and a panel of the right factor stays in the first- or second-level cache. Where
 // sums between blocks would take more than kPartial numbers, blocks are as deep as kDeep.
-constexpr int64_t kRowBlock = 2048, kDeep = 2048, kDepth = kHasPairs ? kDeep : kLanes == 16 ? 1024 : 384;
+constexpr int64_t kRowBlock = 2048, kDeep = 2048, kDepth = kLanes < 16 ? 384 : kHasPairs ? kDeep : 1024;
 // A thread has rows of its own from so many on, if the other threads' copies of the right factor have at most so many columns for each row.
 constexpr int64_t kOwnRows = 128, kOwnColumns = 2;
 constexpr int64_t kPartial = int64_t{1} << 22;
 
-// Brings the first `rows` rows of a tile's sums home. Inlined, or else the sums would take the way over memory.
+// Brings one vector of sums home: alpha, addend, rounding.
+template <class Some>
+inline void store_vector(const Product& p, int64_t element, Some some, Lanes sums) {
+  Lanes x = sums * p.alpha;
+  if (p.addend) x = (Lanes)load_lanes(*p.addend, element, some) + x;
+  store_lanes(*p.out, element, some, x);
+}
+
+// A part of a tile, whose sums lie in memory in rows of `width`.
+[[gnu::noinline]] void store_part(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns, const float* sums, int64_t width) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t i = 0; i < columns; i += kLanes) store_vector(p, (row + r) * p.n + column + i, first(columns - i), lanes_at(sums + r * width + i));
+}
+
+// Brings the first `rows` rows of a tile's sums home. Inlined, or else the sums would take the way over memory: as they do where only some are wanted,
+// as copying some bytes is a call, which no register of sums outlives.
 template <int Rows, int Vectors>
 [[gnu::always_inline]] inline void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns, const Lanes (&sums)[Rows][Vectors]) {
+  constexpr int64_t width = Vectors * kLanes;
+#if !defined(__AVX512F__)
+  if (rows < Rows || columns < width) {
+    float memory[Rows * width];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; v++) put_lanes(memory + r * width + v * kLanes, sums[r][v]);
+    return store_part(p, row, column, rows, columns, memory, width);
+  }
+  columns = width;
+#endif
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++) {
-    if (r >= rows) return;
+    if (kLanes == 16 && r >= rows) return;
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) {
-      const auto some = first(columns - v * kLanes);
-      const int64_t element = (row + r) * p.n + column + v * kLanes;
-      Lanes x = sums[r][v] * p.alpha;
-      if (p.addend) x = (Lanes)load_lanes(*p.addend, element, some) + x;
-      store_lanes(*p.out, element, some, x);
-    }
+    for (int v = 0; v < Vectors; v++) store_vector(p, (row + r) * p.n + column + v * kLanes, first(columns - v * kLanes), sums[r][v]);
   }
 }
 
@@ -75,7 +96,7 @@ void masked_tail(const Product& p, const uint32_t* a, const uint32_t* b, int64_t
 
 // A tile's sums over some steps, from what `before` holds or else from zero, and home: to `kept`, or else to out.
 template <bool Pairs, bool Resumed, int Rows, int Vectors>
-inline void multiply_steps(const Product& p, const uint32_t* a, const uint32_t* b, int64_t steps, const float* before, float* kept, int64_t row,
+LOWRANK_TILE void multiply_steps(const Product& p, const uint32_t* a, const uint32_t* b, int64_t steps, const float* before, float* kept, int64_t row,
                            int64_t rows, int64_t column) {
   constexpr int64_t width = Vectors * kLanes;
   Lanes sums[Rows][Vectors];
@@ -235,7 +256,7 @@ void multiply_tiles(const Product& p, Pool& pool) {
 
 template <int Vectors>
 void multiply_columns(const Product& p, Pool& pool) {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
   const auto padded = [&](int64_t rows) { return (p.m + rows - 1) / rows * rows; };
   if (p.m <= 4) return multiply_tiles<4, Vectors>(p, pool);
   if (padded(8) < padded(12) && p.m < 96) return multiply_tiles<8, Vectors>(p, pool);

@@ -5,12 +5,64 @@
 
 namespace lowrank::LOWRANK_ISA {
 
+// A function with the loop of a tile and what goes before and after: with more around it GCC 12 has not enough of Arm's registers for the sums.
+#if defined(__aarch64__)
+#define LOWRANK_TILE [[gnu::noinline]]
+#else
+#define LOWRANK_TILE inline
+#endif
+
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+// `multiply` of pairs: one instruction adds the products of four of K of two rows with those of two columns to their 2 × 2 sums. (As the compiler's
+// own function it costs GCC 12 a copy of the sums.)
+template <int Rows, int Vectors, int64_t StepStride>
+[[gnu::always_inline]] inline void multiply_fours(const uint32_t* __restrict a, const uint32_t* __restrict b, int64_t steps, Lanes (&sums)[Rows][Vectors]) {
+  static_assert(Rows % 4 == 0);
+  Lanes squares[Rows / 2][2 * Vectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; r += 2)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) {
+      squares[r / 2][2 * v] = shuffle<0, 1, 4, 5>(sums[r][v], sums[r + 1][v]);
+      squares[r / 2][2 * v + 1] = shuffle<2, 3, 6, 7>(sums[r][v], sums[r + 1][v]);
+    }
+  for (; steps > 0; steps -= 2) {
+    Lanes columns[2 * Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < 2 * Vectors; v++) columns[v] = lanes_at(b + 4 * v);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; r += 4) {
+      const Lanes rows[] = {lanes_at(a + 2 * r), lanes_at(a + 2 * r + 4)};
+#pragma GCC unroll 8
+      for (int v = 0; v < 4 * Vectors; v++) {
+        Lanes square = squares[r / 2 + v % 2][v / 2];
+        asm("bfmmla %0.4s, %1.8h, %2.8h" : "+w"(square) : "w"(rows[v % 2]), "w"(columns[v / 2]));
+        squares[r / 2 + v % 2][v / 2] = square;
+      }
+    }
+    a += 2 * StepStride;
+    b += 2 * Vectors * kLanes;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; r += 2)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) {
+      sums[r][v] = shuffle<0, 1, 4, 5>(squares[r / 2][2 * v], squares[r / 2][2 * v + 1]);
+      sums[r + 1][v] = shuffle<2, 3, 6, 7>(squares[r / 2][2 * v], squares[r / 2][2 * v + 1]);
+    }
+}
+#endif
+
 // sums[row][column] += Σ over K of a panel of Rows lanes times one of Vectors · kLanes lanes. Either may also lie in memory as it is: unit (row, step)
 // of the first is a[row · RowStride + step · StepStride], the second's steps are `right_step` units apart.
 template <bool Pairs, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
-inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b, int64_t steps, Lanes (&sums)[Rows][Vectors],
+[[gnu::always_inline]] inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b, int64_t steps, Lanes (&sums)[Rows][Vectors],
                      int64_t right_step = Vectors * kLanes) {
-  for (int64_t step = 0; step < steps; step++) {
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  static_assert(!Pairs || RowStride == 1);
+  if constexpr (Pairs) return multiply_fours<Rows, Vectors, StepStride>(a, b, steps, sums);
+#endif
+  for (; steps > 0; steps--) {
     Lanes columns[Vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; v++) columns[v] = lanes_at(b + v * kLanes);
@@ -21,6 +73,15 @@ inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b,
         const auto row = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[r * RowStride]));
 #pragma GCC unroll 2
         for (int v = 0; v < Vectors; v++) sums[r][v] = (Lanes)_mm512_dpbf16_ps((__m512)sums[r][v], row, (__m512bh)columns[v]);
+        continue;
+      }
+#endif
+#if defined(__aarch64__)
+      // An instruction multiplies by one number of a vector.
+      if constexpr (RowStride == 1) {
+        const Lanes rows = lanes_at(a + r / kLanes * kLanes);
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; v++) sums[r][v] += rows[r % kLanes] * columns[v];
         continue;
       }
 #endif
@@ -42,6 +103,23 @@ inline void add_panels(Form form, const uint32_t* left, const uint32_t* right, i
 }
 #endif
 
+template <bool Pairs, bool Accumulate, int Rows, int Vectors, int64_t RowStride, int64_t StepStride>
+LOWRANK_TILE void tile_of(const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out, int64_t stride, int64_t right_step) {
+  Lanes sums[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) {
+      sums[r][v] = Lanes{};
+      if constexpr (Accumulate) sums[r][v] = lanes_at(out + r * stride + v * kLanes);
+    }
+  multiply<Pairs, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums, right_step);
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) put_lanes(out + r * stride + v * kLanes, sums[r][v]);
+}
+
 // One product of `multiply` into `out` [Rows][Vectors · kLanes], rows `stride` apart; with Accumulate it is added to what is there.
 template <bool Accumulate, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
 inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out, int64_t stride,
@@ -55,20 +133,11 @@ inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps,
     return store_sums<Vectors, Rows>(out, stride);
   }
 #endif
-  Lanes sums[Rows][Vectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) {
-      sums[r][v] = Lanes{};
-      if constexpr (Accumulate) sums[r][v] = lanes_at(out + r * stride + v * kLanes);
-    }
-  if (kHasPairs && form == Form::pairs) multiply<kHasPairs, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums, right_step);
-  else multiply<false, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums, right_step);
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) put_lanes(out + r * stride + v * kLanes, sums[r][v]);
+  // Rows apart have no steps that lie together.
+  if constexpr (kHasPairs && (RowStride == 1 || kTogether == 1)) {
+    if (form == Form::pairs) return tile_of<true, Accumulate, Rows, Vectors, RowStride, StepStride>(a, b, steps, out, stride, right_step);
+  }
+  tile_of<false, Accumulate, Rows, Vectors, RowStride, StepStride>(a, b, steps, out, stride, right_step);
 }
 
 // The form in which a product of these dtypes is computed; a quantised weight is the second.

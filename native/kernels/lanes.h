@@ -5,6 +5,8 @@
 #pragma once
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include <bit>
@@ -20,6 +22,12 @@ inline constexpr int kLanes = 16;
 inline constexpr int kLanes = 8;
 #else
 inline constexpr int kLanes = 4;
+#endif
+// Whether there are 32 registers of vectors, or 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr bool kManyRegisters = true;
+#else
+inline constexpr bool kManyRegisters = false;
 #endif
 
 // They may stand for memory of any type and alignment: a memcpy of so many bytes would go over the stack with GCC 12.
@@ -139,8 +147,16 @@ inline Lanes widen(LaneHalves halves) { return (Lanes)(__builtin_convertvector(h
 
 // Rounded to nearest even as bf16 holds them, the lower halves 0; NaN stays NaN.
 inline Lanes round_lanes(Lanes x) {
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  return (Lanes)vshll_n_u16(vreinterpret_u16_bf16(vcvt_bf16_f32((float32x4_t)x)), 16);
+#endif
   const LaneBits u = (LaneBits)x, rounded = u + 0x7fff + (u >> 16 & 1), quiet = u | 0x400000, nan = (LaneBits)(x != x);
   return (Lanes)(((rounded & ~nan) | (quiet & nan)) & 0xffff0000);
+}
+
+// As bf16, to memory.
+inline void narrow(Lanes x, void* memory) {
+  *static_cast<LaneHalves*>(memory) = __builtin_convertvector((LaneBits)round_lanes(x) >> 16, LaneHalves);
 }
 
 // kLanes numbers of an f32 or bf16 tensor, of which n exist; the others are 0.

@@ -16,7 +16,7 @@ constexpr int64_t kTaskColumns = 1024, kBlockRows = 32, kChunkRows = 512, kMostC
 // From one rank's sums to the next's: not a power of two, or else tiles of them would share cache sets.
 constexpr int64_t kStride = kTaskColumns + kColumns;
 // Ranks of a product: they are multiples of 8 or 4 more often than of 12 or 6.
-constexpr int kRanks = kLanes == 16 ? 8 : 4;
+constexpr int kRanks = kManyRegisters ? 8 : 4;
 
 // narrowᵀ · wide.
 struct Product {

@@ -1,7 +1,8 @@
 // Panels of a product's factors: how they lie, and how they are packed.
 //
 // A panel holds `lanes` rows (or columns) of a factor, K-major: units[step · lanes + lane], each unit 4 bytes: one f32, or two
-// neighbouring bf16 values of K (the lower half first), of which a step covers both. Those for tile registers: tiles.h. (In parts a pair is of values
+// neighbouring bf16 values of K (the lower half first), of which a step covers both. On Arm two steps of pairs lie together, a lane's four values
+// side by side: units[(step / 2 · lanes + lane) · 2 + step % 2]. Those for tile registers: tiles.h. (In parts a pair is of values
 // sixteen apart: so halves of a chunk need no shuffling.)
 #pragma once
 #include <algorithm>
@@ -13,15 +14,17 @@
 namespace lowrank::LOWRANK_ISA {
 
 // A tile: its sums and what they are made of fill the registers.
-inline constexpr int kRows = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 4;
+inline constexpr int kRows = kManyRegisters ? 12 : kLanes == 8 ? 6 : 4;
 inline constexpr int kColumns = 2 * kLanes;
 
 // Products of bf16 have an instruction of their own on some machines; on the others their factors are widened to f32.
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 inline constexpr bool kHasPairs = true;
 #else
 inline constexpr bool kHasPairs = false;
 #endif
+// Steps of pairs that lie together: as many as one instruction multiplies.
+inline constexpr int kTogether = kHasPairs && kLanes == 4 ? 2 : 1;
 
 // How factors are packed: f32 as they are, f32 rounded to bf16, pairs of bf16, pairs for tile registers, or f32 in three parts for them (tiles.h).
 enum class Form { exact, rounded, pairs, tiles, parts };
@@ -36,7 +39,7 @@ constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 inline int64_t steps_of(Form form, int64_t k) {
   if (form == Form::tiles) return round_up((k + 1) / 2, kChunk);
   if (form == Form::parts) return round_up((k + 1) / 2, kChunk) * kParts;
-  return form == Form::pairs ? (k + 1) / 2 : k;
+  return form == Form::pairs ? round_up(k, 2 * kTogether) / 2 : k;
 }
 
 // Which elements of a matrix count, the others being 0: bit j % 32 of word [i, j / 32]. Without words, all.
@@ -201,6 +204,65 @@ inline void pack_eight(const Factor& f, int64_t k, uint32_t* __restrict panels, 
   }
 }
 #else
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+// Eight bf16 numbers along K of lane l, or of one step from lane l on: n of them exist.
+template <bool Masked>
+inline uint16x8_t load_halves(const Factor& f, int64_t l, int64_t k, int64_t n) {
+  const Tensor& t = *f.tensor;
+  const int64_t at = f.element(l, k);
+  uint16x8_t x{};
+  if (!f.codes && t.dtype == DType::bf16) {
+    if (n >= 8) [[likely]] x = vld1q_u16(half_at(t, at));
+    else if (n > 0) std::memcpy(&x, half_at(t, at), static_cast<size_t>(n) * sizeof(uint16_t));
+  } else {
+    const auto four = [&](int64_t i) { return (float32x4_t)(f.codes ? f.codes->lanes(at + i, n - i) : load_lanes(t, at + i, n - i)); };
+    x = vreinterpretq_u16_bf16(vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(four(0)), four(4)));
+  }
+  if constexpr (!Masked) return x;
+  // Four neighbours' bits are in one word.
+  const bool rows = f.lanes_are_rows;
+  const uint32_t bits = (f.bits<Masked>(l, k) & 15) | (n > 4 ? f.bits<Masked>(rows ? l : l + 4, rows ? k + 4 : k) << 4 : 0);
+  const uint16x8_t place{1, 2, 4, 8, 16, 32, 64, 128};
+  return vandq_u16(x, vtstq_u16(vdupq_n_u16(static_cast<uint16_t>(bits)), place));
+}
+
+// Packs a panel in pairs, two steps together.
+template <bool Masked>
+inline void pack_fours(const Factor& f, int64_t valid, int64_t lanes, int64_t k, uint32_t* __restrict panel) {
+  const auto put = [&](int64_t step, int64_t lane, auto x) {
+    vst1q_u16(reinterpret_cast<uint16_t*>(panel + (step / 4 * lanes + lane) * 2), (uint16x8_t)x);
+  };
+  if (f.lanes_are_rows) {
+    for (int64_t lane = 0; lane < lanes; lane += 2)
+      for (int64_t step = 0; step < k; step += 8) {
+        const auto row = [&](int64_t l) { return (uint64x2_t)(l < valid ? load_halves<Masked>(f, l, step, k - step) : uint16x8_t{}); };
+        const uint64x2_t even = row(lane), odd = row(lane + 1);
+        put(step, lane, vzip1q_u64(even, odd));
+        if (step + 4 < k) put(step + 4, lane, vzip2q_u64(even, odd));
+      }
+    return;
+  }
+  for (int64_t lane = 0; lane < lanes; lane += 8) {
+    // Lanes that are read beyond the panel's are not in it, so they may be anything that the tensor has.
+    const int64_t beyond = f.tensor->size() - f.element(lane, 0) - 8;
+    for (int64_t step = 0; step < k; step += 4) {
+      const auto row = [&](int64_t s) {
+        if (s >= k) return uint16x8_t{};
+        return load_halves<Masked>(f, lane, s, valid == lanes && s * f.stride <= beyond ? 8 : valid - lane);
+      };
+      const uint16x8_t a = row(step), b = row(step + 1), c = row(step + 2), d = row(step + 3);
+      const auto low = (uint32x4_t)vzip1q_u16(a, b), high = (uint32x4_t)vzip1q_u16(c, d);
+      put(step, lane, vzip1q_u32(low, high));
+      put(step, lane + 2, vzip2q_u32(low, high));
+      if (lane + 4 >= lanes) continue;
+      const auto lower = (uint32x4_t)vzip2q_u16(a, b), higher = (uint32x4_t)vzip2q_u16(c, d);
+      put(step, lane + 4, vzip1q_u32(lower, higher));
+      put(step, lane + 6, vzip2q_u32(lower, higher));
+    }
+  }
+}
+#endif
+
 // kLanes units along K of lane l, of which `left` elements of K exist; or lanes from l on of one step, of which so many exist.
 template <bool Masked>
 inline Lanes load_units(const Factor& f, int64_t l, int64_t k, int64_t left, Form form) {
@@ -242,6 +304,9 @@ inline void pack_lanes(const Factor& f, int64_t valid, int64_t lanes, int64_t k,
     }
   }
 #else
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  if (form == Form::pairs) return pack_fours<Masked>(f, valid, lanes, k, panel);
+#endif
   // Steps are stored in ascending order: what a vector writes beyond its lanes, the next step overwrites.
   const auto store = [&](int64_t step, int64_t lane, Lanes x) __attribute__((always_inline)) {
     uint32_t* to = panel + step * lanes + lane;

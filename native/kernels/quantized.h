@@ -115,6 +115,12 @@ struct Codes {
     const __m256i index = _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(eight)), _mm256_set_epi32(24, 28, 16, 20, 8, 12, 0, 4));
     const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values), index), high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values + 8), index);
     return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+#elif defined(__aarch64__)
+    // The first of two codes is in the high half of a byte. A number's four bytes are picked from the 64 of all sixteen.
+    const uint32x4_t two = vdupq_n_u32(bytes[0] | static_cast<uint32_t>(bytes[1]) << 8);
+    const uint32x4_t codes = vandq_u32(vshlq_u32(two, int32x4_t{-4, 0, -12, -8}), vdupq_n_u32(15));
+    const uint32x4_t places = vmlaq_u32(vdupq_n_u32(0x03020100), codes, vdupq_n_u32(0x04040404));
+    return (Lanes)vqtbl4q_u8(vld1q_u8_x4(reinterpret_cast<const uint8_t*>(values)), vreinterpretq_u8_u32(places));
 #else
     return Lanes{values[bytes[0] >> 4], values[bytes[0] & 15], values[bytes[1] >> 4], values[bytes[1] & 15]};
 #endif

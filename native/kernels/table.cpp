@@ -8,8 +8,8 @@ namespace lowrank::LOWRANK_ISA {
 namespace {
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
-// Independent sums: enough to hide the latency of a multiply-add, few enough for 16 registers.
-constexpr int kChains = 12;
+// Independent sums: enough to hide the latency of a multiply-add, few enough for the registers.
+constexpr int kChains = kLanes == 4 && kManyRegisters ? 24 : 12;
 
 #if defined(__AMX_BF16__)
 // Of numbers, as zeros take less power and run a quarter faster.
@@ -42,12 +42,21 @@ double peak_f32(int64_t rounds) {
   Vector sums[kChains] = {}, a = {}, b = {};
   LOWRANK_OPAQUE(a);
   LOWRANK_OPAQUE(b);
-  for (Vector& sum : sums) LOWRANK_OPAQUE(sum);  // or else equal chains would become one
+  // Or else equal chains would become one.
+#pragma GCC unroll 24
+  for (int i = 0; i < kChains; i++) LOWRANK_OPAQUE(sums[i]);
   for (int64_t round = 0; round < rounds; round++) {
-#pragma GCC unroll 12
-    for (int i = 0; i < kChains; i++) sums[i] = a * sums[i] + b;
+#pragma GCC unroll 24
+    for (int i = 0; i < kChains; i++) {
+#if defined(__aarch64__)
+      sums[i] = (Vector)vfmaq_f32((float32x4_t)sums[i], (float32x4_t)a, (float32x4_t)b);  // in place, where the product of two others is added
+#else
+      sums[i] = a * sums[i] + b;
+#endif
+    }
   }
-  for (Vector& sum : sums) LOWRANK_OPAQUE(sum);
+#pragma GCC unroll 24
+  for (int i = 0; i < kChains; i++) LOWRANK_OPAQUE(sums[i]);
   return 2.0 * kLanes * kChains * static_cast<double>(rounds);
 }
 
@@ -63,6 +72,19 @@ double peak_bf16(int64_t rounds) {
     }
   }
   return 4.0 * kLanes * kChains * static_cast<double>(rounds);
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  Vector sums[kChains] = {}, a = {}, b = {};
+  LOWRANK_OPAQUE(a);
+  LOWRANK_OPAQUE(b);
+  for (int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 24
+    for (int i = 0; i < kChains; i++) {
+      Vector sum = sums[i];
+      asm volatile("bfmmla %0.4s, %1.8h, %2.8h" : "+w"(sum) : "w"(a), "w"(b));
+      sums[i] = sum;
+    }
+  }
+  return 2.0 * 16 * kChains * static_cast<double>(rounds);
 #else
   return peak_f32(rounds);  // bf16 is widened and multiplied as f32
 #endif

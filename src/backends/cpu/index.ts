@@ -19,7 +19,7 @@ import { encode } from './command.js';
 export interface CpuOptions {
   /** Threads that compute; LOWRANK_THREADS, or else the number of cores that this process may use. */
   threads?: number;
-  /** `generic`, `avx2`, `avx512`, `avx512bf16`, `amx`; LOWRANK_CPU, or else the richest that this machine has. */
+  /** `generic`, `avx2`, `avx512`, `avx512bf16`, `amx`, or on Arm `neon`, `neonbf16`; LOWRANK_CPU, or else the richest that this machine has. */
   instructionSet?: string;
 }
 
