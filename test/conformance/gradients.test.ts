@@ -1,5 +1,4 @@
 import { afterAll, describe, expect, test } from 'vitest';
-import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { type OpDeclaration, type OpName, opTable } from '../../src/core/ops.table.js';
@@ -196,12 +195,13 @@ function composed(backend: Backend): Backend {
   });
 }
 
-const cpu = devices.find(({ name, skip }) => name.startsWith('cpu') && !skip);
+/** The richest instruction set, on two threads. */
+const cpu = devices.findLast(({ name, skip }) => name.startsWith('cpu') && !skip);
 const open: readonly { name: string; backend: Backend }[] = [
   { name: 'reference', backend: new ReferenceBackend() },
   { name: 'reference without fused ops', backend: new ReferenceBackend({ without: fused }) },
-  ...(cpu ? [{ name: 'cpu', backend: await openCpuBackend({ threads: 2 }) }] : []),
-  ...(cpu ? [{ name: 'cpu without fused ops', backend: composed(await openCpuBackend({ threads: 2 })) }] : []),
+  ...(cpu ? [{ name: 'cpu', backend: await cpu.open() }] : []),
+  ...(cpu ? [{ name: 'cpu without fused ops', backend: composed(await cpu.open()) }] : []),
 ];
 afterAll(async () => {
   for (const { backend } of open) await backend.close();

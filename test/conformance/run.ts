@@ -69,8 +69,9 @@ export async function run(backend: Backend, { op, inputs, outputs, attributes, i
   backend.run(op, from as OpInputs<OpName, TensorView>, to as OpOutputs<OpName, TensorView>, attributes as OpAttributes<OpName>);
   const results = new Map<string, Uint8Array>();
   const readOnly = new Set(Object.keys(inputs).filter((name) => !Object.values(inPlace).includes(name)));
-  for (const [name, { buffer, bytes }] of written) {
-    const read = await backend.read(buffer, 0, bytes.length);
+  const contents = await Promise.all(Array.from(written.values(), ({ buffer, bytes }) => backend.read(buffer, 0, bytes.length)));
+  for (const [i, [name, { buffer, bytes }]] of [...written].entries()) {
+    const read = contents[i];
     const end = read.length - after;
     results.set(name, read.slice(before, end));
     const kept = readOnly.has(name)

@@ -19,7 +19,7 @@ function matmul(form: (typeof forms)[number], M: number, N: number, K: number, [
   return call('matmul', operands, { out: output }, { ...form, alpha, accumulate }, { out: sumOf(K, alpha) });
 }
 
-/** Tiles are 4 × 8, 6 × 16, 12 × 32 or 32 × 32 of rows and columns, and bf16 goes in pairs of K. */
+/** Tiles are 4 × 8, 6 × 16, 12 × 8, 12 × 32 or 32 × 32 of rows and columns, and bf16 goes in pairs of K, on Arm in fours. */
 const shapes: readonly [M: number, N: number, K: number][] = [
   [1, 1, 1],
   [1, 33, 7],
