@@ -1,0 +1,44 @@
+import { fileURLToPath } from 'node:url';
+import { describe, test } from 'vitest';
+import { cpuInstructionSets, openCpuBackend } from '../../src/backends/cpu/index.js';
+import { ReferenceBackend } from '../../src/backends/reference/index.js';
+import type { Backend } from '../../src/core/backend.js';
+import { LowrankError } from '../../src/util/errors.js';
+
+/** The addon that `npm run build` makes. */
+export const addonPath = fileURLToPath(new URL('../../build/native/lowrank.node', import.meta.url));
+
+const notBuilt = 'the native backend has not been built';
+
+/** The instruction sets of this machine; none where the addon has not been built. An addon that does not load is an error. */
+function available(): string[] {
+  try {
+    return cpuInstructionSets();
+  } catch (error) {
+    if (error instanceof LowrankError && error.problem === notBuilt && process.env.LOWRANK_REQUIRE_NATIVE !== '1') return [];
+    throw error;
+  }
+}
+
+export const nativeSets: readonly string[] = available();
+
+/** Why the native backend cannot be tested here. With LOWRANK_REQUIRE_NATIVE=1 a missing addon fails every suite that asks. */
+export const withoutNative: string | undefined = nativeSets.length === 0 ? notBuilt : undefined;
+
+/** Tests of the native backend; where it is missing they are one that was not run, with the reason. */
+export function describeNative(name: string, body: () => void): void {
+  if (withoutNative === undefined) describe(name, body);
+  else notRun(name, withoutNative);
+}
+
+/** What `describe` would hold, if it could be run here. The reason is listed at the end of the run. */
+export function notRun(name: string, reason: string): void {
+  describe(name, () => {
+    test('not run', ({ skip }) => skip(reason));
+  });
+}
+
+/** The fastest backend that there is here: the processor's, else plain loops. */
+export async function openBest(): Promise<Backend> {
+  return withoutNative === undefined ? openCpuBackend({ threads: 2 }) : new ReferenceBackend();
+}
