@@ -78,15 +78,17 @@ export function heldQuestions(recipe: Recipe, codec: TextCodec, entries: readonl
 /** Answers generated together: enough to use the weights well each time they are read. */
 const answersAtOnce = 32;
 
+/** Exact match with a bar; `whole` as in `exactMatch`. */
 export async function measureExactMatch(
   terminal: Terminal,
   session: Session,
   recipe: Recipe,
   questions: readonly Question[],
   signal: AbortSignal,
+  whole?: number,
 ): Promise<ExactMatch> {
   const onProgress = (done: number, total: number) => terminal.bar(done / total, `answers ${done}/${total}`);
-  const options = { max_new_tokens: recipe.eval_max_new_tokens, batch: answersAtOnce, signal, onProgress };
+  const options = { max_new_tokens: recipe.eval_max_new_tokens, batch: answersAtOnce, whole, signal, onProgress };
   const match = await exactMatch(session.text, questions, options);
   terminal.clearBar();
   return match;

@@ -1,68 +1,103 @@
 import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { openBackend } from '../core/device.js';
+import type { Question } from '../data/questions.js';
+import type { ExactMatch } from '../generate/exact-match.js';
+import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
-import { prepareData } from '../train/data.js';
-import { loadOptionsOf } from '../train/recipe.js';
-import { train } from '../train/run.js';
+import { type DatasetRows, heldBatches, prepareData, type RunData } from '../train/data.js';
+import { loadOptionsOf, type Recipe } from '../train/recipe.js';
+import { type TrainEvent, type TrainResult, train } from '../train/run.js';
+import { countAnswered } from '../train/step.js';
 import { duration, peakMemory, type Terminal, thousands } from './console.js';
 import { heldQuestions, measureExactMatch } from './eval.js';
 import { interruptedExitCode, interruptible } from './interrupt.js';
 import { findQuickstartModel } from './quickstart-model.js';
-import { codecOf, openSession, readDatasets, readRecipe } from './session.js';
+import { tellOfCompiler, tinyOrders } from './quickstart-tiny.js';
+import { codecOf, openSession, readDatasets, readRecipe, type Session } from './session.js';
 import { describeData, outcome, trainReporter } from './train.js';
 
 const recipePath = resolve(dirname(fileURLToPath(import.meta.url)), '../../examples/orders/recipe.yaml');
 /** Answers shown side by side. */
 const shown = 3;
+/** Steps that are measured before the first estimate. */
+const measuredSteps = 3;
+/** Steps between checks. A check ends with the batch in which it fails, so that few cost more than a third of a step. */
+const checkEvery = 5;
+/** Rows of the training data that are not trained, since the end of training is told by them. */
+const validationRows = 32;
+/** The share of the validation rows that may be wrong where training ends. */
+const wrongShare = 1 / 32;
+
+/** What a quickstart trains. */
+export interface QuickstartJob {
+  recipe: Recipe;
+  source: ModelSource;
+  datasets: DatasetRows[];
+  tests: DatasetRows[];
+}
 
 /** `lowrank quickstart`: a small model learns to turn orders into JSON; before, training, after. */
 export async function quickstartCommand(terminal: Terminal, overrides: string[], options: { device?: string }): Promise<void> {
-  const recipe = await readRecipe(recipePath, overrides);
-  const { colors } = terminal;
+  const backend = await openBackend(options.device, (message) => terminal.warn(message));
+  await backend.close();
+  const plain = backend.name === 'reference';
+  if (plain) tellOfCompiler(terminal, options.device === undefined);
+  const job = plain ? await tinyOrders(overrides) : await orders(terminal, overrides);
+  await quickstart(terminal, job, backend.name);
+}
+
+async function orders(terminal: Terminal, overrides: string[]): Promise<QuickstartJob> {
+  const recipe = await readRecipe(recipePath, [`val_set_size=${validationRows}`, ...overrides]);
   const datasets = await readDatasets(recipePath, recipe.datasets);
   const tests = await readDatasets(recipePath, recipe.test_datasets ?? []);
-  const source = await findQuickstartModel(terminal);
+  return { recipe, datasets, tests, source: await findQuickstartModel(terminal) };
+}
+
+/** Before, training, after. */
+export async function quickstart(terminal: Terminal, job: QuickstartJob, device: string): Promise<void> {
+  const { recipe, source, datasets, tests } = job;
   terminal.note(`model      ${source.name}`);
   const codec = codecOf(source, recipe);
   const data = await prepareData(recipe, codec, datasets, tests);
   describeData(terminal, recipe, data);
-  const session = await openSession(terminal, source, codec, { device: options.device, ...loadOptionsOf(recipe) });
+  const session = await openSession(terminal, source, codec, { device, ...loadOptionsOf(recipe) });
   terminal.note(`device     ${session.backend.description}`);
   try {
     const questions = heldQuestions(recipe, codec, tests, new Set(data.held.map(({ row }) => row)));
     await interruptible(terminal, 'finishing the step under way, then saving', async (signal) => {
-      const before = await measureExactMatch(terminal, session, recipe, questions, signal);
+      const before = await measureExactMatch(terminal, session, recipe, questions, signal, shown);
       terminal.note(`before     the base model answers ${percent(before.exact_match)} of ${questions.length} held-out orders exactly`);
-      const folder = localFolder(recipe.output_dir);
-      const run = { recipe, source, text: session.text, data, folder, signal, onEvent: trainReporter(terminal, recipe) };
-      const { tuner, result } = await train(run);
+      const { tuner, result } = await trainUntilAnswered(terminal, session, job, data, signal);
       if (result.interrupted) {
-        terminal.note(`interrupted after step ${result.steps}; saved in ${folder.path}`);
+        terminal.note(`interrupted after step ${result.steps}; saved in ${localFolder(recipe.output_dir).path}`);
         process.exitCode = interruptedExitCode;
         return;
       }
+      terminal.note(`stopped    ${endOf(result)}`);
       terminal.note(`trained    ${result.steps} steps in ${duration(result.seconds)}, ${thousands(result.tokens_per_second)} tokens/s`);
-      const after = await measureExactMatch(terminal, session, recipe, questions, signal);
-      terminal.note(`after      the tuned model answers ${colors.bold(percent(after.exact_match))} exactly\n`);
-      for (const [i, { question, answer }] of questions.slice(0, shown).entries()) {
-        terminal.note(`${colors.bold('order')}      ${question}`);
-        terminal.note(`  wanted   ${answer}`);
-        terminal.note(`  before   ${colors.red(oneLine(before.answers[i], terminal.width - 11))}`);
-        terminal.note(`  after    ${colors.green(oneLine(after.answers[i], 500))}\n`);
-      }
+      const after = await measureExactMatch(terminal, session, recipe, questions, signal, shown);
+      terminal.note(`after      the tuned model answers ${terminal.colors.bold(percent(after.exact_match))} exactly\n`);
+      showAnswers(terminal, questions, before, after);
       const [kind] = outcome(result);
-      const resultDir = resolve(folder.path);
+      const folder = resolve(localFolder(recipe.output_dir).path);
       const files = kind === 'adapter' ? 'adapter_model.safetensors, adapter_config.json' : 'model.safetensors, config.json';
-      terminal.note(`${kind.padEnd(10)} ${resultDir} (${files})`);
-      terminal.note(`talk to it npx lowrank chat --${kind} ${recipe.output_dir} --system "${systemOf(datasets[0].rows[0]?.value)}"`);
+      terminal.note(`${kind.padEnd(10)} ${folder} (${files})`);
+      const system = systemOf(datasets[0].rows[0]?.value);
+      terminal.note(`talk to it npx lowrank chat --${kind} ${recipe.output_dir}${system === '' ? '' : ` --system "${system}"`}`);
       terminal.result(
         {
+          model: source.name,
+          device: session.backend.description,
           base_exact_match: before.exact_match,
           tuned_exact_match: after.exact_match,
+          steps: result.steps,
+          total_steps: result.total_steps,
+          stopped: endOf(result),
           train_seconds: result.seconds,
           tokens_per_second: result.tokens_per_second,
           peak_rss_gb: peakMemory() / 1e9,
-          [`${kind}_dir`]: resultDir,
+          [`${kind}_dir`]: folder,
         },
         '',
       );
@@ -70,6 +105,53 @@ export async function quickstartCommand(terminal: Terminal, overrides: string[],
     });
   } finally {
     await session.close();
+  }
+}
+
+/** Trains until the rows that val_set_size split off are answered, or to the recipe's end. The test rows are for before and after alone. */
+function trainUntilAnswered(
+  terminal: Terminal,
+  { source, text }: Session,
+  { recipe, tests }: QuickstartJob,
+  data: RunData,
+  signal: AbortSignal,
+): ReturnType<typeof train> {
+  const testRows = new Set(tests.flatMap(({ rows }) => rows.map(({ place }) => place)));
+  const validation = { ...data, held: data.held.filter(({ row }) => !testRows.has(row)) };
+  const rows = validation.held.length;
+  const misses = Math.floor(rows * wrongShare);
+  const report = trainReporter(terminal, recipe);
+  let left = '';
+  const onEvent = (event: TrainEvent) => {
+    report(event);
+    if (event.type !== 'step') return;
+    const { record, progress } = event;
+    left = `at most ${duration(progress.remaining_seconds)} to go`;
+    if (record.step !== measuredSteps) return;
+    const early = rows === 0 ? '' : `; ends when ${rows - misses} of ${rows} are answered`;
+    terminal.note(`estimate   ${record.seconds.toFixed(1)} s a step, ${left}${early}`);
+  };
+  const stopAfter = async (step: number) => {
+    if (rows === 0 || step % checkEvery > 0) return undefined;
+    const { answered, examples } = await countAnswered(text.model, heldBatches(recipe, validation), { misses });
+    if (examples - answered <= misses) return `validation answered ${answered} of ${examples} after ${step} steps`;
+    terminal.note(`check      step ${step}: ${answered} of ${examples} validation rows answered, ${left}`);
+    return undefined;
+  };
+  return train({ recipe, source, text, data: validation, folder: localFolder(recipe.output_dir), signal, onEvent, stopAfter });
+}
+
+function endOf({ stopped, steps }: TrainResult): string {
+  return stopped ?? `all ${steps} steps`;
+}
+
+function showAnswers(terminal: Terminal, questions: readonly Question[], before: ExactMatch, after: ExactMatch): void {
+  const { colors } = terminal;
+  for (const [i, { question, answer }] of questions.slice(0, shown).entries()) {
+    terminal.note(`${colors.bold('order')}      ${question}`);
+    terminal.note(`  wanted   ${answer}`);
+    terminal.note(`  before   ${colors.red(oneLine(before.answers[i], terminal.width - 11))}`);
+    terminal.note(`  after    ${colors.green(oneLine(after.answers[i], 500))}\n`);
   }
 }
 

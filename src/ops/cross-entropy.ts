@@ -33,31 +33,53 @@ export function linearCrossEntropy(
 ): { losses: Tensor; dx?: Tensor } {
   checkShape('linearCrossEntropy', 'targets', targets, rows.shape);
   const backend = x.backend;
-  const [count, width] = [rows.shape[0], x.shape[1]];
+  const [count] = rows.shape;
   const losses = empty(backend, [count], 'f32');
   const dx = gradients && zeros(backend, x.shape, x.dtype);
+  eachChunk(x, rows, vocabulary, (chunk, chunkRows, start, n) => {
+    chunk.requiresGrad = true;
+    const tape = new Tape();
+    const logits = gradients ? tape.record(() => project(chunk)) : withoutTape(() => project(chunk));
+    const operands = { logits, labels: targets.rows(start, n) };
+    const outputs = { losses: losses.rows(start, n) };
+    if (!gradients || !dx) {
+      backend.run('crossEntropy', operands, outputs, { scale });
+      return;
+    }
+    backend.run('crossEntropy', operands, { ...outputs, gradient: logits }, { scale });
+    tape.backward(logits, logits, gradients);
+    const dchunk = gradients.take(chunk);
+    if (dchunk) backend.run('writeRows', { x: dchunk, rows: chunkRows }, { out: dx }, {});
+  });
+  return { losses, dx };
+}
+
+/** The token with the highest logit at each of the positions `rows` [n] i32 of x [T,C], in the same way → [n] i32. */
+export function likeliestTokens(x: Tensor, project: (x: Tensor) => Tensor, rows: Tensor, vocabulary: number): Tensor {
+  const tokens = empty(x.backend, rows.shape, 'i32');
+  eachChunk(x, rows, vocabulary, (chunk, _, start, n) => {
+    x.backend.run('argmax', { x: withoutTape(() => project(chunk)) }, { index: tokens.rows(start, n) }, {});
+  });
+  return tokens;
+}
+
+/** Calls `use` with some of the rows of x after others, each time in a scope of its own: chunk [n,C], chunkRows [n], where they start in `rows`. */
+function eachChunk(
+  x: Tensor,
+  rows: Tensor,
+  vocabulary: number,
+  use: (chunk: Tensor, chunkRows: Tensor, start: number, n: number) => void,
+): void {
+  const [count, width] = [rows.shape[0], x.shape[1]];
   const most = Math.max(1, Math.floor(chunkElements / vocabulary));
   const step = Math.ceil(count / Math.ceil(count / most));
   for (let start = 0; start < count; start += step) {
     const n = Math.min(step, count - start);
     scope(() => {
       const chunkRows = rows.rows(start, n);
-      const chunk = empty(backend, [n, width], x.dtype);
-      backend.run('gatherRows', { x, rows: chunkRows }, { out: chunk }, {});
-      chunk.requiresGrad = true;
-      const tape = new Tape();
-      const logits = gradients ? tape.record(() => project(chunk)) : withoutTape(() => project(chunk));
-      const operands = { logits, labels: targets.rows(start, n) };
-      const outputs = { losses: losses.rows(start, n) };
-      if (!gradients || !dx) {
-        backend.run('crossEntropy', operands, outputs, { scale });
-        return;
-      }
-      backend.run('crossEntropy', operands, { ...outputs, gradient: logits }, { scale });
-      tape.backward(logits, logits, gradients);
-      const dchunk = gradients.take(chunk);
-      if (dchunk) backend.run('writeRows', { x: dchunk, rows: chunkRows }, { out: dx }, {});
+      const chunk = empty(x.backend, [n, width], x.dtype);
+      x.backend.run('gatherRows', { x, rows: chunkRows }, { out: chunk }, {});
+      use(chunk, chunkRows, start, n);
     });
   }
-  return { losses, dx };
 }

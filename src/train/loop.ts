@@ -36,6 +36,8 @@ export interface LoopHooks {
   /** When it fires, the loop ends after the step under way. */
   signal?: AbortSignal;
   onStep?: (record: StepRecord) => void | Promise<void>;
+  /** Asked after each step; true makes it the last. */
+  finished?: () => boolean;
   /** Runs each step, for measurements around it. */
   around?: (step: number, run: () => Promise<StepResult>) => Promise<StepResult>;
 }
@@ -57,7 +59,7 @@ export async function trainLoop(
   { model, parameters, optimizer }: Trainable,
   steps: (epoch: number) => LabelledTokens[][],
   options: LoopOptions,
-  { signal, onStep, around = (_, run) => run() }: LoopHooks = {},
+  { signal, onStep, finished, around = (_, run) => run() }: LoopHooks = {},
 ): Promise<{ steps: number; interrupted: boolean }> {
   const { total_steps, steps_per_epoch } = options;
   let epoch = -1;
@@ -81,6 +83,7 @@ export async function trainLoop(
       learning_rate: rate,
       seconds: (performance.now() - start) / 1000,
     });
+    if (finished?.()) break;
   }
   return { steps: optimizer.steps, interrupted: false };
 }

@@ -4,6 +4,9 @@ import type { Recipe } from './recipe.js';
 
 /** What a run measured. */
 export interface CardFigures {
+  steps: number;
+  /** What the recipe asked for; a run that was stopped took fewer. */
+  total_steps: number;
   /** Of the last step. */
   loss?: number;
   evalLoss?: number;
@@ -52,8 +55,10 @@ ${history(recipe, figures)}
 `;
 }
 
-function history({ num_epochs, learning_rate }: Recipe, { loss, evalLoss }: CardFigures): string {
+function history({ num_epochs, learning_rate }: Recipe, { steps, total_steps, loss, evalLoss }: CardFigures): string {
   const figure = (value: number | undefined) => value?.toFixed(4) ?? '–';
-  return `Trained with lowrank for ${num_epochs} epoch${num_epochs === 1 ? '' : 's'} at a peak learning rate of ${learning_rate}.
+  const epochs = `${num_epochs} epoch${num_epochs === 1 ? '' : 's'}`;
+  const length = steps < total_steps ? `${steps} of the ${total_steps} steps of ${epochs}` : epochs;
+  return `Trained with lowrank for ${length} at a peak learning rate of ${learning_rate}.
 Last training loss ${figure(loss)}, held-out loss ${figure(evalLoss)}. The recipe is in training_args.yaml.`;
 }

@@ -45,6 +45,8 @@ export interface TrainInputs {
   /** When it fires, the step under way is finished and saved. */
   signal?: AbortSignal;
   onEvent?: (event: TrainEvent) => void;
+  /** Asked after each step but the last; a text, which says why, ends the run there with a whole result. */
+  stopAfter?: (step: number) => Promise<string | undefined>;
   /** Takes the profile of one step: the third of this run, when all is warm, or the last of fewer. */
   onProfile?: (step: number, spans: readonly Span[]) => Promise<void>;
 }
@@ -53,6 +55,8 @@ export interface TrainResult {
   steps: number;
   total_steps: number;
   interrupted: boolean;
+  /** Why `stopAfter` ended the run. */
+  stopped?: string;
   /** Of the last step, and the mean of the last tenth of the steps of this run. */
   loss: number;
   mean_loss: number;
@@ -115,6 +119,7 @@ class Run {
   private readonly firstStep: number;
   private readonly losses: number[] = [];
   private saved = -1;
+  private stopped?: string;
   private evalLoss?: number;
   private tokens = 0;
   /** Spent in steps, without saving and evaluating. */
@@ -160,15 +165,17 @@ class Run {
     const { steps, interrupted } = await trainLoop(trainable, batches, this.options, {
       signal,
       onStep: (record) => this.afterStep(record),
+      finished: () => this.stopped !== undefined,
       around: (step, run) => this.profiled(step, run),
     });
     if (interrupted && this.saved !== steps) await this.save();
-    await this.writeResult();
+    await this.writeResult(steps);
     const tail = this.losses.slice(-Math.max(1, Math.ceil(this.losses.length / 10)));
     const result: TrainResult = {
       steps,
       total_steps,
       interrupted,
+      stopped: this.stopped,
       loss: this.losses.at(-1) ?? Number.NaN,
       mean_loss: tail.reduce((sum, loss) => sum + loss, 0) / tail.length,
       eval_loss: this.evalLoss,
@@ -198,7 +205,7 @@ class Run {
   }
 
   private async afterStep(record: StepRecord): Promise<void> {
-    const { recipe, data, folder, onEvent, signal } = this.inputs;
+    const { recipe, data, folder, onEvent, signal, stopAfter } = this.inputs;
     const { step, total_steps } = record;
     // Only now: until a step has gone well an earlier run stays as it was.
     if (step === 1) await clearRun(folder);
@@ -212,9 +219,10 @@ class Run {
       tokens: this.tokens,
       tokens_per_second: this.tokens / this.stepSeconds,
     };
-    const last = step === total_steps;
-    if (step % recipe.logging_steps === 0 || last) await this.log(record, progress);
     onEvent?.({ type: 'step', record, progress });
+    if (step < total_steps && !signal?.aborted) this.stopped = await stopAfter?.(step);
+    const last = step === total_steps || this.stopped !== undefined;
+    if (step % recipe.logging_steps === 0 || last) await this.log(record, progress);
     if (data.held.length > 0 && (step % this.evaluateEvery === 0 || last) && !signal?.aborted) await this.evaluate(step);
     if (step % this.saveEvery === 0 || last) await this.save();
   }
@@ -260,11 +268,12 @@ class Run {
   }
 
   /** The adapter or model with all that a reader of the folder needs. */
-  private async writeResult(): Promise<void> {
+  private async writeResult(steps: number): Promise<void> {
     const { folder, recipe } = this.inputs;
+    const { total_steps } = this.options;
     await this.tuning.saveResult(folder, async (inner) => {
       await inner.writeText('training_args.yaml', stringify(recipe));
-      await inner.writeText('README.md', this.tuning.card({ loss: this.losses.at(-1), evalLoss: this.evalLoss }));
+      await inner.writeText('README.md', this.tuning.card({ steps, total_steps, loss: this.losses.at(-1), evalLoss: this.evalLoss }));
     });
   }
 }

@@ -4,7 +4,7 @@ import { Gradients, Tape } from '../core/tape.js';
 import { fromArray, type Tensor, zeros } from '../core/tensor.js';
 import type { ForwardOptions, PackedTokens } from '../nn/context.js';
 import type { CausalLM } from '../nn/model.js';
-import { linearCrossEntropy } from '../ops/index.js';
+import { likeliestTokens, linearCrossEntropy } from '../ops/index.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import { LowrankError } from '../util/errors.js';
 
@@ -145,6 +145,42 @@ export async function evaluateLoss(
   } finally {
     lossSum.dispose();
   }
+}
+
+/** How many of the packed examples are answered; `examples` were looked at. */
+export interface Answered {
+  answered: number;
+  examples: number;
+}
+
+/**
+ * An example is answered where each of its supervised tokens is the likeliest one behind those before it, so that decoding greedily would
+ * say all of them: one pass over a batch shows it, where generating takes one a token. Ends with the batch in which more than `misses` are not.
+ */
+export async function countAnswered(
+  model: CausalLM,
+  batches: Iterable<LabelledTokens>,
+  { misses = Number.POSITIVE_INFINITY, signal }: { misses?: number; signal?: AbortSignal } = {},
+): Promise<Answered> {
+  const count = { answered: 0, examples: 0 };
+  for (const batch of batches) {
+    signal?.throwIfAborted();
+    const positions = supervisedRows(batch.labels);
+    const likeliest = scope(() => {
+      const rows = fromArray(model.backend, positions);
+      return likeliestTokens(model.hidden(batch), (x) => model.logits(x), rows, model.vocabulary);
+    });
+    const tokens = await likeliest.toInt32();
+    likeliest.dispose();
+    const wrong = positions.filter((row, i) => tokens[i] !== batch.labels[row]);
+    for (let s = 0; s < batch.segments.length; s += 4) {
+      const [begin, end] = batch.segments.subarray(s, s + 2);
+      count.examples++;
+      if (!wrong.some((row) => begin <= row && row < end)) count.answered++;
+    }
+    if (count.examples - count.answered > misses) break;
+  }
+  return count;
 }
 
 function supervisedRows(labels: Int32Array): Int32Array {

@@ -2,13 +2,13 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import { Terminal } from '../../src/cli/console.js';
 import { streamedSource, wantsStreaming } from '../../src/cli/streaming.js';
 import type { Backend } from '../../src/core/backend.js';
 import type { ModelSource } from '../../src/io/model-source.js';
 import { openModel } from '../../src/io/node.js';
 import type { LoadOptions } from '../../src/models/load.js';
+import { openBest, testNative } from '../helpers/native.js';
 import { writeTinyModel } from '../helpers/tiny-model.js';
 
 const root = mkdtempSync(join(tmpdir(), 'lowrank-streaming-'));
@@ -17,7 +17,7 @@ const unstopped = new AbortController().signal;
 let backend: Backend;
 let floats: ModelSource, halves: ModelSource;
 beforeAll(async () => {
-  backend = await openCpuBackend({ threads: 1 });
+  backend = await openBest();
   floats = await openModel(await writeTinyModel(join(root, 'f32'), {}, 'F32'));
   halves = await openModel(await writeTinyModel(join(root, 'bf16'), {}, 'BF16'));
 });
@@ -39,14 +39,14 @@ test('a base is streamed by itself where it takes more than half of the memory a
   expect(wantsStreaming(floats, short, { ...bf16, quantization: { kind: 'nf4', blockSize: 64, double: true } })).toBe(true);
 });
 
-test('a base that must be streamed and would have to be converted is refused', async () => {
+testNative('a base that must be streamed and would have to be converted is refused', async () => {
   const always = { mode: true } as const;
   const streamed = streamedSource(new Terminal(), floats, backend, always, bf16, unstopped);
   await expect(streamed).rejects.toThrow(/must be converted.*stored in safetensors as bf16/s);
   expect(await streamedSource(new Terminal(), floats, backend, always, { precision: 'fp32' }, unstopped)).toBe(floats);
 });
 
-test('quantising into the cache gives up when it is told to, and leaves nothing behind', async () => {
+testNative('quantising into the cache gives up when it is told to, and leaves nothing behind', async () => {
   vi.stubEnv('HF_HUB_CACHE', join(root, 'cache'));
   const options: LoadOptions = { ...bf16, quantization: { kind: 'nf4', blockSize: 64, double: true } };
   const controller = new AbortController();

@@ -1,10 +1,10 @@
-import { type Addon, loadAddon } from '../../src/backends/cpu/addon.js';
+import { loadAddon } from '../../src/backends/cpu/addon.js';
 import { CpuBackend } from '../../src/backends/cpu/index.js';
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { environment } from '../../src/util/debug.js';
-import { LowrankError } from '../../src/util/errors.js';
 import { addonWith } from '../arm/emulated.js';
+import { nativeSets, notRun, withoutNative } from '../helpers/native.js';
 
 export interface Device {
   readonly name: string;
@@ -21,22 +21,20 @@ const setsOf: Record<string, readonly string[]> = {
 /** The set whose processor is emulated in `npm run test:arm`. */
 const emulated = environment('LOWRANK_TEST_ARM');
 const sets = emulated ? [emulated] : (setsOf[process.arch] ?? ['generic']);
+const addon = emulated ? addonWith(emulated) : withoutNative === undefined ? loadAddon() : undefined;
 
-/** Undefined where the addon has not been built (an installation without a compiler); an addon that does not load is an error. */
-function load(): Addon | undefined {
-  try {
-    return loadAddon();
-  } catch (error) {
-    if (error instanceof LowrankError && error.problem === 'the native backend has not been built') return undefined;
-    throw error;
-  }
+function skip(set: string): string | undefined {
+  if (emulated || nativeSets.includes(set)) return undefined;
+  return withoutNative ?? `this machine has ${nativeSets.join(', ')}`;
 }
 
-const addon = emulated ? addonWith(emulated) : load();
-const found = addon?.instructionSets() ?? [];
-function skip(set: string): string | undefined {
-  if (emulated || found.includes(set)) return undefined;
-  return addon ? `this machine has ${found.join(', ')}` : 'the addon has not been built';
+/** Lists the devices that cannot be tested here, one line for each reason, and gives the others. */
+export function testable(): Device[] {
+  for (const reason of new Set(devices.map(({ skip }) => skip))) {
+    const names = devices.filter(({ skip }) => skip === reason).map(({ name }) => name);
+    if (reason !== undefined) notRun(names.join('; '), reason);
+  }
+  return devices.filter(({ skip }) => skip === undefined);
 }
 
 /** Every backend in every form that results may depend on. */

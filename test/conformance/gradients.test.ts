@@ -7,6 +7,7 @@ import { Gradients, Tape } from '../../src/core/tape.js';
 import { fromArray, type Tensor } from '../../src/core/tensor.js';
 import { activationKinds, add, attention, embedding, gated, linear, linearCrossEntropy, rmsNorm, rope } from '../../src/ops/index.js';
 import { Random } from '../../src/util/philox.js';
+import { notRun, withoutNative } from '../helpers/native.js';
 import { type Float, given, uniform, whole } from './case.js';
 import { devices } from './devices.js';
 
@@ -197,6 +198,7 @@ function composed(backend: Backend): Backend {
 
 /** The richest instruction set, on two threads. */
 const cpu = devices.findLast(({ name, skip }) => name.startsWith('cpu') && !skip);
+if (!cpu && withoutNative !== undefined) notRun('cpu, with and without fused ops', withoutNative);
 const open: readonly { name: string; backend: Backend }[] = [
   { name: 'reference', backend: new ReferenceBackend() },
   { name: 'reference without fused ops', backend: new ReferenceBackend({ without: fused }) },

@@ -4,7 +4,7 @@ import type { Backend } from '../../src/core/backend.js';
 import { type OpName, opTable } from '../../src/core/ops.table.js';
 import type { Case } from './case.js';
 import { cases } from './cases/index.js';
-import { devices } from './devices.js';
+import { testable } from './devices.js';
 import { difference, mismatch, type Results, run, unrounded } from './run.js';
 
 const ops = Object.keys(opTable) as OpName[];
@@ -22,11 +22,7 @@ test.each(ops)('%s has cases', (op) => {
   expect(casesOf(op)).not.toEqual([]);
 });
 
-describe.each(devices)('$name', ({ open, skip }) => {
-  if (skip) {
-    test.skip(skip);
-    return;
-  }
+describe.each(testable())('$name', ({ open }) => {
   let backend: Backend;
   beforeAll(async () => {
     backend = await open();

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Backend } from '../../src/core/backend.js';
 import { LowrankError } from '../../src/util/errors.js';
 import { type Case, call, given, result, uniform } from './case.js';
-import { devices } from './devices.js';
+import { testable } from './devices.js';
 import { run } from './run.js';
 
 const f32 = (...shape: number[]) => uniform('f32', shape);
@@ -116,11 +116,7 @@ const refusals: readonly [reason: string, call: Case][] = [
   ],
 ];
 
-describe.each(devices)('$name', ({ open, skip }) => {
-  if (skip) {
-    test.skip(skip);
-    return;
-  }
+describe.each(testable())('$name', ({ open }) => {
   let backend: Backend;
   beforeAll(async () => {
     backend = await open();

@@ -1,14 +1,15 @@
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { cpuInstructionSets, openCpuBackend } from '../../src/backends/cpu/index.js';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import type { Backend, DeviceBuffer } from '../../src/core/backend.js';
 import { zeros } from '../../src/core/tensor.js';
 import { matmulNT } from '../../src/ops/linear.js';
 import { Random } from '../../src/util/philox.js';
+import { describeNative } from '../helpers/native.js';
 
 const megabyte = 2 ** 20;
 const rss = () => process.memoryUsage.rss() / megabyte;
 
-describe.skipIf(cpuInstructionSets().length === 0)("the processor's memory", () => {
+describeNative("the processor's memory", () => {
   let backend: Backend;
   beforeEach(async () => {
     backend = await openCpuBackend({ threads: 2 });

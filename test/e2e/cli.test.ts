@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { lowrank } from '../helpers/cli.js';
+import { testNative, withoutNative } from '../helpers/native.js';
 import { tinyConfig, writeRows, writeTinyModel } from '../helpers/tiny-model.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'lowrank-cli-'));
@@ -35,7 +36,7 @@ describe('the way of a user', () => {
     expect([stdout, stderr]).toEqual(['Usage: lowrank train [options] <recipe> [key=value...]\n', '']);
   });
 
-  test('a profile of one step is a Chrome trace', async () => {
+  testNative('a profile of one step is a Chrome trace', async () => {
     const trained = await lowrank(['train', recipe('profiled', 'max_steps: 3'), '--profile', at('trace.json')]);
     expect(trained).toMatchObject({ code: 0 });
     expect(trained.err).toContain(`step 3 in ${at('trace.json')}`);
@@ -53,7 +54,7 @@ describe('the way of a user', () => {
     expect(existsSync(at('none.json'))).toBe(false);
   });
 
-  test('quantize, then train on it, streamed and not: the same adapter', async () => {
+  testNative('quantize, then train on it, streamed and not: the same adapter', async () => {
     const quantized = await lowrank(['quantize', '--model', at('model'), '--out', at('model-4bit'), '--double', '--json']);
     expect(quantized).toMatchObject({ code: 0 });
     expect(JSON.parse(quantized.out)).toMatchObject({ out: at('model-4bit'), format: 'nf4' });
@@ -229,10 +230,11 @@ describe('the way of a user', () => {
     expect(existsSync(at('previewed'))).toBe(false);
   });
 
-  test('doctor', async () => {
+  test('doctor finds nothing wrong but a missing native backend', async () => {
     const { code, out } = await lowrank(['doctor', '--json']);
-    expect(code).toBe(0);
-    expect(JSON.parse(out).ok).toBe(true);
+    const { ok, findings } = JSON.parse(out) as { ok: boolean; findings: { name: string; ok: boolean }[] };
+    const wrong = findings.filter((finding) => !finding.ok).map(({ name }) => name);
+    expect([code, ok, wrong]).toEqual(withoutNative === undefined ? [0, true, []] : [1, false, ['backend']]);
   });
 
   test('help lists every command and every key of a recipe', async () => {

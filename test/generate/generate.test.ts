@@ -1,5 +1,4 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { scope } from '../../src/core/scope.js';
 import { exactMatch } from '../../src/generate/exact-match.js';
@@ -7,13 +6,14 @@ import { type GenerationOptions, generate } from '../../src/generate/generate.js
 import { answerTexts, chatPrompt, streamAnswer } from '../../src/generate/text.js';
 import type { CausalLM } from '../../src/nn/model.js';
 import { chatml, chatmlTemplate } from '../data/golden.js';
+import { openBest } from '../helpers/native.js';
 import { tinyLlama } from '../helpers/tiny-llama.js';
 import { tinyConfig } from '../helpers/tiny-model.js';
 
 let backend: Backend;
 let model: CausalLM;
 beforeAll(async () => {
-  backend = await openCpuBackend({ threads: 2 });
+  backend = await openBest();
   model = tinyLlama(backend, tinyConfig);
 });
 afterAll(() => backend.close());
@@ -104,15 +104,18 @@ describe('text', () => {
     expect(pieces.join('')).toBe(cut.text);
   });
 
+  // The other model says nothing but line ends.
+  const speaking = () => ({ ...text(), model: tinyLlama(backend, tinyConfig, 'f32', 11) });
+
   test('exact match counts equal answers, whatever their order', async () => {
     const questions = ['a', 'a longer question', 'b'].map((content) => ({
       content,
-      promptIds: chatPrompt(text(), [{ role: 'user', content }]),
+      promptIds: chatPrompt(speaking(), [{ role: 'user', content }]),
     }));
     const answers = await answerTexts(
-      text(),
+      speaking(),
       questions.map(({ promptIds }) => promptIds),
-      { max_new_tokens: 5 },
+      { max_new_tokens: 30 },
     );
     const asked = questions.map(({ content, promptIds }, i) => ({
       promptIds,
@@ -120,8 +123,22 @@ describe('text', () => {
       row: `r:${i}`,
       answer: i === 1 ? 'no' : answers[i],
     }));
-    const result = await exactMatch(text(), asked, { max_new_tokens: 5, batch: 2 });
+    const result = await exactMatch(speaking(), asked, { max_new_tokens: 30, batch: 2 });
     expect(result).toEqual({ exact_match: 2 / 3, answers });
+    // What can no longer be equal is given up as soon as that shows, but for the first answers.
+    const hasty = await exactMatch(speaking(), asked, { max_new_tokens: 30, batch: 2, whole: 1 });
+    expect(hasty.exact_match).toBe(2 / 3);
+    expect([hasty.answers[0], hasty.answers[2]]).toEqual([answers[0], answers[2]]);
+    expect(hasty.answers[1].length).toBeLessThan(answers[1].length);
+    expect(answers[1].startsWith(hasty.answers[1])).toBe(true);
+    expect((await exactMatch(speaking(), asked, { max_new_tokens: 30, batch: 2, whole: 2 })).answers).toEqual(answers);
+  });
+
+  test('white space around an answer does not give it up', async () => {
+    const [promptIds] = [prompt()];
+    const [answer] = await answerTexts(speaking(), [promptIds], { max_new_tokens: 30 });
+    const asked = [{ promptIds, question: 'Hi', row: 'r:1', answer: `\n ${answer} ` }];
+    expect(await exactMatch(speaking(), asked, { max_new_tokens: 30, batch: 1, whole: 0 })).toEqual({ exact_match: 1, answers: [answer] });
   });
 
   test('without a chat template a conversation is refused', () => {

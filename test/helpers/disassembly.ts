@@ -112,8 +112,10 @@ export function productLoops(text: string): ProductLoop[] {
       const added = body.map(({ mnemonic }) => mnemonic).filter((mnemonic) => adding.test(mnemonic) || addingTiles.test(mnemonic));
       const tiles = added.some((mnemonic) => addingTiles.test(mnemonic));
       if (!tiles && (added.length < fewestSums || !body.every(({ mnemonic }) => adding.test(mnemonic) || plain.test(mnemonic)))) continue;
-      // While the tile unit works, an address from the stack costs nothing.
-      const spills = body.filter(({ operands }) => onStack.test(operands) && (!tiles || vectorRegister.test(operands)));
+      // While the tile unit works an address from the stack costs nothing, nor where memory bounds the loop and rows apart have more
+      // addresses than there are registers.
+      const vectorsAlone = tiles || /::multiply_rows\b/.test(symbol);
+      const spills = body.filter(({ operands }) => onStack.test(operands) && (!vectorsAlone || vectorRegister.test(operands)));
       found.push({ symbol, set, body, adding: new Set(added), spills });
     }
   }

@@ -4,6 +4,7 @@ import { cpuInstructionSets, openCpuBackend } from '../../src/backends/cpu/index
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { LowrankError } from '../../src/util/errors.js';
+import { notRunTest } from './not-run.js';
 
 /** The addon that `npm run build` makes. */
 export const addonPath = fileURLToPath(new URL('../../build/native/lowrank.node', import.meta.url));
@@ -31,10 +32,16 @@ export function describeNative(name: string, body: () => void): void {
   else notRun(name, withoutNative);
 }
 
+/** One test of the native backend, perhaps of one platform alone, among others that run everywhere. */
+export function testNative(name: string, body: () => Promise<void>, platform = process.platform): void {
+  const reason = withoutNative ?? (platform === process.platform ? undefined : `needs ${platform}`);
+  test(name, ({ skip }) => (reason === undefined ? body() : skip(reason)));
+}
+
 /** What `describe` would hold, if it could be run here. The reason is listed at the end of the run. */
 export function notRun(name: string, reason: string): void {
   describe(name, () => {
-    test('not run', ({ skip }) => skip(reason));
+    test(notRunTest, ({ skip }) => skip(reason));
   });
 }
 

@@ -2,7 +2,6 @@ import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, test } from 'vitest';
 import type { LoraAdapter } from '../../src/adapters/lora.js';
 import { loadAdapter } from '../../src/adapters/peft.js';
-import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { scope } from '../../src/core/scope.js';
 import { Gradients } from '../../src/core/tape.js';
@@ -13,6 +12,7 @@ import { readSafetensors } from '../../src/io/safetensors.js';
 import { loadModel } from '../../src/models/load.js';
 import { createTrainable, trainLoop } from '../../src/train/loop.js';
 import { accumulateGradients, type LabelledTokens } from '../../src/train/step.js';
+import { openBest } from '../helpers/native.js';
 
 const folder = 'test/golden/models';
 const names = ['grouped-tied', 'untied-wide-heads', 'llama3-rope', 'yarn-rope', 'linear-rope', 'dynamic-rope', 'biases'];
@@ -68,7 +68,7 @@ describe.each(names)('%s', (name) => {
   }
 
   async function load() {
-    const backend = await openCpuBackend({ threads: 2 });
+    const backend = await openBest();
     backends.push(backend);
     const golden = await open(`${folder}/${name}/golden.safetensors`);
     const checkpoint = await open(`${folder}/${name}/model.safetensors`);

@@ -1,14 +1,15 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { cpuInstructionSets, openCpuBackend } from '../../src/backends/cpu/index.js';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { Gradients } from '../../src/core/tape.js';
 import { fromArray } from '../../src/core/tensor.js';
 import { createOptimizer, type OptimizerName } from '../../src/optim/optimizer.js';
 import { LowrankError } from '../../src/util/errors.js';
 import { Random } from '../../src/util/philox.js';
+import { describeNative, testNative } from '../helpers/native.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'lowrank-paged-'));
 const options = { adam_beta1: 0.9, adam_beta2: 0.99, adam_epsilon: 1e-8, weight_decay: 0.1 };
@@ -26,7 +27,7 @@ const residentMb = () => {
   return { mappings: kilobytes.length, resident: kilobytes.reduce((sum, n) => sum + n, 0) / 1000 };
 };
 
-describe.skipIf(cpuInstructionSets().length === 0)('paged states', () => {
+describeNative('paged states', () => {
   let backend: Backend;
   beforeAll(async () => {
     backend = await openCpuBackend({ threads: 2 });
@@ -64,18 +65,22 @@ describe.skipIf(cpuInstructionSets().length === 0)('paged states', () => {
     expect(readdirSync(folder)).toEqual([]);
   });
 
-  test.skipIf(process.platform !== 'linux')('above the limit no page stays in memory; the files end with the optimizer', async () => {
-    let [kept, released] = [residentMb(), residentMb()];
-    await run('paged_adamw_32bit', 1e15, () => {
-      kept = residentMb();
-    });
-    await run('paged_adamw_32bit', 0, () => {
-      released = residentMb();
-    });
-    expect(kept).toMatchObject({ mappings: 2, resident: expect.closeTo(16, -1) });
-    expect(released).toMatchObject({ mappings: 2, resident: 0 });
-    expect(residentMb().mappings).toBe(0);
-  });
+  testNative(
+    'above the limit no page stays in memory; the files end with the optimizer',
+    async () => {
+      let [kept, released] = [residentMb(), residentMb()];
+      await run('paged_adamw_32bit', 1e15, () => {
+        kept = residentMb();
+      });
+      await run('paged_adamw_32bit', 0, () => {
+        released = residentMb();
+      });
+      expect(kept).toMatchObject({ mappings: 2, resident: expect.closeTo(16, -1) });
+      expect(released).toMatchObject({ mappings: 2, resident: 0 });
+      expect(residentMb().mappings).toBe(0);
+    },
+    'linux',
+  );
 
   test('a disk without room is an error that says so', () => {
     expect(() => backend.allocatePaged?.(2 ** 52, 'optimizer', folder)).toThrow(LowrankError);

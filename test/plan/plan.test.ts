@@ -15,6 +15,7 @@ import { dryRun, fullBatch, type StepToPlan } from '../../src/plan/dry-run.js';
 import { type PlanMachine, planModelOn, quotedArithmetic } from '../../src/plan/plan.js';
 import { knownShape, planModel, shapeNames } from '../../src/plan/shapes.js';
 import { trainStep } from '../../src/train/step.js';
+import { describeNative } from '../helpers/native.js';
 import { tinyConfig, writeTinyModel } from '../helpers/tiny-model.js';
 
 /** Parameters as the models' own pages and safetensors files have them. */
@@ -96,8 +97,8 @@ const ways: Record<string, Partial<StepToPlan>> = {
   'full, checkpointed, Adafactor': { optimizer: 'adafactor', gradient_checkpointing: true },
 };
 
-describe.each(Object.entries(ways))('%s', (_, way) => {
-  test('takes what was planned, category by category', async () => {
+describeNative('a step on the processor', () => {
+  test.each(Object.entries(ways))('%s: takes what was planned, category by category', async (_, way) => {
     const step: StepToPlan = { ...common, config: source.config, batches: [fullBatch(2, 40)], ...way };
     const planned = await dryRun(step);
     const backend = await openCpuBackend({ threads: 2 });

@@ -6,7 +6,6 @@ import { parseLoraConfig } from '../../src/adapters/config.js';
 import { LoraAdapter } from '../../src/adapters/lora.js';
 import { mergeAdapter } from '../../src/adapters/merge.js';
 import { writeModel } from '../../src/adapters/model-folder.js';
-import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { Gradients } from '../../src/core/tape.js';
@@ -21,6 +20,7 @@ import { quantizeModel } from '../../src/models/quantized-model.js';
 import type { ForwardOptions } from '../../src/nn/context.js';
 import { Linear } from '../../src/nn/layers.js';
 import { accumulateGradients } from '../../src/train/step.js';
+import { openBest, testNative } from '../helpers/native.js';
 import { writeTinyModel } from '../helpers/tiny-model.js';
 
 const root = mkdtempSync(join(tmpdir(), 'lowrank-quantized-'));
@@ -43,7 +43,7 @@ const batch = {
 let backend: Backend;
 let base: ModelSource;
 beforeAll(async () => {
-  backend = await openCpuBackend({ threads: 2 });
+  backend = await openBest();
   base = await openModel(await writeTinyModel(join(root, 'base'), {}, 'BF16'));
   for (const [name, config] of Object.entries(formats)) {
     const model = quantizeModel(base, backend, config);
@@ -93,7 +93,7 @@ describe.each(Object.entries(formats))('%s', (name, quantization) => {
     loaded.dispose();
   });
 
-  test('streamed it gives the same bits, plain and checkpointed, kept in memory or on disk', async () => {
+  testNative('streamed it gives the same bits, plain and checkpointed, kept in memory or on disk', async () => {
     const source = await openModel(folderOf(name));
     const { result: still } = await pass(backend, source, {}, { checkpointing: true });
     for (const options of [{ checkpointing: true }, { checkpointing: true, offloadFolder: root }, {}]) {
@@ -171,24 +171,28 @@ test('a quantised model is not quantised again, nor one of another method read',
   await source.checkpoint.close();
 });
 
-test.skipIf(process.platform !== 'linux')('what is fetched of a file comes into memory, what is released goes', async () => {
-  const path = join(root, 'weights.bin');
-  const bytes = 8 << 20;
-  writeFileSync(path, new Uint8Array(bytes).fill(1));
-  const buffer = backend.mapFile!(path, 100, bytes - 100, 'weights');
-  const range = { buffer, offset: 0, bytes: bytes - 100 };
-  const resident = () => {
-    const [, after] = readFileSync('/proc/self/smaps', 'utf8').split(path);
-    return Number(/Rss:\s+(\d+) kB/.exec(after)?.[1]) * 1024;
-  };
-  expect(resident()).toBe(0);
-  backend.fetch!(range);
-  await vi.waitFor(() => expect(resident()).toBe(bytes), { timeout: 10_000 });
-  backend.release!(range, Number.POSITIVE_INFINITY);
-  await backend.sync();
-  expect(resident()).toBe(bytes);
-  backend.release!(range, 0);
-  await backend.sync();
-  expect(resident()).toBe(0);
-  backend.free(buffer);
-});
+testNative(
+  'what is fetched of a file comes into memory, what is released goes',
+  async () => {
+    const path = join(root, 'weights.bin');
+    const bytes = 8 << 20;
+    writeFileSync(path, new Uint8Array(bytes).fill(1));
+    const buffer = backend.mapFile!(path, 100, bytes - 100, 'weights');
+    const range = { buffer, offset: 0, bytes: bytes - 100 };
+    const resident = () => {
+      const [, after] = readFileSync('/proc/self/smaps', 'utf8').split(path);
+      return Number(/Rss:\s+(\d+) kB/.exec(after)?.[1]) * 1024;
+    };
+    expect(resident()).toBe(0);
+    backend.fetch!(range);
+    await vi.waitFor(() => expect(resident()).toBe(bytes), { timeout: 10_000 });
+    backend.release!(range, Number.POSITIVE_INFINITY);
+    await backend.sync();
+    expect(resident()).toBe(bytes);
+    backend.release!(range, 0);
+    await backend.sync();
+    expect(resident()).toBe(0);
+    backend.free(buffer);
+  },
+  'linux',
+);

@@ -3,7 +3,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openAdapter } from '../../src/adapters/folder.js';
-import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import type { Backend, Span } from '../../src/core/backend.js';
 import { readRows } from '../../src/data/rows.js';
 import type { Folder } from '../../src/io/folder.js';
@@ -17,6 +16,7 @@ import { heldBatches, prepareData, type RunData } from '../../src/train/data.js'
 import { parseRecipe, type Recipe } from '../../src/train/recipe.js';
 import { type TrainEvent, type TrainInputs, train } from '../../src/train/run.js';
 import { evaluateLoss } from '../../src/train/step.js';
+import { openBest, testNative } from '../helpers/native.js';
 import { rows, writeTinyModel } from '../helpers/tiny-model.js';
 
 const root = mkdtempSync(join(tmpdir(), 'lowrank-run-'));
@@ -25,7 +25,7 @@ let source: ModelSource;
 let loaded: LoadedModel;
 let text: TextModel;
 beforeAll(async () => {
-  backend = await openCpuBackend({ threads: 2 });
+  backend = await openBest();
   source = await openModel(await writeTinyModel(join(root, 'model')));
   loaded = await loadModel(source, backend, { precision: 'fp32' });
   text = { ...openTextCodec(source), model: loaded.model };
@@ -146,6 +146,34 @@ describe('a run', () => {
     expect(losses.map((line) => line.current_steps)).toEqual(Array.from({ length: 15 }, (_, i) => i + 1));
   });
 
+  test('told to stop it ends there with a whole result, whose checkpoint goes on bit for bit', async () => {
+    const asked: number[] = [];
+    const stopAfter = async (step: number) => {
+      asked.push(step);
+      return step === 6 ? 'all was learned' : undefined;
+    };
+    const first = await run('stopped', [], { stopAfter });
+    expect(asked).toEqual([1, 2, 3, 4, 5, 6]);
+    expect(first.losses).toHaveLength(6);
+    expect(first.result).toMatchObject({ steps: 6, total_steps: 15, interrupted: false, stopped: 'all was learned' });
+    const files = readdirSync(join(root, 'stopped'));
+    expect(files.filter((name) => name.startsWith('checkpoint'))).toEqual(['checkpoint-4', 'checkpoint-6']);
+    expect(files.filter((name) => !name.startsWith('checkpoint'))).toEqual(
+      readdirSync(join(root, 'plain')).filter((name) => !name.startsWith('checkpoint')),
+    );
+    expect(readFileSync(join(root, 'stopped', 'README.md'), 'utf8')).toContain('for 6 of the 15 steps of 3 epochs');
+    expect(readFileSync(join(root, 'plain', 'README.md'), 'utf8')).toContain('with lowrank for 3 epochs');
+    expect(first.events.flatMap((event) => (event.type === 'evaluation' ? [event.step] : []))).toEqual([5, 6]);
+    const second = await run('stopped', [], { resume: first.folder.folder('checkpoint-6') });
+    expect(second.result).toMatchObject({ steps: 15, stopped: undefined });
+    expect(adapterBytes('stopped').equals(adapterBytes('plain'))).toBe(true);
+  });
+
+  test('a step that is not logged by itself is when training stops there', async () => {
+    await run('logged', ['logging_steps=4'], { stopAfter: async (step) => (step === 6 ? 'enough' : undefined) });
+    expect(log('logged').flatMap((line) => ('loss' in line ? [line.current_steps] : []))).toEqual([4, 6]);
+  });
+
   test('a checkpoint of another recipe, of other data or of a finished run is refused', async () => {
     const resume = localFolder(join(root, 'plain', 'checkpoint-4'));
     await expect(run('refused', ['lora_r=8'], { resume })).rejects.toThrow(/lora_r = 4, the recipe has 8/);
@@ -178,7 +206,7 @@ describe('a run', () => {
     expect(adapterBytes('checkpointed').equals(adapterBytes('plain'))).toBe(true);
   });
 
-  test('a profile shows every op of one step, in its phases', async () => {
+  testNative('a profile shows every op of one step, in its phases', async () => {
     const profiles: [number, readonly Span[]][] = [];
     const onProfile = async (step: number, spans: readonly Span[]) => void profiles.push([step, spans]);
     await run('profiled', ['max_steps=4'], { onProfile });
