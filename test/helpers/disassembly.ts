@@ -114,7 +114,7 @@ export function productLoops(text: string): ProductLoop[] {
       if (!tiles && (added.length < fewestSums || !body.every(({ mnemonic }) => adding.test(mnemonic) || plain.test(mnemonic)))) continue;
       // While the tile unit works an address from the stack costs nothing, nor where memory bounds the loop and rows apart have more
       // addresses than there are registers.
-      const vectorsAlone = tiles || /::multiply_rows\b/.test(symbol);
+      const vectorsAlone = tiles || /::multiply_(rows|with)\b/.test(symbol);
       const spills = body.filter(({ operands }) => onStack.test(operands) && (!vectorsAlone || vectorRegister.test(operands)));
       found.push({ symbol, set, body, adding: new Set(added), spills });
     }

@@ -26,7 +26,7 @@ function addons(): { name: string; path: string }[] {
   return [{ name: 'the addon built here', path: addonPath }, ...prebuilt];
 }
 
-const multiplies = ({ symbol }: ProductLoop) => /::(multiply(?!_rows)\w*|tile)\b/.test(symbol);
+const multiplies = ({ symbol }: ProductLoop) => /::(multiply(?!_rows|_with|_few)\w*|tile)\b/.test(symbol);
 
 describe.each(addons())('$name', ({ path }) => {
   test('no sum of a product goes to the stack', ({ skip }) => {
@@ -34,7 +34,9 @@ describe.each(addons())('$name', ({ path }) => {
     const code = disassemble(path);
     if ('missing' in code) return skip(code.missing);
     const sets = setsIn(code.text);
-    expect(sets).not.toEqual([]);
+    // Windows' linkers keep names in files of their own.
+    skip(sets.length === 0 && /file format pe/.test(code.text), 'the file has no symbols');
+    expect(sets, 'sets with symbols').not.toEqual([]);
     const loops = productLoops(code.text);
     const lacking = sets.flatMap((set) => {
       const mine = loops.filter((loop) => loop.set === set);
