@@ -24,10 +24,13 @@ const shown = 3;
 const measuredSteps = 3;
 /** Steps between checks. A check ends with the batch in which it fails, so that few cost more than a third of a step. */
 const checkEvery = 5;
-/** Rows of the training data that are not trained, since the end of training is told by them. */
-const validationRows = 32;
+/**
+ * In what a quickstart differs from the recipe: rows that tell when to end, and a schedule that is done sooner. Exact match follows the
+ * learning rate down: it is at 60 % where a third of the way is left, whether that way is long or short.
+ */
+const hurried = ['val_set_size=32', 'num_epochs=2', 'learning_rate=0.002'];
 /** The share of the validation rows that may be wrong where training ends. */
-const wrongShare = 1 / 32;
+const wrongShare = 1 / 16;
 
 /** What a quickstart trains. */
 export interface QuickstartJob {
@@ -48,7 +51,7 @@ export async function quickstartCommand(terminal: Terminal, overrides: string[],
 }
 
 async function orders(terminal: Terminal, overrides: string[]): Promise<QuickstartJob> {
-  const recipe = await readRecipe(recipePath, [`val_set_size=${validationRows}`, ...overrides]);
+  const recipe = await readRecipe(recipePath, [...hurried, ...overrides]);
   const datasets = await readDatasets(recipePath, recipe.datasets);
   const tests = await readDatasets(recipePath, recipe.test_datasets ?? []);
   return { recipe, datasets, tests, source: await findQuickstartModel(terminal) };
