@@ -17,14 +17,13 @@ struct KernelTable {
 struct InstructionSet {
   const char* name;   // what LOWRANK_CPU says
   const char* label;  // for people
-  bool available;     // on this machine
   const KernelTable* table;
 };
 
-// Those that were compiled, the plainest first.
+// Those that were compiled and that this machine has, the plainest first; never empty.
 const std::vector<InstructionSet>& instruction_sets();
 
-// The named one, or the last available one where the name is empty. Throws where it is unknown or the machine lacks it.
+// The named one, or the richest where the name is empty. Throws where it is unknown, was not compiled or the machine lacks it.
 const InstructionSet& choose_instruction_set(const std::string& name);
 
 }  // namespace lowrank

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "../kernels/dispatch.h"
+#include "../platform/processor.h"
 #include "memory.h"
 #include "queue.h"
 
@@ -204,7 +205,7 @@ napi_value free_buffer(napi_env env, const Arguments& arguments) {
 napi_value map_file(napi_env env, const Arguments& arguments) {
   const size_t offset = arguments.integer(2, kLargestInteger, "offset"), bytes = arguments.integer(3, kLargestInteger, "bytes");
   if (bytes == 0) throw std::runtime_error("nothing to map");
-  return number(env, arguments.backend().memory->map_file(arguments.text(1).c_str(), offset, bytes));
+  return number(env, arguments.backend().memory->map_file(arguments.text(1), offset, bytes));
 }
 
 napi_value allocate_paged(napi_env env, const Arguments& arguments) {
@@ -220,7 +221,7 @@ char* range(Buffer& buffer, size_t offset, size_t length) {
 
 // The part of a mapped file that arguments 2 (offset) and 3 (length) name.
 Pages pages_of(Buffer& buffer, const Arguments& arguments) {
-  if (!buffer.mapped) throw std::runtime_error("only mapped files and paged memory are fetched and released");
+  if (!buffer.mapped()) throw std::runtime_error("only mapped files and paged memory are fetched and released");
   const size_t length = arguments.integer(3, kLargestInteger, "length");
   return {range(buffer, arguments.integer(2, kLargestInteger, "offset"), length), length};
 }
@@ -386,14 +387,26 @@ napi_value close_backend(napi_env env, const Arguments& arguments) {
   return undefined(env);
 }
 
-// The sets that were compiled in and that this machine has.
-napi_value available_sets(napi_env env, const Arguments&) {
+napi_value names_of(napi_env env, const std::vector<const char*>& names) {
   napi_value result;
-  check(napi_create_array(env, &result));
-  uint32_t count = 0;
-  for (const auto& set : instruction_sets())
-    if (set.available) check(napi_set_element(env, result, count++, text(env, set.name)));
+  check(napi_create_array_with_length(env, names.size(), &result));
+  for (uint32_t i = 0; i < names.size(); i++) check(napi_set_element(env, result, i, text(env, names[i])));
   return result;
+}
+
+// The sets that were compiled and that this machine has.
+napi_value available_sets(napi_env env, const Arguments&) {
+  std::vector<const char*> names;
+  for (const auto& set : instruction_sets()) names.push_back(set.name);
+  return names_of(env, names);
+}
+
+// All sets that this machine has.
+napi_value machine_sets(napi_env env, const Arguments&) {
+  std::vector<const char*> names;
+  for (const auto& set : processor_sets())
+    if (set.available) names.push_back(set.name);
+  return names_of(env, names);
 }
 
 napi_value initialize(napi_env env, napi_value exports) {
@@ -416,6 +429,7 @@ napi_value initialize(napi_env env, napi_value exports) {
       LOWRANK_FUNCTION("takeProfile", take_profile),
       LOWRANK_FUNCTION("measurePeak", measure_peak),
       LOWRANK_FUNCTION("instructionSets", available_sets),
+      LOWRANK_FUNCTION("machineSets", machine_sets),
 #undef LOWRANK_FUNCTION
   };
   napi_define_properties(env, exports, std::size(functions), functions);

@@ -1,8 +1,5 @@
 #include "arena.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <iterator>
 
@@ -20,34 +17,20 @@ constexpr size_t kSlack = size_t{16} << 20;
 
 size_t round_up(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
 
-void give_back(Pages pages) {
-#if defined(__linux__)
-  madvise(pages.data, pages.bytes, MADV_DONTNEED);
-#else
-  madvise(pages.data, pages.bytes, MADV_FREE);
-#endif
-}
-
 }  // namespace
 
 Arena::Arena(Enqueue enqueue) : enqueue_(std::move(enqueue)) {
-  const size_t memory = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t most = std::max(physical_memory() * kAddressesPerByte, kLeastReserved);
   // A process may be allowed less.
-  for (size_t bytes = std::max(memory * kAddressesPerByte, kLeastReserved); bytes >= kLeastReserved && !reservation_.data; bytes /= 2) {
-    void* mapping = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapping != MAP_FAILED) reservation_ = {static_cast<char*>(mapping), bytes};
-  }
+  for (size_t bytes = most; bytes >= kLeastReserved && !reservation_.data; bytes /= 2) reservation_ = reserve_addresses(bytes);
   if (!reservation_.data) return;
-#if defined(MADV_HUGEPAGE)
-  madvise(reservation_.data, reservation_.bytes, MADV_HUGEPAGE);
-#endif
   const size_t before = -reinterpret_cast<uintptr_t>(reservation_.data) % kPageBlock;
   base_ = reservation_.data + before;
   reserved_ = (reservation_.bytes - before) / kPageBlock * kPageBlock;
 }
 
 Arena::~Arena() {
-  if (reservation_.data) munmap(reservation_.data, reservation_.bytes);
+  if (reservation_.data) release_addresses(reservation_);
 }
 
 Arena::Piece Arena::allocate(size_t bytes) {
@@ -111,7 +94,7 @@ void Arena::erase(Ranges::iterator at) {
 bool Arena::commit(size_t end) {
   end = round_up(end, kPageBlock);
   if (end <= committed_) return true;
-  if (mprotect(base_ + committed_, end - committed_, PROT_READ | PROT_WRITE) != 0) return false;
+  if (!commit_pages({base_ + committed_, end - committed_})) return false;
   committed_ = end;
   resident_.resize(end / kPageBlock);
   return true;
@@ -131,7 +114,7 @@ void Arena::trim() {
     if (held == 0) continue;
     resident_pages_ -= held;
     const Pages pages{base_ + first * kPageBlock, (last - first) * kPageBlock};
-    free_.at(begin).last_use = enqueue_([pages] { give_back(pages); });
+    free_.at(begin).last_use = enqueue_([pages] { discard_pages(pages); });
   }
 }
 

@@ -9,13 +9,9 @@
 #include <utility>
 #include <vector>
 
-namespace lowrank {
+#include "../platform/platform.h"
 
-// Part of a mapping.
-struct Pages {
-  char* data = nullptr;
-  size_t bytes = 0;
-};
+namespace lowrank {
 
 // Runs something after all commands enqueued so far; returns the number that it has among the commands.
 using Enqueue = std::function<uint64_t(std::function<void()>)>;

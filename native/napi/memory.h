@@ -44,12 +44,14 @@ class Fetcher {
 };
 
 struct Buffer {
-  // Cut from the arena, or a mapped file.
+  // Cut from the arena, or a mapping.
   Arena::Piece piece;
   size_t bytes = 0;
-  bool mapped = false;
+  Mapping mapping;
   bool read_only = false;
   bool used = false;
+
+  bool mapped() const { return mapping.data != nullptr; }
 };
 
 class Memory {
@@ -62,7 +64,7 @@ class Memory {
 
   // All throw std::runtime_error, with a message for people.
   int32_t allocate(size_t bytes);
-  int32_t map_file(const char* path, size_t offset, size_t bytes);
+  int32_t map_file(const std::string& path, size_t offset, size_t bytes);
   // Zeros in a file of `folder` that has no name and ends with the buffer; its room on the disk is taken at once.
   int32_t allocate_paged(size_t bytes, const std::string& folder);
   void free(int32_t id);
@@ -71,6 +73,7 @@ class Memory {
 
  private:
   int32_t insert(Buffer buffer);
+  int32_t insert(const Mapping& mapping, bool read_only);
 
   Enqueue enqueue_;
   Arena arena_;
