@@ -2,7 +2,7 @@
  * Is JavaScript's thread free while a model trains? Trains SmolLM2 on the bundled data with a timer running beside it, then interrupts the
  * command line once and twice. Prints the figures and writes bench/results/event-loop.json.
  *
- *     npm run build && npx tsc -b && node build/bench/event-loop.js
+ *     npm run prepare && npx tsc -b && node build/bench/event-loop.js
  */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';

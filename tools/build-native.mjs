@@ -1,77 +1,52 @@
 /**
- * Builds the `cpu` backend's addon, build/native/lowrank.node, or with `--arch arm64` on another machine build/native-arm64/lowrank.node. Runs at the end of every install (`prepare`), so it needs nothing but Node
- * and a C++20 compiler. Sources that open `namespace lowrank::LOWRANK_ISA` are compiled once per instruction set. Objects are named by
- * the hash of all that they are made from: what is up to date is not built again.
+ * Builds the `cpu` backend's addon, build/native/lowrank.node, with the instruction sets that this machine has. Runs at the end of an install
+ * in a clone (`prepare`) and as `lowrank build-native`, so it needs nothing but Node and a C++20 compiler.
+ *
+ *   --all          every instruction set that the compiler knows
+ *   --isa A,B      these, and the plainest
+ *   --arch arm64   for another processor, all of its sets, into build/native-arm64
  *
  * Environment: CXX names the compiler; LOWRANK_REQUIRE_NATIVE=1 makes a failure an error instead of a fallback to the slow backend.
  */
-import { execFile, execFileSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { availableParallelism } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { parseArgs, promisify } from 'node:util';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { common, compile, link, nodeApiHeaders, plan, root, setsOf, Unavailable } from './native.mjs';
 
-const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
-const { values: options } = parseArgs({ options: { arch: { type: 'string', default: process.arch } } });
-const { arch } = options;
-const folder = join(root, arch === process.arch ? 'build/native' : `build/native-${arch}`);
-const target = join(folder, 'lowrank.node');
-const objects = join(folder, 'objects');
-
-// No -ffast-math, whose reordering would differ from machine to machine, and no -march=native, whose binary runs on one machine only.
-const common = [
-  '-O3',
-  '-std=c++20',
-  '-fPIC',
-  '-fvisibility=hidden',
-  '-fno-math-errno',
-  '-fno-trapping-math',
-  '-fopenmp-simd',
-  '-Wall',
-  // GCC's own headers would warn at every use of an intrinsic.
-  '-Wno-maybe-uninitialized',
-  '-Wno-uninitialized',
-];
-const avx2 = ['-mavx2', '-mfma', '-mf16c'];
-const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq', '-mprefer-vector-width=512'];
-const avx512bf16 = [...avx512, '-mavx512bf16'];
-const amx = [...avx512bf16, '-mavx512vbmi', '-mamx-tile', '-mamx-bf16'];
-/** From the plainest, which every machine has, to the richest; the linker's choice among equal inline functions relies on this order. */
-const setsOf = {
-  x64: { generic: [], avx2, avx512, avx512bf16, amx },
-  arm64: { neon: [], neonbf16: ['-march=armv8.2-a+bf16'] },
-};
-const instructionSets = setsOf[arch] ?? { generic: [] };
-
-class Unavailable extends Error {}
+const { values: options } = parseArgs({
+  options: { all: { type: 'boolean' }, isa: { type: 'string' }, arch: { type: 'string', default: process.arch } },
+});
+const foreign = options.arch !== process.arch;
+const folder = join(root, foreign ? `build/native-${options.arch}` : 'build/native');
+const again = `node ${join(root, 'tools/build-native.mjs')}`;
 
 function findCompiler() {
-  if (process.platform === 'win32') throw new Unavailable('the native backend does not support Windows yet (WSL works)');
-  const cross = `${{ arm64: 'aarch64' }[arch]}-linux-gnu-g++`;
-  const names = process.env.CXX ? [process.env.CXX] : arch === process.arch ? ['c++', 'g++', 'clang++'] : [cross];
+  if (process.platform === 'win32') {
+    throw new Unavailable('on Windows the addon is not built; the package lowrank-win32-x64 has it, and in WSL it builds');
+  }
+  const cross = `${{ arm64: 'aarch64', x64: 'x86_64' }[options.arch]}-linux-gnu`;
+  const names = process.env.CXX ? [process.env.CXX] : foreign ? [`${cross}-g++`] : ['c++', 'g++', 'clang++'];
   for (const name of names) {
     try {
       const [command, ...flags] = name.split(/\s+/);
       const version = execFileSync(command, [...flags, '--version'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
-      return { command, flags, version };
+      // GCC's own headers would warn at every use of an intrinsic.
+      const quiet = /clang/.test(version) ? [] : ['-Wno-maybe-uninitialized', '-Wno-uninitialized'];
+      return { command, flags: [...flags, ...quiet], version };
     } catch {}
   }
-  const gcc = arch === process.arch ? 'g++' : `g++-${cross.replace('-g++', '')}`;
-  const mend = process.platform === 'darwin' ? 'xcode-select --install' : `install g++ 11 or newer (apt install ${gcc})`;
-  throw new Unavailable(`no C++20 compiler was found (${names.join(', ')}); ${mend}, then run: node tools/build-native.mjs`);
+  const mend =
+    process.platform === 'darwin' ? 'xcode-select --install' : `install g++ 11 or newer (apt install g++${foreign ? `-${cross}` : ''})`;
+  throw new Unavailable(`no C++20 compiler was found (${names.join(', ')}); ${mend}, then run: ${again}`);
 }
 
 /** Node's C headers: the npm package, or those that came with Node. */
 function findHeaders() {
-  const candidates = [join(dirname(process.execPath), '../include/node')];
-  try {
-    candidates.unshift(createRequire(import.meta.url)('node-api-headers').include_dir);
-  } catch {}
-  const found = candidates.find((path) => existsSync(join(path, 'node_api.h')));
-  if (!found) throw new Unavailable('node_api.h was not found; run `npm install node-api-headers`, then: node tools/build-native.mjs');
+  const candidates = [nodeApiHeaders(), join(dirname(process.execPath), '../include/node')];
+  const found = candidates.find((path) => path !== undefined && existsSync(join(path, 'node_api.h')));
+  if (!found) throw new Unavailable(`node_api.h was not found; run \`npm install node-api-headers\`, then: ${again}`);
   return found;
 }
 
@@ -87,79 +62,41 @@ function accepts(compiler, flags) {
   }
 }
 
-/** The text of a source and of the project's headers that it includes, directly or not. */
-function contentsOf(path, seen = new Set()) {
-  if (seen.has(path)) return '';
-  seen.add(path);
-  const text = readFileSync(path, 'utf8');
-  const included = [...text.matchAll(/^#include "(.+)"/gm)].map((match) => contentsOf(join(dirname(path), match[1]), seen));
-  return text + included.join('');
+/** The sets that this machine has, by the code that chooses among them at run time. */
+function machineSets(compiler) {
+  const sources = ['native/probe.cpp', 'native/platform/processor.cpp', 'native/platform/processor.h'].map((path) => join(root, path));
+  const hash = createHash('sha256').update(JSON.stringify([compiler.version, compiler.command, compiler.flags]));
+  for (const path of sources) hash.update(readFileSync(path));
+  const probe = join(folder, `probe-${hash.digest('hex').slice(0, 16)}`);
+  if (!existsSync(probe))
+    execFileSync(compiler.command, [...compiler.flags, ...common, ...sources.slice(0, 2), '-o', probe], { stdio: 'pipe' });
+  return execFileSync(probe, { encoding: 'utf8' }).trim().split(/\s+/);
 }
 
-/** One object to be made per source, or per source and instruction set; plain ones first. */
-function plan(compiler) {
-  const sets = Object.entries(instructionSets).filter(([, flags]) => accepts(compiler, flags));
-  const sources = ['kernels', 'napi'].flatMap((folder) =>
-    readdirSync(join(root, 'native', folder))
-      .filter((name) => name.endsWith('.cpp'))
-      .map((name) => join(root, 'native', folder, name)),
-  );
-  const perSet = sources.filter((path) => readFileSync(path, 'utf8').includes('namespace lowrank::LOWRANK_ISA {'));
-  const once = sources.filter((path) => !perSet.includes(path));
-  // GCC would order Arm's instructions for processors that run them in order, and send sums to the stack for it.
-  const ordered = arch === 'arm64' && !compiler.version.includes('clang') ? ['-fno-schedule-insns'] : [];
-  const base = [...compiler.flags, ...common, ...ordered, '-I', findHeaders()];
-  const names = sets.map(([name]) => `X(${name})`).join(' ');
-  const plain = [...base, '-DNAPI_VERSION=8', `-DLOWRANK_ISA=${sets[0][0]}`, `-DLOWRANK_ISAS=${names}`];
-  const jobs = once.map((source) => ({ source, flags: plain }));
-  for (const [name, flags] of sets) for (const source of perSet) jobs.push({ source, flags: [...base, `-DLOWRANK_ISA=${name}`, ...flags] });
-  return jobs.map((job) => {
-    const hash = createHash('sha256').update(JSON.stringify([compiler.version, compiler.command, job.flags, contentsOf(job.source)]));
-    return { ...job, object: join(objects, `${hash.digest('hex').slice(0, 32)}.o`) };
-  });
-}
-
-/** Runs the compiler into a temporary file that takes its place only when it is whole. */
-async function produce(compiler, output, args) {
-  const temporary = `${output}.${process.pid}.tmp`;
-  try {
-    const { stderr } = await promisify(execFile)(compiler.command, [...args, '-o', temporary], { maxBuffer: 1 << 26 });
-    if (stderr) process.stderr.write(stderr);
-    renameSync(temporary, output);
-  } finally {
-    rmSync(temporary, { force: true });
-  }
+/** Flags of the sets to be built, by name. */
+function chooseSets(compiler) {
+  const known = setsOf(options.arch);
+  const [plainest, ...others] = Object.keys(known);
+  const asked = options.isa?.split(',');
+  const unknown = asked?.find((name) => !(name in known));
+  if (unknown) throw new Unavailable(`--isa: there is no instruction set "${unknown}" (known: ${Object.keys(known).join(', ')})`);
+  const wanted = asked ?? (options.all || foreign ? others : machineSets(compiler));
+  const chosen = others.filter((name) => wanted.includes(name));
+  const missing = chosen.filter((name) => !accepts(compiler, known[name]));
+  if (missing.length > 0) console.error(`lowrank: ${compiler.command} does not know ${missing.join(', ')}: built without`);
+  return Object.fromEntries([plainest, ...chosen.filter((name) => !missing.includes(name))].map((name) => [name, known[name]]));
 }
 
 async function build() {
   const compiler = findCompiler();
-  const jobs = plan(compiler);
+  const objects = join(folder, 'objects');
   mkdirSync(objects, { recursive: true });
-  const stamp = join(objects, 'linked');
-  const wanted = jobs.map(({ object }) => object).join('\n');
-  if (existsSync(target) && existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return;
-
-  const missing = jobs.filter(({ object }) => !existsSync(object));
-  console.error(`lowrank: building the native backend (${missing.length} of ${jobs.length} parts)`);
-  const queue = missing.values();
-  const worker = async () => {
-    for (const { source, flags, object } of queue) await produce(compiler, object, [...flags, '-c', source]);
-  };
-  await Promise.all(Array.from({ length: availableParallelism() }, worker));
-
+  const sets = chooseSets(compiler);
+  const jobs = plan({ compiler, sets, include: findHeaders(), objects });
+  await compile(compiler, jobs, `the native backend (${Object.keys(sets).join(', ')})`);
   const platform =
     process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared', '-Wl,--gc-sections', '-pthread'];
-  await produce(compiler, target, [...compiler.flags, ...platform, ...jobs.map(({ object }) => object)]);
-  writeFileSync(stamp, wanted);
-  removeStale(new Set(jobs.map(({ object }) => object)));
-}
-
-/** Keeps the objects of this build and forgets those of earlier ones. */
-function removeStale(current) {
-  for (const name of readdirSync(objects)) {
-    const path = join(objects, name);
-    if (name.endsWith('.o') && !current.has(path)) rmSync(path, { force: true });
-  }
+  await link(compiler, jobs, platform, join(folder, 'lowrank.node'));
 }
 
 try {

@@ -1,6 +1,6 @@
 /**
  * Writes native/kernels/ops.generated.h from the op table: the ops' numbers and the places of their operands and attributes.
- * Run by `npm run build`'s check in test/core/ops-table.test.ts; call `node build/tools/generate-ops.js` after changing the table.
+ * Run by `npm run prepare`'s check in test/core/ops-table.test.ts; call `node build/tools/generate-ops.js` after changing the table.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';

@@ -1,9 +1,10 @@
 import { readdir, stat, statfs } from 'node:fs/promises';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
 import { join } from 'node:path';
-import { type CpuBackend, cpuInstructionSets, openCpuBackend } from '../backends/cpu/index.js';
+import { type CpuBackend, cpuInstructionSets, describeAddon, openCpuBackend } from '../backends/cpu/index.js';
+import { BackendUnavailable } from '../core/device.js';
 import { cacheFolder } from '../io/node.js';
-import { messageOf } from '../util/errors.js';
+import { LowrankError } from '../util/errors.js';
 import { bytes, type Terminal } from './console.js';
 import { quantizedFolder } from './streaming.js';
 
@@ -50,18 +51,32 @@ async function native(terminal: Terminal): Promise<Finding[]> {
   let backend: CpuBackend | undefined;
   try {
     backend = await openCpuBackend();
-    const findings = [{ name: 'backend', ok: true, value: `${backend.description} (this machine has ${cpuInstructionSets().join(', ')})` }];
+    const findings = [
+      { name: 'backend', ok: true, value: `${backend.description} (this machine has ${cpuInstructionSets().join(', ')})` },
+      addon(),
+    ];
     terminal.bar(0.5, 'measuring the peak');
     const [bf16, f32] = [await backend.measurePeak('bf16'), await backend.measurePeak('f32')];
     terminal.clearBar();
     findings.push({ name: 'peak', ok: true, value: `${bf16.toFixed(0)} GFLOP/s bf16, ${f32.toFixed(0)} GFLOP/s f32` });
     return findings;
   } catch (error) {
-    const mend = 'install a C++20 compiler (g++ 11, clang 14 or newer) and run: npm rebuild lowrank';
-    return [{ name: 'backend', ok: false, value: `reference only, very slow: ${messageOf(error)}`, mend }];
+    if (!(error instanceof LowrankError)) throw error;
+    const { place, problem, mend } = error;
+    const means = error instanceof BackendUnavailable ? `: reference serves, ${error.without}` : '';
+    return [{ name: 'backend', ok: false, value: `${place === undefined ? '' : `${place}: `}${problem}${means}`, mend }];
   } finally {
     await backend?.close();
   }
+}
+
+/** Where the addon came from; instruction sets that it lacks are slowness that nobody sees. */
+function addon(): Finding {
+  const { path, platformPackage, missingSets } = describeAddon();
+  const origin = platformPackage === undefined ? 'built on this machine' : `from the package ${platformPackage}`;
+  const ok = missingSets.length === 0;
+  const lack = ok ? '' : `; without ${missingSets.join(', ')}, which this machine has`;
+  return { name: 'addon', ok, value: `${path}, ${origin}${lack}`, mend: ok ? undefined : 'npx lowrank build-native --all' };
 }
 
 async function disk(): Promise<Finding> {

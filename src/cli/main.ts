@@ -114,6 +114,13 @@ command('doctor', 'what this machine offers, and what is wrong').action(async (o
   await doctorCommand(new Terminal(options.json));
 });
 
+command('build-native', 'compile the fast backend for this machine; needs a C++20 compiler')
+  .option('--all', 'for every processor of this kind, not this one alone')
+  .action(async (options) => {
+    const { buildNativeCommand } = await import('./build-native.js');
+    buildNativeCommand(new Terminal(options.json), options);
+  });
+
 command('quickstart', 'fine-tune a small model on a bundled data set')
   .argument('[key=value...]', 'settings that replace those of examples/orders/recipe.yaml')
   .addOption(device())

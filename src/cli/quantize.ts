@@ -1,7 +1,6 @@
 import { existsSync } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
 import { writeModel } from '../adapters/model-folder.js';
-import { openBackend } from '../core/device.js';
 import { localFolder } from '../io/node/folder.js';
 import { byteLengthOf } from '../io/safetensors.js';
 import type { QuantizationConfig } from '../models/quantize.js';
@@ -9,7 +8,7 @@ import { quantizeModel } from '../models/quantized-model.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, peakMemory, type Terminal, withProgress } from './console.js';
 import { interruptible } from './interrupt.js';
-import { findModel } from './session.js';
+import { findModel, openDevice } from './session.js';
 
 export interface QuantizeOptions {
   json?: boolean;
@@ -30,7 +29,7 @@ export async function quantizeCommand(terminal: Terminal, options: QuantizeOptio
   const out = resolve(options.out);
   if (existsSync(out)) throw new LowrankError('exists already', { place: out, mend: 'remove it, or choose another --out' });
   const source = await findModel(terminal, options.model);
-  const backend = await openBackend(options.device, (message) => terminal.warn(message));
+  const backend = await openDevice(terminal, options.device);
   const model = quantizeModel(source, backend, { kind, double, blockSize });
   try {
     const { elements, bytes: quantized } = model.quantized;

@@ -51,9 +51,19 @@ export function codecOf(source: ModelSource, recipe?: Recipe): TextCodec {
   return openTextCodec(source, recipe?.chat_template_jinja);
 }
 
+let warned = false;
+
+/** Opens the named device, or the fastest that is installed; says once where that is a slow one. */
+export function openDevice(terminal: Terminal, name: string | undefined): Promise<Backend> {
+  return openBackend(name, (message) => {
+    if (!warned) terminal.warn(message);
+    warned = true;
+  });
+}
+
 /** Opens the device and puts the model's weights on it; Ctrl-C gives up. */
 export async function openSession(terminal: Terminal, source: ModelSource, codec: TextCodec, options: ModelOptions): Promise<Session> {
-  const backend = await openBackend(options.device, (message) => terminal.warn(message));
+  const backend = await openDevice(terminal, options.device);
   let streamed: ModelSource | undefined;
   const close = async () => {
     await backend.close();

@@ -1,8 +1,19 @@
 import { debug } from '../util/debug.js';
-import { LowrankError, messageOf, nearest } from '../util/errors.js';
+import { type ErrorDetails, LowrankError, nearest } from '../util/errors.js';
 import type { Backend } from './backend.js';
 
 type Opener = () => Promise<Backend>;
+
+/** Thrown by an opener whose backend is not installed here: another may serve. Everything else that it throws is an error. */
+export class BackendUnavailable extends LowrankError {
+  /** What running without it means, such as `40 times slower`. */
+  readonly without: string;
+
+  constructor(problem: string, details: ErrorDetails & { without: string }) {
+    super(problem, details);
+    this.without = details.without;
+  }
+}
 
 const openers = new Map<string, Opener>();
 
@@ -16,8 +27,8 @@ export function backendNames(): string[] {
 }
 
 /**
- * Opens a backend: the named one, or else the first registered one that this machine can run. A named backend that cannot be opened is
- * an error; without a name the next one serves, and `onFallback` hears why.
+ * Opens a backend: the named one, or else the first registered one that is installed. Without a name the next one serves in place of one that
+ * is not, and `onFallback` hears it in one line.
  */
 export async function openBackend(name?: string, onFallback: (message: string) => void = () => {}): Promise<Backend> {
   if (name !== undefined) {
@@ -38,7 +49,8 @@ export async function openBackend(name?: string, onFallback: (message: string) =
       debug(1, () => `device ${backend.description}`);
       return backend;
     } catch (error) {
-      onFallback(`backend ${candidate} is not available: ${messageOf(error)}`);
+      if (!(error instanceof BackendUnavailable)) throw error;
+      onFallback(`${error.problem}: all runs ${error.without} without backend "${candidate}"; to mend: ${error.mend ?? 'lowrank doctor'}`);
     }
   }
   throw new LowrankError('no backend is available', { mend: 'run `lowrank doctor`' });

@@ -21,7 +21,7 @@ const setsOf: Record<string, readonly string[]> = {
 /** The set whose processor is emulated in `npm run test:arm`. */
 const emulated = environment('LOWRANK_TEST_ARM');
 const sets = emulated ? [emulated] : (setsOf[process.arch] ?? ['generic']);
-const addon = emulated ? addonWith(emulated) : withoutNative === undefined ? loadAddon() : undefined;
+const addon = emulated ? addonWith(emulated) : withoutNative === undefined ? loadAddon().addon : undefined;
 
 function skip(set: string): string | undefined {
   if (emulated || nativeSets.includes(set)) return undefined;

@@ -1,5 +1,7 @@
+import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { BackendUnavailable } from '../../core/device.js';
 import { LowrankError, messageOf } from '../../util/errors.js';
 
 /** What stands for one open device in the addon. */
@@ -28,21 +30,73 @@ export interface Addon {
   /** Three numbers for each op that ran: its number in the op table, start and end in milliseconds. */
   takeProfile(handle: Handle): Float64Array;
   measurePeak(handle: Handle, kind: 'f32' | 'bf16'): Promise<number>;
-  /** Those that this machine can run, the plainest first. */
+  /** Those that were compiled and that this machine has, the plainest first. */
   instructionSets(): string[];
+  /** All that this machine has. */
+  machineSets(): string[];
 }
 
-/** Loads build/native/lowrank.node of this package. */
-export function loadAddon(): Addon {
-  const path = fileURLToPath(new URL('../../../build/native/lowrank.node', import.meta.url));
+/** Where the addon was found. */
+export interface LoadedAddon {
+  addon: Addon;
+  path: string;
+  /** The platform package that it came with; undefined where it was built on this machine. */
+  platformPackage?: string;
+}
+
+/** What makes an addon, in every installation. */
+const builder = 'npx lowrank build-native';
+const packageRoot = new URL('../../../', import.meta.url);
+const require = createRequire(import.meta.url);
+
+/**
+ * Loads the addon: the one that was built in this package's own folder, or else the one of the package for this platform, which npm installs
+ * beside it. Throws BackendUnavailable where there is neither.
+ */
+export function loadAddon(): LoadedAddon {
+  const built = fileURLToPath(new URL('build/native/lowrank.node', packageRoot));
+  if (existsSync(built)) return { addon: loadFrom(built), path: built };
+  const name = `lowrank-${process.platform}-${process.arch}`;
+  const path = findPlatformAddon(name);
+  if (path === undefined) {
+    throw new BackendUnavailable(`no compiled backend for ${process.platform} ${process.arch} is installed`, {
+      without: '50 to 500 times slower',
+      mend: `install a C++20 compiler (g++ 11, clang 14 or newer) and run \`${builder}\``,
+    });
+  }
+  return { addon: loadFrom(path), path, platformPackage: name };
+}
+
+function findPlatformAddon(name: string): string | undefined {
+  let manifest: string;
   try {
-    return createRequire(import.meta.url)(path) as Addon;
+    manifest = require.resolve(`${name}/package.json`);
+  } catch {
+    return undefined;
+  }
+  // Ops have numbers, which another version may have dealt out otherwise.
+  const [found, wanted] = [manifest, fileURLToPath(new URL('package.json', packageRoot))].map(versionOf);
+  if (found !== wanted) {
+    throw new LowrankError(`${name} is version ${found}`, {
+      place: manifest,
+      expected: `version ${wanted}, as lowrank`,
+      mend: `npm install lowrank@${wanted}`,
+    });
+  }
+  return require.resolve(name);
+}
+
+function versionOf(manifest: string): string {
+  return (JSON.parse(readFileSync(manifest, 'utf8')) as { version: string }).version;
+}
+
+function loadFrom(path: string): Addon {
+  try {
+    return require(path) as Addon;
   } catch (error) {
-    const builder = fileURLToPath(new URL('../../../tools/build-native.mjs', import.meta.url));
-    const missing = (error as { code?: string }).code === 'MODULE_NOT_FOUND';
-    throw new LowrankError(missing ? 'the native backend has not been built' : `the native backend does not load: ${messageOf(error)}`, {
+    throw new LowrankError(`the native backend does not load: ${messageOf(error)}`, {
       place: path,
-      mend: `run: node ${builder}`,
+      mend: `build it on this machine with \`${builder}\`, or choose --device reference, which is slow`,
       cause: error,
     });
   }

@@ -1,5 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { toNamespacedPath } from 'node:path';
 import {
   type Backend,
   type DeviceBuffer,
@@ -76,7 +77,7 @@ export class CpuBackend implements Backend {
   }
 
   mapFile(path: string, offset: number, bytes: number, category: MemoryCategory): DeviceBuffer {
-    const id = reported('mapFile', () => this.addon.mapFile(this.handle, path, offset, bytes));
+    const id = reported('mapFile', () => this.addon.mapFile(this.handle, toNamespacedPath(path), offset, bytes));
     this.counter.add(bytes, category);
     return new CpuBuffer(id, bytes, category, this, true);
   }
@@ -87,7 +88,7 @@ export class CpuBackend implements Backend {
       'allocatePaged',
       () => {
         mkdirSync(folder, { recursive: true });
-        return this.addon.allocatePaged(this.handle, bytes, folder);
+        return this.addon.allocatePaged(this.handle, bytes, toNamespacedPath(folder));
       },
       mend,
     );
@@ -175,14 +176,21 @@ export class CpuBackend implements Backend {
   }
 }
 
-/** Opens the processor. Throws where the addon has not been built or the machine lacks the instruction set. */
+/** Opens the processor. Throws BackendUnavailable where no addon is installed, another error where the machine lacks the instruction set. */
 export async function openCpuBackend({ threads, instructionSet }: CpuOptions = {}): Promise<CpuBackend> {
-  return new CpuBackend(loadAddon(), threads ?? threadsFromEnvironment(), instructionSet ?? environment('LOWRANK_CPU') ?? '');
+  return new CpuBackend(loadAddon().addon, threads ?? threadsFromEnvironment(), instructionSet ?? environment('LOWRANK_CPU') ?? '');
 }
 
 /** The instruction sets that `openCpuBackend` accepts on this machine, the plainest first. */
 export function cpuInstructionSets(): string[] {
-  return loadAddon().instructionSets();
+  return loadAddon().addon.instructionSets();
+}
+
+/** Where the addon lies, the platform package that it came with, and the instruction sets of this machine that it was built without. */
+export function describeAddon(): { path: string; platformPackage?: string; missingSets: string[] } {
+  const { addon, path, platformPackage } = loadAddon();
+  const built = addon.instructionSets();
+  return { path, platformPackage, missingSets: addon.machineSets().filter((set) => !built.includes(set)) };
 }
 
 function shapesOf(operands: Readonly<Record<string, TensorView | undefined>>): Record<string, readonly number[]> {
