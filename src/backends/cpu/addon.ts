@@ -60,7 +60,7 @@ export function loadAddon(): LoadedAddon {
   const path = findPlatformAddon(name);
   if (path === undefined) {
     throw new BackendUnavailable(`no compiled backend for ${process.platform} ${process.arch} is installed`, {
-      without: '50 to 500 times slower',
+      without: '15 to 150 times slower',
       mend: `install a C++20 compiler (g++ 11, clang 14 or newer) and run \`${builder}\``,
     });
   }
