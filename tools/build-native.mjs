@@ -22,6 +22,13 @@ const foreign = options.arch !== process.arch;
 const folder = join(root, foreign ? `build/native-${options.arch}` : 'build/native');
 const again = `node ${join(root, 'tools/build-native.mjs')}`;
 
+const gccFlags = {
+  // GCC's own headers would warn at every use of an intrinsic.
+  x64: ['-Wno-maybe-uninitialized', '-Wno-uninitialized'],
+  // It would order Arm's instructions for processors that run them in order, and send sums to the stack for it.
+  arm64: ['-fno-schedule-insns'],
+};
+
 function findCompiler() {
   if (process.platform === 'win32') {
     throw new Unavailable('on Windows the addon is not built; the package lowrank-win32-x64 has it, and in WSL it builds');
@@ -32,9 +39,8 @@ function findCompiler() {
     try {
       const [command, ...flags] = name.split(/\s+/);
       const version = execFileSync(command, [...flags, '--version'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
-      // GCC's own headers would warn at every use of an intrinsic.
-      const quiet = /clang/.test(version) ? [] : ['-Wno-maybe-uninitialized', '-Wno-uninitialized'];
-      return { command, flags: [...flags, ...quiet], version };
+      const own = /clang/.test(version) ? [] : gccFlags[options.arch];
+      return { command, flags: [...flags, ...(own ?? [])], version };
     } catch {}
   }
   const mend =

@@ -81,9 +81,13 @@ export function plan({ compiler, sets, include, objects }) {
   const perSet = sources.filter((path) => readFileSync(path, 'utf8').includes('namespace lowrank::LOWRANK_ISA {'));
   const base = [...compiler.flags, ...common, '-I', include];
   const names = Object.keys(sets);
-  const once = ['-DNAPI_VERSION=8', `-DLOWRANK_ISA=${names[0]}`, `-DLOWRANK_ISAS=${names.map((name) => `X(${name})`).join(' ')}`];
+  const once = (source) => [
+    '-DNAPI_VERSION=8',
+    `-DLOWRANK_ISA=${names[0]}`,
+    ...(readFileSync(source, 'utf8').includes('LOWRANK_ISAS') ? [`-DLOWRANK_ISAS=${names.map((name) => `X(${name})`).join(' ')}`] : []),
+  ];
   const jobs = [
-    ...sources.filter((path) => !perSet.includes(path)).map((source) => ({ source, flags: [...base, ...once] })),
+    ...sources.filter((path) => !perSet.includes(path)).map((source) => ({ source, flags: [...base, ...once(source)] })),
     ...names.flatMap((set) =>
       perSet
         .filter((source) => sets[set].includes('-mamx-bf16') || !needsTiles(source))

@@ -109,7 +109,7 @@ describe.skipIf(!prebuilt && !existsSync(builtHere))(
       expect({ code, err }).toMatchObject({ code: 0 });
       expect(JSON.parse(out)).toMatchObject({ steps: 1, loss: expect.any(Number) });
       expect(addons).toEqual([inside]);
-      expect(err).not.toContain('no compiled backend');
+      expect(err).not.toContain('the native backend has not been built');
       expect(existsSync(at('with', 'out/adapter_model.safetensors'))).toBe(true);
       const { findings } = JSON.parse(lowrank('with', ['doctor', '--json']).out);
       expect(findings).toContainEqual(
@@ -149,7 +149,7 @@ describe('installed without the platform package', () => {
     expect({ code, err }).toMatchObject({ code: 0 });
     expect(JSON.parse(out)).toMatchObject({ steps: 1, loss: expect.any(Number) });
     expect(addons).toEqual([]);
-    const lines = err.split('\n').filter((line) => line.includes('no compiled backend'));
+    const lines = err.split('\n').filter((line) => line.includes('the native backend has not been built'));
     expect(lines).toHaveLength(1);
     expect(lines[0]).toMatch(/times slower.*C\+\+20 compiler.*lowrank build-native/);
   });
@@ -161,7 +161,7 @@ describe('installed without the platform package', () => {
     );
     const { out, err } = run('without', 'node', ['open.mjs']);
     expect(out).toBe('reference\n');
-    expect(err.match(/LowrankWarning: no compiled backend/g)).toHaveLength(1);
+    expect(err.match(/LowrankWarning: the native backend has not been built/g)).toHaveLength(1);
   });
 
   test('doctor says what mends it, and building says what it lacks', () => {

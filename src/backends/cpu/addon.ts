@@ -59,7 +59,7 @@ export function loadAddon(): LoadedAddon {
   const name = `lowrank-${process.platform}-${process.arch}`;
   const path = findPlatformAddon(name);
   if (path === undefined) {
-    throw new BackendUnavailable(`no compiled backend for ${process.platform} ${process.arch} is installed`, {
+    throw new BackendUnavailable('the native backend has not been built', {
       without: '15 to 150 times slower',
       mend: `install a C++20 compiler (g++ 11, clang 14 or newer) and run \`${builder}\``,
     });
