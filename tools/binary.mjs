@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 
-/** @returns {{ format: string, arch: string, exports: string[], imports: string[], libraries: string[], versions: string[] }} */
+/** @returns {{ format: string, arch: string, exports: string[], imports: string[], libraries: string[], versions: string[], signed?: boolean }} */
 export function inspect(path) {
   const bytes = readFileSync(path);
   const read = {
@@ -63,6 +63,8 @@ function machO({ u8, u32, text }) {
     exports: global.filter(({ kind }) => (kind & 0x0e) !== 0).map(({ name }) => name),
     imports: global.filter(({ kind }) => (kind & 0x0e) === 0).map(({ name }) => name),
     libraries: commands.filter(({ type }) => type === 0xc).map(({ at }) => text(at + u32(at + 8))),
+    // Apple's processors run nothing that is not signed, if only by its linker.
+    signed: commands.some(({ type }) => type === 0x1d),
     versions: least ? [`macOS_${u32(least.at + 12) >> 16}.${(u32(least.at + 12) >> 8) & 0xff}`] : [],
   };
 }

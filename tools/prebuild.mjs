@@ -73,13 +73,14 @@ function zigSets(arch) {
 
 /** Throws where an addon would not load on its platform. */
 function check(name, path) {
-  const { arch, exports, imports, libraries, versions } = inspect(path);
+  const { arch, exports, imports, libraries, versions, signed } = inspect(path);
   const problems = [];
   if (!name.endsWith(`-${arch}`)) problems.push(`it is for ${arch}`);
   const missing = entryPoints.filter((symbol) => !exports.includes(symbol));
   if (missing.length > 0) problems.push(`it does not export ${missing.join(', ')}`);
   const others = exports.filter((symbol) => !entryPoints.includes(symbol));
   if (name.startsWith('linux') && others.length > 0) problems.push(`it exports ${others.slice(0, 3).join(', ')} …`);
+  if (signed === false) problems.push('it is not signed');
   const strange = imports.filter((symbol) => /^(napi|node_api)_/.test(symbol) && !nodeApi.includes(symbol));
   if (strange.length > 0) problems.push(`it wants ${strange.join(', ')} of Node, which Node-API 8 lacks`);
   const unknown = libraries.filter((library) => !toolchains[name].libraries.test(library));
