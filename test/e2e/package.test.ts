@@ -180,6 +180,7 @@ describe.skipIf(!prebuilt)('the packages of npm run prebuild', () => {
 
   test.each(Object.entries(formats))('%s can be loaded by Node there, as far as its file says', (name, format) => {
     const path = join('npm', `lowrank-${name}`, 'lowrank.node');
+    expect(existsSync(path), `${path} is there (npm run prebuild)`).toBe(true);
     const script = `import('./tools/binary.mjs').then((m) => console.log(JSON.stringify(m.inspect('${path}'))))`;
     const found = JSON.parse(execFileSync(process.execPath, ['-e', script], { encoding: 'utf8' }));
     expect(`${found.format} ${found.arch}`).toBe(format);
