@@ -100,3 +100,38 @@ function pe({ u16, u32, u64, text }) {
     versions: [],
   };
 }
+
+/**
+ * An ELF file without debugging information; names of functions stay, for tests and profilers. zig can leave out both or neither. Sections keep their
+ * numbers: those that go are empty.
+ */
+export function withoutDebugging(bytes) {
+  const start = Number(bytes.readBigUInt64LE(40));
+  const headers = Buffer.from(bytes.subarray(start, start + bytes.readUInt16LE(58) * bytes.readUInt16LE(60)));
+  const sections = range(bytes.readUInt16LE(60)).map((i) => {
+    const header = headers.subarray(64 * i, 64 * i + 64);
+    const [flags, offset, size, alignment] = [8, 24, 32, 48].map((at) => Number(header.readBigUInt64LE(at)));
+    return { header, name: header.readUInt32LE(0), type: header.readUInt32LE(4), loaded: (flags & 2) !== 0, offset, size, alignment };
+  });
+  const names = sections[bytes.readUInt16LE(62)].offset;
+  const isDebugging = ({ name }) => /^\.debug_/.test(bytes.toString('latin1', names + name, names + name + 7));
+  // What is loaded stands before all else.
+  const loaded = sections.filter((section) => section.loaded && section.type !== 8);
+  const parts = [bytes.subarray(0, Math.max(...loaded.map(({ offset, size }) => offset + size)))];
+  let length = parts[0].length;
+  const append = (part, alignment) => {
+    const padding = -length & (Math.max(alignment, 1) - 1);
+    parts.push(Buffer.alloc(padding), part);
+    length += padding + part.length;
+    return BigInt(length - part.length);
+  };
+  for (const section of sections.filter(({ loaded, size }) => !loaded && size > 0)) {
+    const { header, offset, size, alignment } = section;
+    if (isDebugging(section)) header.fill(0, 4);
+    else header.writeBigUInt64LE(append(bytes.subarray(offset, offset + size), alignment), 24);
+  }
+  const table = append(headers, 8);
+  const whole = Buffer.concat(parts);
+  whole.writeBigUInt64LE(table, 40);
+  return whole;
+}

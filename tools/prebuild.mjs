@@ -5,11 +5,11 @@
  * it wants nothing that its platform may lack.
  */
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { inspect } from './binary.mjs';
+import { inspect, withoutDebugging } from './binary.mjs';
 import { compile, link, nodeApiHeaders, plan, root, setsOf } from './native.mjs';
 import { platforms, writePlatformPackage } from './packages.mjs';
 
@@ -22,7 +22,7 @@ const nodeApi = [...symbols.v8.js_native_api_symbols, ...symbols.v8.node_api_sym
 const toolchains = {
   'linux-x64': { triple: 'x86_64-linux-gnu.2.28', flags: hiddenAll, libraries: /^(lib(c|m|pthread|dl|rt)\.so\.\d|ld-linux.*)$/ },
   'linux-arm64': { triple: 'aarch64-linux-gnu.2.28', flags: hiddenAll, libraries: /^(lib(c|m|pthread|dl|rt)\.so\.\d|ld-linux.*)$/ },
-  'darwin-arm64': { triple: 'aarch64-macos.13.0', flags: () => ['-undefined', 'dynamic_lookup'], libraries: /libSystem\.B\.dylib$/ },
+  'darwin-arm64': { triple: 'aarch64-macos.13.0', flags: () => ['-s', '-undefined', 'dynamic_lookup'], libraries: /libSystem\.B\.dylib$/ },
   'win32-x64': {
     triple: 'x86_64-windows-gnu',
     flags: nodeLibrary,
@@ -43,7 +43,7 @@ function nodeLibrary(folder, zig) {
   const library = join(folder, 'node.lib');
   writeFileSync(definition, `NAME NODE.EXE\nEXPORTS\n${nodeApi.join('\n')}\n`);
   execFileSync(zig, ['dlltool', '-m', 'i386:x86-64', '-d', definition, '-l', library]);
-  return [library];
+  return ['-s', library];
 }
 
 /** In the environment's site-packages, or undefined. */
@@ -99,19 +99,21 @@ async function prebuild(name, zig, version) {
   const cache = join(root, 'build/zig-cache');
   const env = { ...process.env, ZIG_GLOBAL_CACHE_DIR: cache, ZIG_LOCAL_CACHE_DIR: cache };
   // Undefined behaviour is for tests to find: its checks would stay in. A loop that clang does not vectorise where GCC does is no mistake.
-  const compiler = { command: zig, flags: ['c++', '-target', triple, '-fno-sanitize=undefined', '-Wno-pass-failed'], version, env };
+  const compiler = { command: zig, flags: ['c++', '-target', triple, '-fno-sanitize=undefined', '-Wno-pass-failed', '-g0'], version, env };
   const sets = zigSets(platforms[name].cpu);
   const jobs = plan({ compiler, sets, include: nodeApiHeaders(), objects });
   const begun = performance.now();
   await compile(compiler, jobs, `for ${name} (${Object.keys(sets).join(', ')})`);
   const addon = join(folder, 'lowrank.node');
-  await link(compiler, jobs, ['-shared', '-s', ...flags(folder, zig)], addon);
+  // The C++ library is compiled as the link is.
+  await link(compiler, jobs, ['-shared', '-O2', ...flags(folder, zig)], addon);
   const { exports, libraries, versions } = check(name, addon);
-  copyFileSync(addon, join(writePlatformPackage(name), 'lowrank.node'));
+  const packed = join(writePlatformPackage(name), 'lowrank.node');
+  writeFileSync(packed, name.startsWith('linux') ? withoutDebugging(readFileSync(addon)) : readFileSync(addon));
   const seconds = ((performance.now() - begun) / 1000).toFixed(0);
   const wants = [...libraries, ...versions.filter((text) => /^(GLIBC_2\.2[0-9]|macOS)/.test(text))];
   console.error(
-    `${name}: ${(statSync(addon).size / 1e6).toFixed(1)} MB in ${seconds} s; exports ${exports.length} symbols; wants ${wants.join(' ')}`,
+    `${name}: ${(statSync(packed).size / 1e6).toFixed(1)} MB in ${seconds} s; exports ${exports.length} symbols; wants ${wants.join(' ')}`,
   );
 }
 

@@ -1,6 +1,5 @@
 import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { openBackend } from '../core/device.js';
 import type { Question } from '../data/questions.js';
 import type { ExactMatch } from '../generate/exact-match.js';
 import type { ModelSource } from '../io/model-source.js';
@@ -14,7 +13,7 @@ import { heldQuestions, measureExactMatch } from './eval.js';
 import { interruptedExitCode, interruptible } from './interrupt.js';
 import { findQuickstartModel } from './quickstart-model.js';
 import { tellOfCompiler, tinyOrders } from './quickstart-tiny.js';
-import { codecOf, openSession, readDatasets, readRecipe, type Session } from './session.js';
+import { codecOf, openDevice, openSession, readDatasets, readRecipe, type Session } from './session.js';
 import { describeData, outcome, trainReporter } from './train.js';
 
 const recipePath = resolve(dirname(fileURLToPath(import.meta.url)), '../../examples/orders/recipe.yaml');
@@ -42,7 +41,7 @@ export interface QuickstartJob {
 
 /** `lowrank quickstart`: a small model learns to turn orders into JSON; before, training, after. */
 export async function quickstartCommand(terminal: Terminal, overrides: string[], options: { device?: string }): Promise<void> {
-  const backend = await openBackend(options.device, (message) => terminal.warn(message));
+  const backend = await openDevice(terminal, options.device);
   await backend.close();
   const plain = backend.name === 'reference';
   if (plain) tellOfCompiler(terminal, options.device === undefined);
