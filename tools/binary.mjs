@@ -1,10 +1,14 @@
 /**
- * What a shared library of any platform gives and wants: exported and imported symbols and the libraries that it needs, read from the file itself,
- * since no machine has the tools of all systems. ELF: System V ABI, gABI chapters 4 and 5; Mach-O: <mach-o/loader.h>; PE: Microsoft's PE format.
+ * What a shared library of any platform gives and wants: exported and imported symbols and the libraries that it needs, read from the
+ * file itself, since no machine has the tools of all systems. ELF: System V ABI, gABI chapters 4 and 5; Mach-O: <mach-o/loader.h>; PE:
+ * Microsoft's PE format.
  */
 import { readFileSync } from 'node:fs';
 
-/** @returns {{ format: string, arch: string, exports: string[], imports: string[], libraries: string[], versions: string[], signed?: boolean }} */
+/**
+ * @returns {{ format: string, arch: string, exports: string[], imports: string[], libraries: string[], versions: string[],
+ *   signed?: boolean }}
+ */
 export function inspect(path) {
   const bytes = readFileSync(path);
   const read = {
@@ -102,8 +106,8 @@ function pe({ u16, u32, u64, text }) {
 }
 
 /**
- * An ELF file without debugging information; names of functions stay, for tests and profilers. zig can leave out both or neither. Sections keep their
- * numbers: those that go are empty.
+ * An ELF file without debugging information; names of functions stay, for tests and profilers. zig can leave out both or neither.
+ * Sections keep their numbers: those that go are empty.
  */
 export function withoutDebugging(bytes) {
   const start = Number(bytes.readBigUInt64LE(40));

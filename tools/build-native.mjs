@@ -1,6 +1,6 @@
 /**
- * Builds the `cpu` backend's addon, build/native/lowrank.node, with the instruction sets that this machine has. Runs at the end of an install
- * in a clone (`prepare`) and as `lowrank build-native`, so it needs nothing but Node and a C++20 compiler.
+ * Builds the `cpu` backend's addon, build/native/lowrank.node, with the instruction sets that this machine has. Runs at the end of an
+ * install in a clone (`prepare`) and as `lowrank build-native`, so it needs nothing but Node and a C++20 compiler.
  *
  *   --all          every instruction set that the compiler knows
  *   --isa A,B      these, and the plainest

@@ -1,7 +1,7 @@
 /**
- * What building the addon here (build-native.mjs) and for all platforms (prebuild.mjs) share: flags, instruction sets, compiling in parallel.
- * Needs nothing but Node. Sources that open `namespace lowrank::LOWRANK_ISA` are compiled once per instruction set. Objects are named by the
- * hash of all that they are made from: what is up to date is not made again.
+ * What building the addon here (build-native.mjs) and for all platforms (prebuild.mjs) share: flags, instruction sets, compiling in
+ * parallel. Needs nothing but Node. Sources that open `namespace lowrank::LOWRANK_ISA` are compiled once per instruction set. Objects
+ * are named by the hash of all that they are made from: what is up to date is not made again.
  */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -35,8 +35,8 @@ const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq', 
 const avx512bf16 = [...avx512, '-mavx512bf16'];
 const amx = [...avx512bf16, '-mavx512vbmi', '-mamx-tile', '-mamx-bf16'];
 /**
- * Flags by set, as native/platform/processor.cpp names them: from the plainest, which every machine has, to the richest; the linker's choice
- * among equal inline functions relies on this order.
+ * Flags by set, as native/platform/processor.cpp names them: from the plainest, which every machine has, to the richest; the linker's
+ * choice among equal inline functions relies on this order.
  */
 const instructionSets = {
   x64: { generic: [], avx2, avx512, avx512bf16, amx },
@@ -196,7 +196,7 @@ export async function compile(compiler, jobs, what) {
   }
 }
 
-/** Links the objects of jobs into `target` and forgets all other objects beside them. Nothing is done where that is what it was made from. */
+/** Links the objects of jobs into `target`, if that was made from others, and forgets all other objects beside them. */
 export async function link(compiler, jobs, flags, target) {
   const folder = dirname(jobs[0].object);
   const stamp = join(folder, 'linked');

@@ -1,7 +1,7 @@
 /**
- * `npm run pack [-- --out DIR]`: the tarballs that are published, of lowrank and of the platform packages that `npm run prebuild` has left in
- * npm/. Only what is packed names these as optional dependencies, of exactly its own version: in package.json they would break `npm ci` until
- * they are published. Prints the tarballs' paths.
+ * `npm run pack [-- --out DIR]`: the tarballs that are published, of lowrank and of the platform packages that `npm run prebuild` has
+ * left in npm/. Only what is packed names these as optional dependencies, of exactly its own version: in package.json they would break
+ * `npm ci` until they are published. Prints the tarballs' paths.
  */
 import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';

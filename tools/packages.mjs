@@ -1,4 +1,4 @@
-/** The packages of single platforms, npm/lowrank-NAME: one file each, which src/backends/cpu/addon.ts finds by `${process.platform}-${process.arch}`. */
+/** The packages of single platforms, npm/lowrank-NAME: src/backends/cpu/addon.ts finds them by `${process.platform}-${process.arch}`. */
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { root } from './native.mjs';

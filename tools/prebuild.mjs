@@ -1,8 +1,8 @@
 /**
- * `npm run prebuild [-- --target NAME …]`: makes npm/lowrank-NAME for each platform, a package with the addon and every instruction set inside.
- * One cross compiler serves all: zig, from a Python environment in build/zig that is made when it is first wanted, or the one that ZIG names.
- * The first link of a target takes minutes, as zig then compiles the C++ library for it. Each addon is inspected: what it exports, and that
- * it wants nothing that its platform may lack.
+ * `npm run prebuild [-- --target NAME …]`: makes npm/lowrank-NAME for each platform, a package with the addon and every instruction set
+ * inside. One cross compiler serves all: zig, from a Python environment in build/zig that is made when it is first wanted, or the one
+ * that ZIG names. The first link of a target takes minutes, as zig then compiles the C++ library for it. Each addon is inspected: what
+ * it exports, and that it wants nothing that its platform may lack.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';

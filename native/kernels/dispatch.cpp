@@ -46,7 +46,8 @@ const InstructionSet& choose_instruction_set(const std::string& name) {
     if (name == set.name) return set;
   const ProcessorSet* known = processor_set(name);
   if (known && known->available)
-    throw std::runtime_error(std::string("this machine has ") + known->label + ", but the addon was built without it; run: npx lowrank build-native --all");
+    throw std::runtime_error(std::string("this machine has ") + known->label +
+                             ", but the addon was built without it; run: npx lowrank build-native --all");
   if (known) throw std::runtime_error(std::string("this machine has no ") + known->label);
   std::string names;
   for (const ProcessorSet& set : processor_sets()) names += std::string(names.empty() ? "" : ", ") + set.name;

@@ -1,4 +1,5 @@
-// What the operating system gives: pages of memory, mapped files, temporary files. posix.cpp and windows.cpp say it in their system's words.
+// What the operating system gives: pages of memory, mapped files, temporary files. posix.cpp and windows.cpp say it in their system's
+// words.
 #pragma once
 #include <cstddef>
 #include <string>

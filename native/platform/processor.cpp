@@ -69,7 +69,11 @@ std::vector<ProcessorSet> find_sets() {
   const bool bf16 = avx512 && has(more.a, {5});
   // VBMI; products of bf16 in tiles, tiles; their configuration and data.
   const bool amx = bf16 && has(seven.c, {1}) && has(seven.d, {22, 24}) && has(kept, {17, 18}) && ask_for_tiles();
-  return {{"generic", "SSE2", true}, {"avx2", "AVX2", avx2}, {"avx512", "AVX-512", avx512}, {"avx512bf16", "AVX-512 BF16", bf16}, {"amx", "AMX", amx}};
+  return {{"generic", "SSE2", true},
+          {"avx2", "AVX2", avx2},
+          {"avx512", "AVX-512", avx512},
+          {"avx512bf16", "AVX-512 BF16", bf16},
+          {"amx", "AMX", amx}};
 }
 
 #elif defined(__aarch64__)

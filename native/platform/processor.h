@@ -1,5 +1,5 @@
-// Which of the instruction sets that kernels are written for this processor has. The build asks here what to compile (native/probe.cpp), the addon
-// what to run.
+// Which of the instruction sets that kernels are written for this processor has. The build asks here what to compile (native/probe.cpp),
+// the addon what to run.
 #pragma once
 #include <string_view>
 #include <vector>
