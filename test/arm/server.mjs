@@ -23,7 +23,7 @@ function write(bytes) {
 }
 
 function perform([method, first, ...rest], bytes) {
-  if (method === 'instructionSets') return addon.instructionSets();
+  if (first === undefined) return addon[method]();
   if (method === 'open') {
     const { handle, command, instructionSet } = addon.open(first, ...rest);
     devices.push({ handle, command });

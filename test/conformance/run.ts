@@ -69,7 +69,8 @@ export async function run(backend: Backend, { op, inputs, outputs, attributes, i
   backend.run(op, from as OpInputs<OpName, TensorView>, to as OpOutputs<OpName, TensorView>, attributes as OpAttributes<OpName>);
   const results = new Map<string, Uint8Array>();
   const readOnly = new Set(Object.keys(inputs).filter((name) => !Object.values(inPlace).includes(name)));
-  const contents = await Promise.all(Array.from(written.values(), ({ buffer, bytes }) => backend.read(buffer, 0, bytes.length)));
+  const reads = Array.from(written.values(), ({ buffer, bytes }) => backend.read(buffer, 0, bytes.length));
+  const [contents] = await Promise.all([Promise.all(reads), backend.sync()]);
   for (const [i, [name, { buffer, bytes }]] of [...written].entries()) {
     const read = contents[i];
     const end = read.length - after;
@@ -85,7 +86,6 @@ export async function run(backend: Backend, { op, inputs, outputs, attributes, i
     }
     backend.free(buffer);
   }
-  await backend.sync();
   for (const [output, input] of Object.entries(inPlace)) results.set(output, results.get(input)!);
   return results;
 }
