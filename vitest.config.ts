@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
-    exclude: ['test/interop/**'],
+    exclude: ['test/interop/**', 'test/arm/**'],
     reporters: ['default', './test/helpers/not-run.ts'],
     testTimeout: 60_000,
     hookTimeout: 60_000,

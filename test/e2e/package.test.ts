@@ -7,6 +7,7 @@ import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpat
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { notRun } from '../helpers/native.js';
 import { writeRows, writeTinyModel } from '../helpers/tiny-model.js';
 
 const platform = `${process.platform}-${process.arch}`;
@@ -175,7 +176,7 @@ describe('installed without the platform package', () => {
   });
 });
 
-describe.skipIf(!prebuilt)('the packages of npm run prebuild', () => {
+function inspectPackages(): void {
   const formats = { 'linux-x64': 'ELF x64', 'linux-arm64': 'ELF arm64', 'darwin-arm64': 'Mach-O arm64', 'win32-x64': 'PE x64' };
 
   test.each(Object.entries(formats))('%s can be loaded by Node there, as far as its file says', (name, format) => {
@@ -191,4 +192,7 @@ describe.skipIf(!prebuilt)('the packages of npm run prebuild', () => {
     const [os, cpu] = name.split('-');
     expect(manifest).toMatchObject({ version, os: [os], cpu: [cpu], main: 'lowrank.node' });
   });
-});
+}
+
+if (prebuilt) describe('the packages of npm run prebuild', inspectPackages);
+else notRun('the packages of npm run prebuild', 'npm run test:package does');
