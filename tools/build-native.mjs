@@ -99,7 +99,7 @@ async function build() {
   mkdirSync(objects, { recursive: true });
   const sets = chooseSets(compiler);
   const jobs = plan({ compiler, sets, include: findHeaders(), objects });
-  await compile(compiler, jobs, `the native backend (${Object.keys(sets).join(', ')})`);
+  await compile(compiler, jobs, Object.keys(sets));
   const platform =
     process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared', '-Wl,--gc-sections', '-pthread'];
   await link(compiler, jobs, platform, join(folder, 'lowrank.node'));

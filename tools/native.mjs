@@ -115,7 +115,6 @@ async function produce(compiler, output, args) {
 
 /** Says how far a build is: on a terminal in one line that is rewritten, else in a line every ten seconds. */
 class Progress {
-  #what;
   #total;
   #done = 0;
   /** What is compiled now: the job, and when it began. */
@@ -128,8 +127,7 @@ class Progress {
   #timer;
   #live = process.stderr.isTTY === true && process.env.TERM !== 'dumb';
 
-  constructor(what, jobs, workers) {
-    this.#what = what;
+  constructor(jobs, workers) {
     this.#total = jobs.length;
     this.#workers = workers;
     this.#waiting = jobs.reduce((sum, { cost }) => sum + cost, 0);
@@ -165,17 +163,18 @@ class Progress {
 
   #show() {
     const remaining = this.#finished > 0 ? `, about ${Math.ceil(this.#remaining())} s left` : '';
-    const line = `lowrank: building ${this.#what}, ${this.#done} of ${this.#total} parts${remaining}`;
+    const line = `lowrank: ${this.#done} of ${this.#total} parts compiled${remaining}`;
     process.stderr.write(this.#live ? `\r\x1b[2K${line}` : `${line}\n`);
   }
 }
 
-/** Compiles what is missing of these jobs, the longest first, on all cores. */
-export async function compile(compiler, jobs, what) {
+/** Compiles what is missing of these jobs, the longest first, on all cores; says for which instruction sets and `purpose` it does. */
+export async function compile(compiler, jobs, sets, purpose = '') {
   const missing = jobs.filter(({ object }) => !existsSync(object)).sort((a, b) => b.cost - a.cost);
   if (missing.length === 0) return;
   const workers = Math.min(availableParallelism(), missing.length);
-  const progress = new Progress(what, missing, workers);
+  console.error(`lowrank: compiling${purpose} (${sets.join(', ')})`);
+  const progress = new Progress(missing, workers);
   const queue = missing.values();
   let failed = false;
   const work = async () => {

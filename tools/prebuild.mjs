@@ -5,7 +5,7 @@
  * it exports, and that it wants nothing that its platform may lack.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -103,13 +103,14 @@ async function prebuild(name, zig, version) {
   const sets = zigSets(platforms[name].cpu);
   const jobs = plan({ compiler, sets, include: nodeApiHeaders(), objects });
   const begun = performance.now();
-  await compile(compiler, jobs, `for ${name} (${Object.keys(sets).join(', ')})`);
+  await compile(compiler, jobs, Object.keys(sets), ` for ${name}`);
   const addon = join(folder, 'lowrank.node');
   // The C++ library is compiled as the link is.
   await link(compiler, jobs, ['-shared', '-O2', ...flags(folder, zig)], addon);
   const { exports, libraries, versions } = check(name, addon);
   const packed = join(writePlatformPackage(name), 'lowrank.node');
-  writeFileSync(packed, name.startsWith('linux') ? withoutDebugging(readFileSync(addon)) : readFileSync(addon));
+  writeFileSync(`${packed}.tmp`, name.startsWith('linux') ? withoutDebugging(readFileSync(addon)) : readFileSync(addon));
+  renameSync(`${packed}.tmp`, packed);
   const seconds = ((performance.now() - begun) / 1000).toFixed(0);
   const wants = [...libraries, ...versions.filter((text) => /^(GLIBC_2\.2[0-9]|macOS)/.test(text))];
   console.error(

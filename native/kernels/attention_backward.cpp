@@ -66,7 +66,7 @@ void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row,
 
 #if !defined(__AVX512F__)
 // Four rows of numbers along the keys into two steps of pairs that lie together.
-inline void round_fours(const float (&rows)[4][kSpan], int64_t count, uint32_t* units) {
+[[maybe_unused]] inline void round_fours(const float (&rows)[4][kSpan], int64_t count, uint32_t* units) {
   auto* halves = reinterpret_cast<uint16_t*>(units);
   for (int64_t j = 0; j < count; j++) {
     halves[4 * j] = to_bf16(rows[0][j]);

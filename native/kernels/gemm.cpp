@@ -31,18 +31,20 @@ inline void store_vector(const Product& p, int64_t element, Some some, Lanes sum
   store_lanes(*p.out, element, some, x);
 }
 
+#if !defined(__AVX512F__)
 // A part of a tile, whose sums lie in memory in rows of `width`.
 [[gnu::noinline]] void store_part(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns, const float* sums, int64_t width) {
   for (int64_t r = 0; r < rows; r++)
     for (int64_t i = 0; i < columns; i += kLanes) store_vector(p, (row + r) * p.n + column + i, first(columns - i), lanes_at(sums + r * width + i));
 }
+#endif
 
 // Brings the first `rows` rows of a tile's sums home. Inlined, or else the sums would take the way over memory: as they do where only some are wanted,
 // as copying some bytes is a call, which no register of sums outlives.
 template <int Rows, int Vectors>
 [[gnu::always_inline]] inline void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns, const Lanes (&sums)[Rows][Vectors]) {
-  constexpr int64_t width = Vectors * kLanes;
 #if !defined(__AVX512F__)
+  constexpr int64_t width = Vectors * kLanes;
   if (rows < Rows || columns < width) {
     float memory[Rows * width];
 #pragma GCC unroll 16

@@ -54,7 +54,7 @@ function* products(): Generator<Case> {
           ['bf16', 'f32'],
         ] as Float[][]
       ).entries()) {
-        for (const T of [1, 13, 40]) {
+        for (const T of [1, 6, 7, 13, 40]) {
           const { weight, ...rest } = quantized(kind, [outputs, inputs], blockSize);
           const sums = (k: number) => ({ relative: ulp, absolute: 8 * k * ulp });
           const attributes = { transposeA: 0, alpha: 1, accumulate: i % 2 } as const;
@@ -67,6 +67,16 @@ function* products(): Generator<Case> {
       }
     }
   }
+}
+
+/** A scale that is NaN stays NaN, whatever its other bits are: these would round to a zero. */
+function* unusableScale(): Generator<Case> {
+  const { weight, absmax, constants } = quantized('nf4', [5, 128], 64);
+  const bits = new Uint32Array((absmax.values as Float32Array).slice().buffer);
+  bits[2] = 0x7fffffff;
+  const operands = { a: uniform('bf16', [1, 128]), b: weight, absmax: { ...absmax, values: new Float32Array(bits.buffer) }, constants };
+  const attributes = { transposeA: 0, transposeB: 1, alpha: 1, accumulate: 0 } as const;
+  yield call('matmul', operands, { out: result('f32', [1, 5]) }, attributes, { out: { relative: ulp, absolute: 1024 * ulp } });
 }
 
 function* lowRankProducts(): Generator<Case> {
@@ -143,4 +153,4 @@ function* quantizations(): Generator<Case> {
   }
 }
 
-export const quantizeCases: readonly Case[] = [...products(), ...lowRankProducts(), ...quantizations()];
+export const quantizeCases: readonly Case[] = [...products(), ...unusableScale(), ...lowRankProducts(), ...quantizations()];
