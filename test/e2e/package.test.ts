@@ -7,7 +7,7 @@ import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpat
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { notRun } from '../helpers/native.js';
+import { describeNative, notRun } from '../helpers/native.js';
 import { writeRows, writeTinyModel } from '../helpers/tiny-model.js';
 
 const platform = `${process.platform}-${process.arch}`;
@@ -45,8 +45,8 @@ function install(where: string, tarballs: readonly string[]): void {
   if (npm.code !== 0) throw new Error(`npm install: ${npm.err}`);
 }
 
-/** The tarballs of lowrank and of this platform's package, and the latter's addon. */
-function pack(): { main: string; own: string; addon: string } {
+/** The tarballs of lowrank and, where an addon is there, of this platform's package, and that addon. */
+function pack(): { main: string; own?: string; addon: string } {
   const packed = execFileSync(process.execPath, ['tools/pack.mjs', '--out', at('tarballs')], {
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'ignore'],
@@ -57,6 +57,7 @@ function pack(): { main: string; own: string; addon: string } {
     if (own === undefined) throw new Error(`npm/${platformPackage} is not there: npm run prebuild -- --target ${platform}`);
     return { main, own, addon: join('npm', platformPackage, 'lowrank.node') };
   }
+  if (!existsSync(builtHere)) return { main, addon: builtHere };
   const script = `import('./tools/packages.mjs').then((m) => m.writePlatformPackage('${platform}', '${at(platformPackage)}'))`;
   execFileSync(process.execPath, ['-e', script]);
   copyFileSync(builtHere, at(platformPackage, 'lowrank.node'));
@@ -98,49 +99,46 @@ beforeAll(async () => {
 }, 120_000);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-describe.skipIf(!prebuilt && !existsSync(builtHere))(
-  `installed with the addon ${prebuilt ? 'of npm run prebuild' : 'that was built here'}`,
-  () => {
-    beforeAll(() => install('with', [packed.main, packed.own]), 120_000);
+(prebuilt ? describe : describeNative)(`installed with the addon ${prebuilt ? 'of npm run prebuild' : 'that was built here'}`, () => {
+  beforeAll(() => install('with', [packed.main, packed.own as string]), 120_000);
 
-    test('a step is trained with the addon of the platform package', () => {
-      const inside = at('with', 'node_modules', platformPackage, 'lowrank.node');
-      expect(readFileSync(inside).equals(readFileSync(packed.addon))).toBe(true);
-      const { code, out, err, addons } = trainOneStep('with');
-      expect({ code, err }).toMatchObject({ code: 0 });
-      expect(JSON.parse(out)).toMatchObject({ steps: 1, loss: expect.any(Number) });
-      expect(addons).toEqual([inside]);
-      expect(err).not.toContain('the native backend has not been built');
-      expect(existsSync(at('with', 'out/adapter_model.safetensors'))).toBe(true);
-      const { findings } = JSON.parse(lowrank('with', ['doctor', '--json']).out);
-      expect(findings).toContainEqual(
-        expect.objectContaining({ name: 'addon', value: expect.stringContaining(`${inside}, from the package ${platformPackage}`) }),
-      );
-    });
+  test('a step is trained with the addon of the platform package', () => {
+    const inside = at('with', 'node_modules', platformPackage, 'lowrank.node');
+    expect(readFileSync(inside).equals(readFileSync(packed.addon))).toBe(true);
+    const { code, out, err, addons } = trainOneStep('with');
+    expect({ code, err }).toMatchObject({ code: 0 });
+    expect(JSON.parse(out)).toMatchObject({ steps: 1, loss: expect.any(Number) });
+    expect(addons).toEqual([inside]);
+    expect(err).not.toContain('the native backend has not been built');
+    expect(existsSync(at('with', 'out/adapter_model.safetensors'))).toBe(true);
+    const { findings } = JSON.parse(lowrank('with', ['doctor', '--json']).out);
+    expect(findings).toContainEqual(
+      expect.objectContaining({ name: 'addon', value: expect.stringContaining(`${inside}, from the package ${platformPackage}`) }),
+    );
+  });
 
-    test('a platform package of another version is refused', () => {
-      const manifest = at('with', 'node_modules', platformPackage, 'package.json');
-      const text = readFileSync(manifest, 'utf8');
-      writeFileSync(manifest, text.replace(/"version": "[^"]*"/, '"version": "0.0.1"'));
-      const { code, err } = lowrank('with', ['train', 'recipe.yaml', '--overwrite']);
-      writeFileSync(manifest, text);
-      expect({ code, err }).toEqual({ code: 1, err: expect.stringMatching(/is version 0\.0\.1[\s\S]*to mend: npm install lowrank@/) });
-    });
+  test('a platform package of another version is refused', () => {
+    const manifest = at('with', 'node_modules', platformPackage, 'package.json');
+    const text = readFileSync(manifest, 'utf8');
+    writeFileSync(manifest, text.replace(/"version": "[^"]*"/, '"version": "0.0.1"'));
+    const { code, err } = lowrank('with', ['train', 'recipe.yaml', '--overwrite']);
+    writeFileSync(manifest, text);
+    expect({ code, err }).toEqual({ code: 1, err: expect.stringMatching(/is version 0\.0\.1[\s\S]*to mend: npm install lowrank@/) });
+  });
 
-    test('all that the README names is there, and nothing that only a clone needs', () => {
-      const inside = (path: string) => at('with', 'node_modules/lowrank', path);
-      const links = [...readFileSync(inside('README.md'), 'utf8').matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, path]) => path);
-      expect(links.length).toBeGreaterThan(2);
-      expect(links.filter((path) => !existsSync(inside(path)))).toEqual([]);
-      const listed = execFileSync('tar', ['-tzf', packed.main], { encoding: 'utf8' }).split('\n');
-      expect(listed.filter((path) => /tsbuildinfo|\/test\/|\/build\//.test(path))).toEqual([]);
-      expect(existsSync(inside('build'))).toBe(false);
-      const { scripts, optionalDependencies, version } = JSON.parse(readFileSync(inside('package.json'), 'utf8'));
-      expect(scripts).toBeUndefined();
-      expect(optionalDependencies).toMatchObject({ [platformPackage]: version });
-    });
-  },
-);
+  test('all that the README names is there, and nothing that only a clone needs', () => {
+    const inside = (path: string) => at('with', 'node_modules/lowrank', path);
+    const links = [...readFileSync(inside('README.md'), 'utf8').matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, path]) => path);
+    expect(links.length).toBeGreaterThan(2);
+    expect(links.filter((path) => !existsSync(inside(path)))).toEqual([]);
+    const listed = execFileSync('tar', ['-tzf', packed.main], { encoding: 'utf8' }).split('\n');
+    expect(listed.filter((path) => /tsbuildinfo|\/test\/|\/build\//.test(path))).toEqual([]);
+    expect(existsSync(inside('build'))).toBe(false);
+    const { scripts, optionalDependencies, version } = JSON.parse(readFileSync(inside('package.json'), 'utf8'));
+    expect(scripts).toBeUndefined();
+    expect(optionalDependencies).toMatchObject({ [platformPackage]: version });
+  });
+});
 
 describe('installed without the platform package', () => {
   beforeAll(() => install('without', [packed.main]), 120_000);
