@@ -1,11 +1,11 @@
-import type { Tensor } from '../core/tensor.js';
 import type { Folder } from '../io/folder.js';
-import { encodeSafetensors, readSafetensors } from '../io/safetensors.js';
+import { readSafetensors } from '../io/safetensors.js';
+import { saveTensors } from '../io/tensors.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { parseJson } from '../util/json.js';
 import type { LoraAdapter } from './lora.js';
-import { adapterConfigJson, fillParameters, loadAdapter } from './peft.js';
+import { adapterConfigJson, loadAdapter } from './peft.js';
 
 /** The base that an adapter was trained on. */
 export interface BaseModel {
@@ -47,38 +47,4 @@ export async function noAdapter(folder: Folder): Promise<LowrankError> {
       ? 'there is nothing to merge or to attach: give the folder as the model (--model, or base_model in a recipe)'
       : 'give the folder of the adapter (the recipe’s output_dir)',
   });
-}
-
-/** Writes device tensors, f32 or u8, into one safetensors file. */
-export async function saveTensors(
-  folder: Folder,
-  name: string,
-  tensors: ReadonlyMap<string, Tensor>,
-  metadata: Record<string, string> = {},
-): Promise<void> {
-  const entries = [...tensors].map(([key, tensor]) => ({
-    name: key,
-    dtype: storedType(tensor),
-    shape: tensor.shape,
-    data: () => tensor.read(),
-  }));
-  // `format` is what transformers and PEFT look for.
-  await folder.write(name, encodeSafetensors(entries, { format: 'pt', ...metadata }));
-}
-
-/** How a tensor's dtype is called in a file. */
-function storedType(tensor: Tensor): string {
-  if (tensor.dtype === 'f32') return 'F32';
-  if (tensor.dtype === 'u8') return 'U8';
-  throw new LowrankError(`a tensor of ${tensor.dtype}`, { place: 'saveTensors', expected: 'f32 or u8' });
-}
-
-/** Fills device tensors from a file that `saveTensors` wrote. */
-export async function restoreTensors(folder: Folder, name: string, tensors: ReadonlyMap<string, Tensor>): Promise<void> {
-  const checkpoint = await readSafetensors(await folder.open(name));
-  try {
-    await fillParameters(tensors, checkpoint, `${folder.path}/${name}`);
-  } finally {
-    await checkpoint.close();
-  }
 }

@@ -1,9 +1,9 @@
 import type { Tensor } from '../core/tensor.js';
+import { bytesAs, type PlainType } from '../io/model-folder.js';
 import type { TensorToWrite } from '../io/safetensors.js';
 import { Linear } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
-import { bytesAs, type PlainType } from './model-folder.js';
 import type { ParameterCount, Tuner } from './tuner.js';
 
 /**

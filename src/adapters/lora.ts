@@ -2,7 +2,7 @@ import { unscoped } from '../core/scope.js';
 import { empty, type Tensor } from '../core/tensor.js';
 import { Linear, type LoraLayer } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
-import { breather } from '../util/breathe.js';
+import { eventLoopTurns } from '../util/event-loop.js';
 import { Random, streams } from '../util/philox.js';
 import type { LoraConfig } from './config.js';
 import { findSaved, findTargets, type LoraTarget } from './targets.js';
@@ -50,9 +50,9 @@ export class LoraAdapter implements Tuner {
    */
   static async create(model: CausalLM, config: LoraConfig, seed: number): Promise<LoraAdapter> {
     const adapter = LoraAdapter.allocate(model, config);
-    const breathe = breather();
+    const turn = eventLoopTurns();
     for (const [index, { A, B, r }] of [...adapter.layers.values()].entries()) {
-      await breathe();
+      await turn();
       const draw = (tensor: Tensor, lane: number, value: (random: Random) => number) => {
         const random = new Random(seed, streams.init + 2 * index + lane);
         tensor.write(new Uint8Array(Float32Array.from({ length: tensor.size }, () => value(random)).buffer));

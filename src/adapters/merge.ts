@@ -1,8 +1,8 @@
 import { empty, fromArray, type Tensor } from '../core/tensor.js';
 import type { Checkpoint } from '../io/checkpoint.js';
+import { bytesAs, type ModelToWrite, type PlainType, plainType } from '../io/model-folder.js';
 import type { TensorToWrite } from '../io/safetensors.js';
 import type { LoraAdapter } from './lora.js';
-import { bytesAs, type ModelToWrite, type PlainType, plainType } from './model-folder.js';
 
 /**
  * Merges an adapter into its base: W + scale·B·A in f32, rounded once to the dtype that the base stores. A tied head that was trained, or

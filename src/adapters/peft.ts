@@ -1,7 +1,6 @@
-import type { Tensor } from '../core/tensor.js';
 import type { Checkpoint } from '../io/checkpoint.js';
+import { fillTensors } from '../io/tensors.js';
 import type { CausalLM } from '../nn/model.js';
-import { LowrankError } from '../util/errors.js';
 import { type LoraConfig, parseLoraConfig } from './config.js';
 import { LoraAdapter } from './lora.js';
 
@@ -62,45 +61,10 @@ export async function loadAdapter(model: CausalLM, configJson: unknown, checkpoi
   const config = parseLoraConfig(configJson, `${place}/adapter_config.json`);
   const adapter = LoraAdapter.allocate(model, config);
   try {
-    await fillParameters(adapter.parameters(), checkpoint, `${place}/adapter_model.safetensors`);
+    await fillTensors(adapter.parameters(), checkpoint, `${place}/adapter_model.safetensors`);
     return adapter;
   } catch (error) {
     adapter.dispose();
     throw error;
-  }
-}
-
-/** Writes a file's tensors into device tensors of the same names and shapes, f32 or u8 (codes, which a file holds as U8); both sides must match exactly. */
-export async function fillParameters(parameters: ReadonlyMap<string, Tensor>, checkpoint: Checkpoint, place: string): Promise<void> {
-  const missing = [...parameters.keys()].filter((name) => !checkpoint.tensors.has(name));
-  const unexpected = [...checkpoint.tensors.keys()].filter((name) => !parameters.has(name));
-  if (missing.length > 0 || unexpected.length > 0) {
-    const lists = [
-      missing.length && `${missing.length} missing, such as "${missing[0]}"`,
-      unexpected.length && `${unexpected.length} unexpected, such as "${unexpected[0]}"`,
-    ];
-    throw new LowrankError(`the tensors do not fit the model: ${lists.filter(Boolean).join('; ')}`, {
-      place,
-      expected: `${parameters.size} tensors, as the base model and the configuration say`,
-      mend: 'use the files with the base model that they were trained on',
-    });
-  }
-  for (const [name, tensor] of parameters) {
-    const stored = checkpoint.tensors.get(name)!;
-    if (stored.shape.length !== tensor.shape.length || stored.shape.some((n, i) => n !== tensor.shape[i])) {
-      throw new LowrankError(`tensor "${name}" has shape [${stored.shape.join(', ')}]`, {
-        place,
-        expected: `[${tensor.shape.join(', ')}] for this base model`,
-        mend: 'use the files with the base model that they were trained on',
-      });
-    }
-  }
-  for (const [name, tensor] of parameters) {
-    const stored = checkpoint.tensors.get(name)!;
-    if ((tensor.dtype === 'u8') !== (stored.dtype === 'U8')) {
-      const expected = tensor.dtype === 'u8' ? 'U8' : 'a float dtype';
-      throw new LowrankError(`tensor "${name}" is ${stored.dtype}`, { place, expected, mend: 'use a file that was not changed' });
-    }
-    tensor.write(tensor.dtype === 'u8' ? await stored.read() : await stored.readAs('f32'));
   }
 }

@@ -1,8 +1,8 @@
 import { existsSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { mergeAdapter } from '../adapters/merge.js';
-import { writeModel } from '../adapters/model-folder.js';
 import { scope } from '../core/scope.js';
+import { writeModel } from '../io/model-folder.js';
 import { localFolder } from '../io/node/folder.js';
 import { byteLengthOf } from '../io/safetensors.js';
 import { loadModel } from '../models/load.js';

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
-import { writeModel } from '../adapters/model-folder.js';
+import { writeModel } from '../io/model-folder.js';
 import { localFolder } from '../io/node/folder.js';
 import { byteLengthOf } from '../io/safetensors.js';
 import type { QuantizationConfig } from '../models/quantize.js';

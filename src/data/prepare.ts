@@ -1,5 +1,5 @@
-import { breather } from '../util/breathe.js';
 import { LowrankError } from '../util/errors.js';
+import { eventLoopTurns } from '../util/event-loop.js';
 import type { JsonValue } from '../util/json.js';
 import { tokenRanges } from './align.js';
 import { type Labelled, labelConversation, refuseDoubleBos } from './chat.js';
@@ -72,9 +72,9 @@ export async function prepareExamples(
   };
   const examples: Example[] = [];
   const masked: string[] = [];
-  const breathe = breather();
+  const turn = eventLoopTurns();
   for await (const row of rows) {
-    await breathe();
+    await turn();
     statistics.type ??= detectType(row, dataset);
     const { inputIds, labels } = label(readSample(row, statistics.type, dataset), tokenizer, template, dataset);
     count(statistics, inputIds.length);

@@ -1,7 +1,7 @@
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { LowrankError, messageOf } from '../util/errors.js';
 import { isObject, type JsonObject, type JsonValue } from '../util/json.js';
-import { surfaceLength } from './surface.js';
+import { tokenByteLength } from './token-bytes.js';
 
 /** The contents of a checkpoint's tokenizer files, as they are on the Hugging Face hub. */
 export interface TokenizerFiles {
@@ -136,7 +136,7 @@ export class Tokenizer {
 
   /** How many UTF-8 bytes of text a token stands for. */
   byteLength(id: number): number {
-    return surfaceLength(this.engine.id_to_token(id) ?? '', this.addedIds.has(id), this.byteLevel);
+    return tokenByteLength(this.engine.id_to_token(id) ?? '', this.addedIds.has(id), this.byteLevel);
   }
 
   /** What the post-processor puts around a text, seen on a token that it cannot know. */

@@ -1,5 +1,5 @@
-import { breather } from '../util/breathe.js';
 import { LowrankError } from '../util/errors.js';
+import { eventLoopTurns } from '../util/event-loop.js';
 import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from '../util/half.js';
 import type { FileSource } from './source.js';
 
@@ -106,9 +106,9 @@ export async function decodeNumbers(
   piece = pieceElements,
 ): Promise<void> {
   const scratch = new Float32Array(Math.min(piece, count));
-  const breathe = breather();
+  const turn = eventLoopTurns();
   for (let first = 0; first < count; first += piece) {
-    await breathe();
+    await turn();
     const values = scratch.subarray(0, Math.min(piece, count - first));
     decode(first, values);
     const stored = to === 'f32' ? values : to === 'bf16' ? f32ToBf16(values) : f32ToF16(values);

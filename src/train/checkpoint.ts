@@ -1,5 +1,5 @@
-import { restoreTensors, saveTensors } from '../adapters/folder.js';
 import type { Folder } from '../io/folder.js';
+import { restoreTensors, saveTensors } from '../io/tensors.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import { LowrankError } from '../util/errors.js';
 import { isObject, parseJson } from '../util/json.js';

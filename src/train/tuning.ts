@@ -1,10 +1,11 @@
-import { openAdapter, restoreTensors, saveAdapter } from '../adapters/folder.js';
+import { openAdapter, saveAdapter } from '../adapters/folder.js';
 import { FullTuner } from '../adapters/full.js';
 import { LoraAdapter } from '../adapters/lora.js';
-import { mainType, type PlainType, writeModel, writeTokenizer } from '../adapters/model-folder.js';
 import type { Tuner } from '../adapters/tuner.js';
 import type { Folder } from '../io/folder.js';
+import { mainType, type PlainType, writeModel, writeTokenizer } from '../io/model-folder.js';
 import type { ModelSource } from '../io/model-source.js';
+import { restoreTensors } from '../io/tensors.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { type CardFigures, fullCard, loraCard } from './model-card.js';

@@ -1,13 +1,13 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { writeModel } from '../../src/adapters/model-folder.js';
 import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { empty, fromArray } from '../../src/core/tensor.js';
 import { encodeQuantized } from '../../src/io/bitsandbytes.js';
 import type { Checkpoint } from '../../src/io/checkpoint.js';
+import { writeModel } from '../../src/io/model-folder.js';
 import { localFolder } from '../../src/io/node/folder.js';
 import { openFile } from '../../src/io/node.js';
 import { encodeSafetensors, readSafetensors } from '../../src/io/safetensors.js';

@@ -1,8 +1,8 @@
 import { empty, type Tensor } from '../core/tensor.js';
-import type { Folder } from '../io/folder.js';
-import type { ModelSource } from '../io/model-source.js';
-import type { TensorToWrite } from '../io/safetensors.js';
-import { writeCheckpoint } from '../io/safetensors-shards.js';
+import type { Folder } from './folder.js';
+import type { ModelSource } from './model-source.js';
+import type { TensorToWrite } from './safetensors.js';
+import { writeCheckpoint } from './safetensors-shards.js';
 
 /** What a model's tensors are stored as; block-quantised ones become BF16. */
 export type PlainType = 'f32' | 'bf16' | 'f16';

@@ -2,7 +2,7 @@
 const longest = 20;
 
 /** Lets waiting events run now and then: awaited in long loops, it gives the event loop a turn every 20 milliseconds. */
-export function breather(): () => Promise<void> | undefined {
+export function eventLoopTurns(): () => Promise<void> | undefined {
   let last = performance.now();
   return () => {
     if (performance.now() - last < longest) return undefined;
