@@ -1,7 +1,7 @@
 /** The suite `plan`: the peak of resident memory that the planner predicts against the measured one, and seconds a step. */
 import { rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { parseLoraConfig } from '#lowrank/adapters/config.js';
+import { parseAdapterConfig } from '#lowrank/adapters/registry.js';
 import { openCpuBackend } from '#lowrank/backends/cpu/index.js';
 import { standardQuantization } from '#lowrank/models/quantize.js';
 import { fullBatch } from '#lowrank/plan/dry-run.js';
@@ -56,7 +56,9 @@ export async function planSuite(bench: Bench): Promise<Row[]> {
         config: shapes[run.shape],
         precision: 'bf16' as const,
         lora:
-          run.method === 'full' ? undefined : parseLoraConfig({ r: 16, lora_dropout: run.dropout, target_modules: 'all-linear' }, 'bench'),
+          run.method === 'full'
+            ? undefined
+            : parseAdapterConfig({ r: 16, lora_dropout: run.dropout, target_modules: 'all-linear' }, 'bench'),
         quantization: run.method === 'qlora' ? standardQuantization : undefined,
         stream: false,
         mapped: true,

@@ -25,4 +25,5 @@ export function openBackend(name?: string, onFallback: (message: string) => void
 export { type CpuOptions, openCpuBackend } from './backends/cpu/index.js';
 export * from './browser.js';
 export { localFolder } from './io/node/folder.js';
-export { openFile, openModel } from './io/node.js';
+export { openFile } from './io/node.js';
+export { openModel } from './runs/node.js';

@@ -11,7 +11,7 @@ const root = resolve(import.meta.dirname, '../..');
 const source = join(root, 'src');
 
 /** Where `node:*` may be imported: files, and folders with a slash. */
-const nodePlaces = ['backends/cpu/', 'io/node.ts', 'io/node/', 'cli/'];
+const nodePlaces = ['backends/cpu/', 'io/node.ts', 'io/node/', 'runs/node.ts', 'cli/'];
 const entries = ['index.ts', 'browser.ts'];
 
 /** The level of each folder of src: rows `| 2 | `ops` `backends` | …` of the table. */

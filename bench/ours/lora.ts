@@ -1,8 +1,7 @@
 /** One loop of ours, LoRA, QLoRA or full, a step for each request. The only argument is the case as JSON (bench/lora.ts). */
 import { readFileSync } from 'node:fs';
-import { parseLoraConfig } from '#lowrank/adapters/config.js';
 import { FullTuner } from '#lowrank/adapters/full.js';
-import { LoraAdapter } from '#lowrank/adapters/lora.js';
+import { createAdapter, parseAdapterConfig } from '#lowrank/adapters/registry.js';
 import { openCpuBackend } from '#lowrank/backends/cpu/index.js';
 import { loadModel } from '#lowrank/models/load.js';
 import { standardQuantization } from '#lowrank/models/quantize.js';
@@ -22,7 +21,7 @@ const quantization = run.method === 'qlora' ? standardQuantization : undefined;
 const { model } = await loadModel(source, backend, { precision, trainable: full, quantization });
 const rank = run.rank ?? 16;
 const config = { r: rank, lora_alpha: 2 * rank, lora_dropout: run.dropout ?? 0, target_modules: 'all-linear' };
-const tuner = full ? new FullTuner(model) : await LoraAdapter.create(model, parseLoraConfig(config, 'bench'), 1);
+const tuner = full ? new FullTuner(model) : await createAdapter(model, parseAdapterConfig(config, 'bench'), 1);
 const parameters = tuner.parameters();
 const optimizer = createOptimizer('adamw_torch', parameters, {
   adam_beta1: 0.9,

@@ -4,8 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { parseLoraConfig } from '#lowrank/adapters/config.js';
-import { LoraAdapter } from '#lowrank/adapters/lora.js';
+import { createAdapter, parseAdapterConfig } from '#lowrank/adapters/registry.js';
 import { openCpuBackend } from '#lowrank/backends/cpu/index.js';
 import { Gradients } from '#lowrank/core/tape.js';
 import { zeros } from '#lowrank/core/tensor.js';
@@ -49,7 +48,7 @@ const { weights, constants } = backend.memory().currentOf;
 const loaded = { seconds: (performance.now() - begun) / 1000, peak: peakRssGb() };
 // Both matrices random, so that every gradient should differ from zero.
 const config = { r: run.rank, lora_alpha: 16, target_modules: 'all-linear', init_lora_weights: false };
-const adapter = await LoraAdapter.create(model, parseLoraConfig(config, 'bench'), 1);
+const adapter = await createAdapter(model, parseAdapterConfig(config, 'bench'), 1);
 const parameters = adapter.parameters();
 const paging = { folder: process.env.TMPDIR ?? tmpdir(), limit: 0 };
 const settings = { adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, weight_decay: 0, paging };
@@ -66,7 +65,7 @@ const read = diskBytes();
 const start = performance.now();
 const gradients = new Gradients();
 const lossSum = zeros(backend, [1], 'f32', 'workspace');
-accumulateGradients(model, batch, { checkpointing: true }, 1 / (run.length - 1), gradients, lossSum);
+accumulateGradients(model, batch, { recompute: true }, 1 / (run.length - 1), gradients, lossSum);
 const [loss] = await lossSum.toFloat32();
 let zeroGradients = 0;
 for (const parameter of parameters.values()) {

@@ -1,11 +1,12 @@
+import type { Checkpoint } from '../io/checkpoint.js';
 import type { Folder } from '../io/folder.js';
 import { readSafetensors } from '../io/safetensors.js';
-import { saveTensors } from '../io/tensors.js';
+import { fillTensors, saveTensors } from '../io/tensors.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { parseJson } from '../util/json.js';
-import type { LoraAdapter } from './lora.js';
-import { adapterConfigJson, loadAdapter } from './peft.js';
+import type { Adapter } from './adapter.js';
+import { allocateAdapter, parseAdapterConfig } from './registry.js';
 
 /** The base that an adapter was trained on. */
 export interface BaseModel {
@@ -19,13 +20,32 @@ export const adapterFile = 'adapter_model.safetensors';
 export const adapterConfigFile = 'adapter_config.json';
 
 /** Writes an adapter as PEFT does: `adapter_model.safetensors` (F32) and `adapter_config.json`. */
-export async function saveAdapter(folder: Folder, adapter: LoraAdapter, base: BaseModel): Promise<void> {
+export async function saveAdapter(folder: Folder, adapter: Adapter, base: BaseModel): Promise<void> {
   await saveTensors(folder, adapterFile, adapter.parameters(), { base_identity: base.identity });
   await folder.writeText(adapterConfigFile, adapterConfigJson(adapter, base.name));
 }
 
+/** adapter_config.json of an adapter: PEFT's fields with sorted keys. `base` is base_model_name_or_path. */
+export function adapterConfigJson(adapter: Adapter, base: string): string {
+  const { config, method } = adapter;
+  const fields = { ...method.fileFields(config, targetsForFile(adapter)), base_model_name_or_path: base };
+  const sorted = Object.fromEntries(Object.entries(fields).sort(([a], [b]) => (a < b ? -1 : 1)));
+  return `${JSON.stringify(sorted, null, 2)}\n`;
+}
+
+/** Readers such as vLLM want a list of names: `all-linear` and the architecture's default become the endings that they stand for. */
+function targetsForFile({ config, layers, model }: Adapter): string | readonly string[] {
+  const { target_modules: targets } = config;
+  const paths = [...layers.keys()];
+  if (Array.isArray(targets) || (targets && targets !== 'all-linear')) return targets;
+  const endings = [...new Set(paths.map((path) => path.slice(path.lastIndexOf('.') + 1)))].sort();
+  const chosen = new Set(paths);
+  const exact = [...model.modules.keys()].every((path) => chosen.has(path) || !endings.some((ending) => path.endsWith(`.${ending}`)));
+  return exact ? endings : [...paths].sort();
+}
+
 /** Reads what `saveAdapter` or PEFT wrote and attaches it. `identity` is the recorded base, where there is one. */
-export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ adapter: LoraAdapter; identity?: string }> {
+export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ adapter: Adapter; identity?: string }> {
   const text = await folder.readText(adapterConfigFile);
   if (text === undefined) throw await noAdapter(folder);
   const checkpoint = await readSafetensors(await folder.open(adapterFile));
@@ -34,6 +54,22 @@ export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ ad
     return { adapter, identity: checkpoint.metadata.base_identity };
   } finally {
     await checkpoint.close();
+  }
+}
+
+/**
+ * Builds an adapter from a PEFT directory's two files and attaches it. Strict: every tensor of the file is used, every trainable tensor is
+ * filled, and each has the shape that this model gives it.
+ */
+export async function loadAdapter(model: CausalLM, configJson: unknown, checkpoint: Checkpoint, place: string): Promise<Adapter> {
+  const config = parseAdapterConfig(configJson, `${place}/${adapterConfigFile}`);
+  const adapter = allocateAdapter(model, config);
+  try {
+    await fillTensors(adapter.parameters(), checkpoint, `${place}/${adapterFile}`);
+    return adapter;
+  } catch (error) {
+    adapter.dispose();
+    throw error;
   }
 }
 

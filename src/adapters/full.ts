@@ -50,6 +50,13 @@ export class FullTuner implements Tuner {
     }));
   }
 
+  withBase(): never {
+    throw new LowrankError('full fine-tuning changes the base itself', {
+      place: 'a pass of the base model',
+      mend: 'train an adapter: adapter: lora, or qlora',
+    });
+  }
+
   /** The weights keep what they learned; they belong to the loaded model. */
   dispose(): void {
     for (const tensor of this.weights.values()) tensor.requiresGrad = false;

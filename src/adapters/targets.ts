@@ -1,19 +1,26 @@
 import { Linear } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError, messageOf, nearest } from '../util/errors.js';
-import type { LoraConfig } from './config.js';
 
-/** What one LoRA layer is: its rank and the scale of its update. */
-export interface LoraTarget {
-  path: string;
-  module: Linear;
-  r: number;
-  scale: number;
+/** The keys that say which layers are adapted and which modules are trained as a whole; PEFT's meaning and names. */
+export interface TargetConfig {
+  /** Names or path endings; one string is a regular expression for whole paths, or `all-linear`; null takes the architecture's default. */
+  readonly target_modules?: string | readonly string[] | null;
+  readonly exclude_modules?: string | readonly string[] | null;
+  readonly layers_to_transform?: number | readonly number[] | null;
+  readonly layers_pattern?: string | readonly string[] | null;
+  readonly modules_to_save?: readonly string[] | null;
+}
+
+/** A linear layer that is to be adapted. */
+export interface LinearTarget {
+  readonly path: string;
+  readonly module: Linear;
 }
 
 /** The linear layers that a configuration names, in the model's order; PEFT's rules (tuners_utils.check_target_module_exists). */
-export function findTargets(model: CausalLM, config: LoraConfig): LoraTarget[] {
-  const targets: LoraTarget[] = [];
+export function findTargets(model: CausalLM, config: TargetConfig): LinearTarget[] {
+  const targets: LinearTarget[] = [];
   const wanted = config.target_modules ?? [...model.defaultTargets];
   for (const [path, module] of model.modules) {
     if (!matches(path, wanted, config, model)) continue;
@@ -23,16 +30,14 @@ export function findTargets(model: CausalLM, config: LoraConfig): LoraTarget[] {
         mend: 'leave it out of the target modules; to train the whole module, name it in modules_to_save',
       });
     }
-    const r = valueFor(config.rank_pattern, path) ?? config.r;
-    const alpha = valueFor(config.alpha_pattern, path) ?? config.lora_alpha;
-    targets.push({ path, module, r, scale: config.use_rslora ? alpha / Math.sqrt(r) : alpha / r });
+    targets.push({ path, module });
   }
   if (targets.length === 0) throw noTargets(model, wanted);
   return targets;
 }
 
 /** The modules that modules_to_save names: every path that ends with one of the names, as in PEFT. */
-export function findSaved(model: CausalLM, config: LoraConfig): string[] {
+export function findSaved(model: CausalLM, config: TargetConfig): string[] {
   const names = config.modules_to_save ?? [];
   for (const name of names) {
     if ([...model.modules.keys()].some((path) => path.endsWith(name))) continue;
@@ -50,10 +55,10 @@ export function endings(model: CausalLM): string[] {
   return [...new Set([...model.modules.keys()].map((path) => path.slice(path.lastIndexOf('.') + 1)))];
 }
 
-function matches(path: string, wanted: string | readonly string[], config: LoraConfig, model: CausalLM): boolean {
+function matches(path: string, wanted: string | readonly string[], config: TargetConfig, model: CausalLM): boolean {
   if (config.exclude_modules && named(path, config.exclude_modules, 'exclude_modules')) return false;
   if (config.modules_to_save?.some((name) => regex(`(^|.*\\.)${name}($|\\..*)`, 'modules_to_save').test(path))) return false;
-  if (wanted === 'all-linear') return path !== model.headPath && model.modules.get(path) instanceof Linear;
+  if (wanted === 'all-linear') return path !== model.paths.head && model.modules.get(path) instanceof Linear;
   if (!named(path, wanted, 'target_modules')) return false;
   if (typeof wanted === 'string' || wanted.includes(path)) return true;
   return inLayers(path, config);
@@ -64,7 +69,7 @@ function named(path: string, names: string | readonly string[], place: string): 
   return names.some((name) => path === name || path.endsWith(`.${name}`));
 }
 
-function inLayers(path: string, { layers_to_transform: layers, layers_pattern: patterns }: LoraConfig): boolean {
+function inLayers(path: string, { layers_to_transform: layers, layers_pattern: patterns }: TargetConfig): boolean {
   if (layers === undefined || layers === null || (Array.isArray(layers) && layers.length === 0)) return true;
   const containers = typeof patterns === 'string' ? [patterns] : patterns?.length ? patterns : ['[^.]*'];
   for (const container of containers) {
@@ -74,8 +79,8 @@ function inLayers(path: string, { layers_to_transform: layers, layers_pattern: p
   return false;
 }
 
-/** The value of the first pattern that matches the path's end. */
-function valueFor(patterns: Readonly<Record<string, number>> | null | undefined, path: string): number | undefined {
+/** The value of the first pattern that matches the path's end, as in PEFT's rank_pattern and alpha_pattern. */
+export function valueFor(patterns: Readonly<Record<string, number>> | null | undefined, path: string): number | undefined {
   for (const [key, value] of Object.entries(patterns ?? {})) {
     if (regex(`^(?:.*\\.)?(?:${key})$`, 'rank_pattern or alpha_pattern').test(path)) return value;
   }

@@ -14,6 +14,8 @@ export interface Tuner {
   /** The trained tensors, f32, under the names that files give them. */
   parameters(): Map<string, Tensor>;
   count(): ParameterCount;
+  /** Runs `body` on the model as it was before it was tuned; throws where that is gone. */
+  withBase<R>(body: () => R): R;
   /** Ends the training; an adapter leaves the model as it was. */
   dispose(): void;
 }

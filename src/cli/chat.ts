@@ -1,5 +1,5 @@
 import { createInterface } from 'node:readline/promises';
-import type { LoraAdapter } from '../adapters/lora.js';
+import { AdapterSet } from '../adapters/adapter.js';
 import type { Message } from '../data/chat-template.js';
 import { chatPrompt, streamAnswer } from '../generate/text.js';
 import { messageOf } from '../util/errors.js';
@@ -18,28 +18,33 @@ const commands = [
 /** `lowrank chat`: a conversation on the terminal; Ctrl-C stops an answer, and leaves at the prompt. */
 export async function chatCommand(terminal: Terminal, options: AnswerOptions): Promise<void> {
   const session = await openAnswering(terminal, options);
-  let adapter: LoraAdapter | undefined;
+  const adapters = new AdapterSet();
   let attached = options.adapter;
   const { colors } = terminal;
-  const attach = async (path: string) => {
-    adapter?.dispose();
-    adapter = undefined;
-    adapter = await attachAdapter(terminal, session, path);
-    attached = path;
+  const answerWith = async (path: string) => {
+    const before = adapters.active;
+    try {
+      adapters.activate();
+      if (!adapters.has(path)) adapters.add(path, await attachAdapter(terminal, session, path));
+      adapters.activate(path);
+      attached = path;
+    } catch (error) {
+      adapters.activate(before);
+      throw error;
+    }
   };
   const beginning = (): Message[] => (options.system === undefined ? [] : [{ role: 'system', content: options.system }]);
   let messages = beginning();
   const command = async (line: string) => {
     const [name, ...rest] = line.split(/\s+/);
     if (name === '/base') {
-      adapter?.detach();
+      adapters.activate();
       return terminal.note('answers come from the base model');
     }
     if (name === '/adapter') {
       const path = rest.join(' ') || attached;
       if (path === undefined) return terminal.note('there is no adapter: /adapter DIR');
-      if (adapter && path === attached) adapter.attach();
-      else await attach(path);
+      await answerWith(path);
       return terminal.note(`answers come from the base model with ${path}`);
     }
     if (name === '/clear') {
@@ -51,7 +56,7 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
 
   let answering: AbortController | undefined;
   try {
-    if (options.adapter !== undefined) await attach(options.adapter);
+    if (options.adapter !== undefined) await answerWith(options.adapter);
     terminal.note(`${session.source.name}${attached ? ` with ${attached}` : ''}; /help lists the commands`);
     // Created only now: lines that arrive before the loop listens would be lost.
     const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: process.stdin.isTTY === true });
@@ -87,7 +92,7 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
     }
     lines.close();
   } finally {
-    adapter?.dispose();
+    adapters.dispose();
     await session.close();
   }
 }

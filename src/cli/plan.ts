@@ -1,16 +1,16 @@
 import { availableParallelism, totalmem } from 'node:os';
 import { dirname } from 'node:path';
-import { parseLoraConfig } from '../adapters/config.js';
+import { parseAdapterConfig } from '../adapters/registry.js';
 import { CpuBackend } from '../backends/cpu/index.js';
 import { openBackend } from '../core/device.js';
 import type { ModelSource } from '../io/model-source.js';
-import { readModelConfig } from '../io/node.js';
 import { isUsableInPlace } from '../models/load.js';
 import { isQuantizable, type QuantizationConfig } from '../models/quantize.js';
 import { fullBatch, likeMany } from '../plan/dry-run.js';
 import { type MethodPlan, type Plan, type PlanMachine, type PlanMethod, type PlanRequest, planModelOn, planStep } from '../plan/plan.js';
 import { measureRate } from '../plan/rate.js';
 import { knownShape, unknownShape } from '../plan/shapes.js';
+import { readModelConfig } from '../runs/node.js';
 import { type RunData, trainingBatches } from '../train/data.js';
 import { loadOptionsOf, loraConfigOf, type Recipe } from '../train/recipe.js';
 import { LowrankError } from '../util/errors.js';
@@ -71,7 +71,7 @@ export async function planCommand(
   const { rank } = options;
   const lora = recipe
     ? loraConfigOf({ ...recipe, lora_r: rank ?? recipe.lora_r })
-    : parseLoraConfig({ r: rank ?? 16, target_modules: 'all-linear' }, '--rank');
+    : parseAdapterConfig({ r: rank ?? 16, target_modules: 'all-linear' }, '--rank');
   const request: PlanRequest = {
     name,
     config,

@@ -1,9 +1,9 @@
 import { ReferenceBackend } from '../backends/reference/index.js';
 import { empty, type Tensor } from '../core/tensor.js';
 import { type Row, readRows } from '../data/rows.js';
-import { openModelFromFiles } from '../io/browser.js';
 import type { ModelSource } from '../io/model-source.js';
 import { encodeSafetensors } from '../io/safetensors.js';
+import { openModelFromFiles } from '../models/chosen-files.js';
 import { buildModel } from '../models/load.js';
 import { Builder } from '../nn/builder.js';
 import { parseRecipe } from '../train/recipe.js';

@@ -1,16 +1,16 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
+import type { Adapter } from '../adapters/adapter.js';
 import { adapterConfigFile, noAdapter, openAdapter } from '../adapters/folder.js';
-import type { LoraAdapter } from '../adapters/lora.js';
 import type { Backend } from '../core/backend.js';
 import { openBackend } from '../core/device.js';
 import { type Row, readRows } from '../data/rows.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
-import { openModel } from '../io/node.js';
 import { type LoadOptions, loadModel } from '../models/load.js';
 import { openTextCodec, type TextCodec, type TextModel } from '../models/text-model.js';
+import { openModel } from '../runs/node.js';
 import type { DatasetRows } from '../train/data.js';
 import { parseRecipe, type Recipe, type RecipeDataset } from '../train/recipe.js';
 import { LowrankError } from '../util/errors.js';
@@ -94,7 +94,7 @@ export async function openSession(terminal: Terminal, source: ModelSource, codec
 }
 
 /** Attaches an adapter's folder to a model and says where it was trained on another base. */
-export async function attachAdapter(terminal: Terminal, session: Session, path: string): Promise<LoraAdapter> {
+export async function attachAdapter(terminal: Terminal, session: Session, path: string): Promise<Adapter> {
   const { adapter, identity } = await openAdapter(localFolder(path), session.text.model);
   if (identity !== undefined && identity !== session.source.identity) {
     terminal.warn(`the adapter ${path} was trained on another base than ${session.source.name}: answers may be poor`);

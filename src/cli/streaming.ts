@@ -7,10 +7,11 @@ import type { StoredTensor } from '../io/checkpoint.js';
 import { writeModel } from '../io/model-folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
-import { cacheFolder, openModel } from '../io/node.js';
+import { cacheFolder } from '../io/node.js';
 import { isUsableInPlace, type LoadOptions } from '../models/load.js';
 import { bitsPerParameter, isQuantizable, type QuantizationConfig } from '../models/quantize.js';
 import { quantizeModel } from '../models/quantized-model.js';
+import { openModel } from '../runs/node.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, type Terminal, withProgress } from './console.js';
 

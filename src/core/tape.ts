@@ -8,16 +8,16 @@ interface Entry {
   readonly output: Tensor;
   readonly saved: readonly Tensor[];
   readonly vjp: Vjp;
-  /** The vjp adds what is gathered to its first result. */
-  readonly gathers: boolean;
+  /** The vjp takes `gradientSoFar` and adds to it. */
+  readonly addsToInputGradient: boolean;
 }
 
 /**
- * Gradients of the inputs from that of the output; `gradients` takes those of parameters that are not among the inputs. `gathered`, for a vjp
- * that asks for it and where there is one, is what the first input's gradient has been summed to so far: the vjp's first result is to be the
+ * Gradients of the inputs from that of the output; `gradients` takes those of parameters that are not among the inputs. `gradientSoFar`, for a
+ * vjp that asks for it and where there is one, is what the first input's gradient has been summed to so far: the vjp's first result is to be the
  * new sum, and may stand in its place where that is `overwritable`.
  */
-type Vjp = (dout: Tensor, gradients: Gradients, gathered: Tensor | undefined) => readonly (Tensor | undefined)[];
+type Vjp = (dout: Tensor, gradients: Gradients, gradientSoFar: Tensor | undefined) => readonly (Tensor | undefined)[];
 
 /** Gradients of the trainable parameters, f32, summed over all backward passes until `clear`. The caller's to keep. */
 export class Gradients extends Map<Tensor, Tensor> {
@@ -97,7 +97,7 @@ export class Tape {
     const pending = new Gradients();
     pending.accumulate(output, dout);
     for (let entry = this.entries.pop(); entry; entry = this.entries.pop()) {
-      const { inputs, vjp, saved, gathers } = entry;
+      const { inputs, vjp, saved, addsToInputGradient } = entry;
       const gradient = pending.get(entry.output);
       if (gradient) {
         gradient.storage.hold();
@@ -105,12 +105,12 @@ export class Tape {
         scope(() => {
           const sums = (input: Tensor) => (made.has(input) ? pending : gradients);
           const [first] = inputs;
-          const gathered = gathers && first ? sums(first).get(first) : undefined;
-          const results = withoutTape(() => vjp(gradient, gradients, gathered));
+          const gradientSoFar = addsToInputGradient && first ? sums(first).get(first) : undefined;
+          const results = withoutTape(() => vjp(gradient, gradients, gradientSoFar));
           inputs.forEach((input, i) => {
             const result = results[i];
             if (!input?.requiresGrad || !result) return;
-            if (i === 0 && gathered) sums(input).replace(input, result);
+            if (i === 0 && gradientSoFar) sums(input).replace(input, result);
             else sums(input).accumulate(input, result);
           });
         });
@@ -141,7 +141,7 @@ export function withoutTape<R>(body: () => R): R {
 
 /**
  * Ends every differentiable op: notes on the active tape how `output` came from `inputs`. `saved` are the tensors that the vjp reads.
- * The vjp returns one gradient per input; it should leave out those whose input has no `requiresGrad`. `gathers`: it takes `gathered`.
+ * The vjp returns one gradient per input; it should leave out those whose input has no `requiresGrad`. `addsToInputGradient`: it takes `gradientSoFar`.
  */
 export function record(
   name: string,
@@ -149,53 +149,56 @@ export function record(
   output: Tensor,
   saved: readonly (Tensor | undefined)[],
   vjp: Vjp,
-  gathers = false,
+  addsToInputGradient = false,
 ): Tensor {
   if (!active || !inputs.some((input) => input?.requiresGrad)) return output;
   output.requiresGrad = true;
-  active.push({ name, inputs, output, saved: saved.filter((tensor) => tensor !== undefined), vjp, gathers });
+  active.push({ name, inputs, output, saved: saved.filter((tensor) => tensor !== undefined), vjp, addsToInputGradient });
   return output;
 }
 
-/** What happens around a checkpointed body, besides. */
-export interface CheckpointOptions {
-  /** Runs the body and its backward pass: `forward` the first time, and again when the gradient is asked for. */
-  around?: <R>(forward: boolean, run: () => R) => R;
+/** What a recomputed body gives: its output and, by name, whatever else is worth keeping for its backward pass. */
+export type Results = { readonly output: Tensor; readonly [name: string]: Tensor | undefined };
+
+export interface RecomputeOptions {
+  /** Runs the body, forward the first time and backward when the gradient is asked for: the place to bring in what only that needs. */
+  execute?: <R>(direction: 'forward' | 'backward', run: () => R) => R;
   /** Gives what is kept in a tensor's place. */
   keep?: (tensor: Tensor) => Tensor;
 }
 
 /**
- * Gradient checkpointing (Chen et al. 2016): computes `body(x)` keeping its input and its results, and computes it again when its gradient
- * is asked for. `body` returns its output and after it whatever else is worth keeping, and is given all of that the second time, so that it
- * can leave out what led to nothing but those. It must be a function of `x`, of parameters and of `shared` alone, the tensors that its
- * caller's scope would free before; dropout repeats its mask because it is keyed, not drawn.
+ * Recomputation, which recipes call gradient checkpointing (Chen et al. 2016): computes `body(x)` keeping its input and its results, and
+ * computes it again when its gradient is asked for. The second time `body` is given the results of the first as `kept`, so that it can leave
+ * out what led to nothing but those. It must be a function of `x`, of parameters and of `shared` alone, the tensors that its caller's scope
+ * would free before; dropout repeats its mask because it is keyed, not drawn.
  */
-export function checkpoint(
+export function recompute<R extends Results>(
   x: Tensor,
   shared: readonly Tensor[],
-  body: (x: Tensor, known?: readonly Tensor[]) => readonly Tensor[],
-  { around = (_, run) => run(), keep = (tensor) => tensor }: CheckpointOptions = {},
+  body: (x: Tensor, kept?: R) => R,
+  { execute = (_, run) => run(), keep = (tensor) => tensor }: RecomputeOptions = {},
 ): Tensor {
   const tape = active;
-  if (!tape) return around(true, () => scope(() => body(x)[0]));
+  if (!tape) return execute('forward', () => scope(() => body(x).output));
   return scope(() => {
-    const results = around(true, () => withoutTape(() => scope(() => body(x))));
-    const [output] = results;
-    const [start, ...known] = [x, ...results].map(keep);
+    const results = execute('forward', () => withoutTape(() => scope(() => body(x))));
+    const { output } = results;
+    const start = keep(x);
+    const kept = Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, tensor && keep(tensor)])) as R;
     output.requiresGrad = true;
     tape.push({
-      name: 'checkpoint',
+      name: 'recompute',
       inputs: [x],
       output,
-      saved: [start, ...shared, ...known],
-      gathers: false,
+      saved: [start, ...shared, ...Object.values(kept).filter((tensor) => tensor !== undefined)],
+      addsToInputGradient: false,
       vjp: (dout, gradients) =>
-        around(false, () => {
+        execute('backward', () => {
           const leaf = start.view(x.shape);
           leaf.requiresGrad = x.requiresGrad;
           const inner = new Tape();
-          const [again] = inner.record(() => scope(() => body(leaf, known)));
+          const { output: again } = inner.record(() => scope(() => body(leaf, kept)));
           inner.backward(again, dout, gradients);
           return [gradients.take(leaf)];
         }),

@@ -1,4 +1,5 @@
 import { LowrankError, messageOf } from '../util/errors.js';
+import type { GgufLayout } from './gguf-layout.js';
 import { openGguf } from './gguf-model.js';
 import { type ModelSource, openModelFiles } from './model-source.js';
 import type { FileSource } from './source.js';
@@ -75,11 +76,17 @@ function checkRange(place: string, offset: number, length: number, size: number)
     });
 }
 
-/** A model from files that a user has chosen: one .gguf file, or those of a folder in Hugging Face's layout. */
-export async function openModelFromFiles(files: Iterable<File>, name = 'the chosen files'): Promise<ModelSource> {
+/**
+ * A model from files that a user has chosen: one .gguf file of one of the `layouts`, or those of a folder in Hugging Face's layout; `name` stands
+ * for them in messages.
+ */
+export async function openModelFromFiles(
+  files: Iterable<File>,
+  { layouts, name = 'the chosen files' }: { layouts: readonly GgufLayout[]; name?: string },
+): Promise<ModelSource> {
   const byName = new Map(Array.from(files, (file) => [file.name, file]));
   const ggufs = [...byName.values()].filter((file) => file.name.endsWith('.gguf'));
-  if (ggufs.length === 1 && !byName.has('config.json')) return openGguf(blobSource(ggufs[0]));
+  if (ggufs.length === 1 && !byName.has('config.json')) return openGguf(blobSource(ggufs[0]), layouts);
   const open = async (fileName: string) => {
     const file = byName.get(fileName);
     return file && blobSource(file);

@@ -1,29 +1,25 @@
 import { LowrankError } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
 import type { GgufFile } from './gguf.js';
+import type { GgufLayout } from './gguf-layout.js';
 import type { GgufMetadata } from './gguf-metadata.js';
 
 /**
- * config.json as Hugging Face has it, from the metadata (names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Llama is the one
- * architecture so far; Mistral's and SmolLM's files have the same.
+ * config.json as Hugging Face has it, from the metadata (names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
  */
-export async function ggufConfig(gguf: GgufFile, metadata: GgufMetadata): Promise<JsonObject> {
-  const architecture = metadata.required('general.architecture', metadata.string('general.architecture'));
-  if (architecture !== 'llama') {
-    const mend = 'use the safetensors of this model';
-    throw metadata.error('general.architecture', `"${architecture}" cannot be read from GGUF`, 'llama', mend);
-  }
-  const count = (key: string) => {
-    const value = metadata.required(`llama.${key}`, metadata.count(`llama.${key}`));
+export async function ggufConfig(gguf: GgufFile, metadata: GgufMetadata, { architecture, config }: GgufLayout): Promise<JsonObject> {
+  const key = (name: string) => `${architecture}.${name}`;
+  const count = (name: string) => {
+    const value = metadata.required(key(name), metadata.count(key(name)));
     if (value > 0) return value;
-    throw metadata.error(`llama.${key}`, 'is 0', 'a positive number');
+    throw metadata.error(key(name), 'is 0', 'a positive number');
   };
   const heads = count('attention.head_count');
   const width = count('embedding_length');
-  const headDim = metadata.count('llama.attention.key_length') ?? width / heads;
-  const rotated = metadata.count('llama.rope.dimension_count') ?? headDim;
+  const headDim = metadata.count(key('attention.key_length')) ?? width / heads;
+  const rotated = metadata.count(key('rope.dimension_count')) ?? headDim;
   if (rotated !== headDim) {
-    throw metadata.error('llama.rope.dimension_count', `is ${rotated}`, `${headDim}, the width of a head`);
+    throw metadata.error(key('rope.dimension_count'), `is ${rotated}`, `${headDim}, the width of a head`);
   }
   const id = (name: string) => metadata.count(`tokenizer.ggml.${name}_token_id`);
   // A chat model may end a turn (eot) and a message (eom) with other tokens than a text.
@@ -33,24 +29,22 @@ export async function ggufConfig(gguf: GgufFile, metadata: GgufMetadata): Promis
   if (!embedding)
     throw new LowrankError('there is no tensor "token_embd.weight"', { place: gguf.file.name, mend: 'take a file of a whole model' });
   const contextLength = count('context_length');
-  const epsilon = 'llama.attention.layer_norm_rms_epsilon';
+  const epsilon = key('attention.layer_norm_rms_epsilon');
   return {
-    architectures: ['LlamaForCausalLM'],
-    model_type: 'llama',
+    ...config,
     vocab_size: embedding.shape[0],
     hidden_size: width,
     intermediate_size: count('feed_forward_length'),
     num_hidden_layers: count('block_count'),
     num_attention_heads: heads,
-    num_key_value_heads: metadata.count('llama.attention.head_count_kv') || heads,
+    num_key_value_heads: metadata.count(key('attention.head_count_kv')) || heads,
     head_dim: headDim,
     max_position_embeddings: contextLength,
     rms_norm_eps: metadata.required(epsilon, metadata.number(epsilon)),
-    hidden_act: 'silu',
     attention_bias: tensor('blk.0.attn_q.bias') !== undefined,
     mlp_bias: tensor('blk.0.ffn_up.bias') !== undefined,
     tie_word_embeddings: tensor('output.weight') === undefined,
-    rope_parameters: await ropeParameters(gguf, metadata, headDim, contextLength),
+    rope_parameters: await ropeParameters(gguf, metadata, architecture, { headDim, contextLength }),
     bos_token_id: id('bos') ?? null,
     eos_token_id: ends.length > 1 ? ends : (ends[0] ?? null),
     pad_token_id: id('padding') ?? null,
@@ -58,11 +52,17 @@ export async function ggufConfig(gguf: GgufFile, metadata: GgufMetadata): Promis
 }
 
 /** Linear and yarn scaling are in the metadata; Llama 3's is a tensor of divisors, one for each frequency. */
-async function ropeParameters(gguf: GgufFile, metadata: GgufMetadata, headDim: number, contextLength: number): Promise<JsonObject> {
-  const rope_theta = metadata.number('llama.rope.freq_base') ?? 10000;
-  const scaling = (key: string) => metadata.number(`llama.rope.scaling.${key}`);
-  const factor = scaling('factor') ?? metadata.number('llama.rope.scale_linear');
-  const type = metadata.string('llama.rope.scaling.type') ?? (factor === undefined ? 'none' : 'linear');
+async function ropeParameters(
+  gguf: GgufFile,
+  metadata: GgufMetadata,
+  architecture: string,
+  { headDim, contextLength }: { headDim: number; contextLength: number },
+): Promise<JsonObject> {
+  const rope = (key: string) => `${architecture}.rope.${key}`;
+  const rope_theta = metadata.number(rope('freq_base')) ?? 10000;
+  const scaling = (key: string) => metadata.number(rope(`scaling.${key}`));
+  const factor = scaling('factor') ?? metadata.number(rope('scale_linear'));
+  const type = metadata.string(rope('scaling.type')) ?? (factor === undefined ? 'none' : 'linear');
   const divisors = gguf.tensors.get('rope_freqs.weight');
   if (divisors) {
     const bytes = (await gguf.file.read(divisors.offset, divisors.byteLength)).slice();
@@ -77,7 +77,7 @@ async function ropeParameters(gguf: GgufFile, metadata: GgufMetadata, headDim: n
   }
   if (type === 'none' || factor === undefined) return { rope_type: 'default', rope_theta };
   if (type === 'linear') return { rope_type: 'linear', rope_theta, factor };
-  if (type !== 'yarn') throw metadata.error('llama.rope.scaling.type', `is "${type}"`, 'none, linear or yarn');
+  if (type !== 'yarn') throw metadata.error(rope('scaling.type'), `is "${type}"`, 'none, linear or yarn');
   // llama.cpp multiplies the usual attention factor; Hugging Face replaces it.
   const multiplier = scaling('attn_factor');
   const optional = {
@@ -89,7 +89,7 @@ async function ropeParameters(gguf: GgufFile, metadata: GgufMetadata, headDim: n
     rope_type: 'yarn',
     rope_theta,
     factor,
-    original_max_position_embeddings: metadata.count('llama.rope.scaling.original_context_length') ?? contextLength,
+    original_max_position_embeddings: metadata.count(rope('scaling.original_context_length')) ?? contextLength,
     ...Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)),
   };
 }

@@ -3,6 +3,7 @@ import type { JsonObject } from '../util/json.js';
 import { type Checkpoint, convertBytes, decodeBytes, type StoredTensor, withReadAs } from './checkpoint.js';
 import { type GgufFile, type GgufTensor, readGguf } from './gguf.js';
 import { ggufConfig } from './gguf-config.js';
+import type { GgufLayout } from './gguf-layout.js';
 import { GgufMetadata } from './gguf-metadata.js';
 import { ggufTokenizer } from './gguf-tokenizer.js';
 import { fingerprint, type ModelSource } from './model-source.js';
@@ -10,19 +11,20 @@ import type { FileSource } from './source.js';
 
 /**
  * A model out of one GGUF file: config.json and the tokenizer's files are rebuilt from its metadata, tensors get Hugging Face's names and
- * row order, and are decoded as they are read. Closes the file where it is not a model of a known architecture.
+ * row order, and are decoded as they are read. Closes the file where it is a model of none of the `layouts`.
  */
-export async function openGguf(file: FileSource): Promise<ModelSource> {
+export async function openGguf(file: FileSource, layouts: readonly GgufLayout[]): Promise<ModelSource> {
   try {
     const gguf = await readGguf(file);
     const metadata = new GgufMetadata(file.name, gguf.metadata);
     checkWhole(metadata);
-    const config = await ggufConfig(gguf, metadata);
+    const layout = layoutOf(metadata, layouts);
+    const config = await ggufConfig(gguf, metadata, layout);
     return {
       name: file.name,
       config,
       tokenizer: ggufTokenizer(metadata),
-      checkpoint: ggufCheckpoint(gguf, config),
+      checkpoint: ggufCheckpoint(gguf, config, layout),
       identity: await fingerprint([file]),
     };
   } catch (error) {
@@ -38,44 +40,29 @@ function checkWhole(metadata: GgufMetadata): void {
   }
 }
 
-/** llama.cpp's names of a layer's modules. */
-const layerModules: ReadonlyMap<string, string> = new Map([
-  ['attn_norm', 'input_layernorm'],
-  ['attn_q', 'self_attn.q_proj'],
-  ['attn_k', 'self_attn.k_proj'],
-  ['attn_v', 'self_attn.v_proj'],
-  ['attn_output', 'self_attn.o_proj'],
-  ['ffn_norm', 'post_attention_layernorm'],
-  ['ffn_gate', 'mlp.gate_proj'],
-  ['ffn_up', 'mlp.up_proj'],
-  ['ffn_down', 'mlp.down_proj'],
-]);
-
-const topModules: ReadonlyMap<string, string> = new Map([
-  ['token_embd', 'model.embed_tokens'],
-  ['output_norm', 'model.norm'],
-  ['output', 'lm_head'],
-]);
-
-function huggingFaceName(name: string): string | undefined {
-  const [, layer, module, kind] = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(name) ?? [];
-  const path = layer === undefined ? topModules.get(module) : layerModules.get(module);
-  if (path === undefined) return undefined;
-  return layer === undefined ? `${path}.${kind}` : `model.layers.${layer}.${path}.${kind}`;
+function layoutOf(metadata: GgufMetadata, layouts: readonly GgufLayout[]): GgufLayout {
+  const architecture = metadata.required('general.architecture', metadata.string('general.architecture'));
+  const layout = layouts.find((each) => each.architecture === architecture);
+  if (layout) return layout;
+  const known = layouts.map((each) => each.architecture).join(', ');
+  throw metadata.error('general.architecture', `"${architecture}" cannot be read from GGUF`, known, 'use the safetensors of this model');
 }
 
-function ggufCheckpoint({ file, tensors }: GgufFile, config: JsonObject): Checkpoint {
+function ggufCheckpoint({ file, tensors }: GgufFile, config: JsonObject, layout: GgufLayout): Checkpoint {
   const stored = new Map<string, StoredTensor>();
   for (const tensor of tensors.values()) {
     // The rotary factors are in config.json by now.
     if (tensor.name === 'rope_freqs.weight') continue;
-    const name = huggingFaceName(tensor.name);
-    if (!name) {
-      const mend = 'take a file of a plain Llama (no mixture of experts, no adapter, no projector)';
-      throw new LowrankError('has no place in a Llama', { place: `${file.name}: tensor "${tensor.name}"`, mend });
+    const [, layer, module, kind] = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(tensor.name) ?? [];
+    const key = layer === undefined ? module : `blk.${module}`;
+    if (module === undefined || !Object.hasOwn(layout.modules, key)) {
+      const mend = 'take a file of a plain model (no mixture of experts, no adapter, no projector)';
+      const problem = `has no place in the architecture "${layout.architecture}"`;
+      throw new LowrankError(problem, { place: `${file.name}: tensor "${tensor.name}"`, mend });
     }
-    const heads = /q_proj/.test(name) ? config.num_attention_heads : /k_proj/.test(name) ? config.num_key_value_heads : undefined;
-    stored.set(name, storedTensor(file, tensor, name, heads as number | undefined));
+    const path = layer === undefined ? layout.modules[key] : `${layout.layers}.${layer}.${layout.modules[key]}`;
+    const heads = Object.hasOwn(layout.permuted, key) ? (config[layout.permuted[key]] as number) : undefined;
+    stored.set(`${path}.${kind}`, storedTensor(file, tensor, `${path}.${kind}`, heads));
   }
   return { tensors: stored, metadata: {}, close: () => file.close() };
 }

@@ -54,7 +54,7 @@ export async function writeModel(
   const { torch_dtype: _, quantization_config: __, ...rest } = config;
   const quantization = quantizationConfig && { quantization_config: quantizationConfig };
   const dtype = torchNames[mainType(tensors)];
-  await writeJson(folder, 'config.json', { architectures: ['LlamaForCausalLM'], ...rest, dtype, ...quantization });
+  await writeJson(folder, 'config.json', { ...rest, dtype, ...quantization });
 }
 
 /** tokenizer.json, tokenizer_config.json and, where there is one, chat_template.jinja; `jinja` replaces the source's template. */

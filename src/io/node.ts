@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { LowrankError } from '../util/errors.js';
 import { type JsonObject, parseJsonObject } from '../util/json.js';
 import type { Checkpoint } from './checkpoint.js';
+import type { GgufLayout } from './gguf-layout.js';
 import { openGguf } from './gguf-model.js';
 import { parseHubId } from './hub.js';
 import { type ModelSource, openModelFiles } from './model-source.js';
@@ -16,6 +17,8 @@ export { localFolder } from './node/folder.js';
 export { cachedModel, cacheFolder } from './node/hub.js';
 
 export interface OpenModelOptions {
+  /** The families that are read from GGUF. */
+  layouts: readonly GgufLayout[];
   /** Branch, tag or commit on the hub; default `main`. */
   revision?: string;
   /** Called while files are downloaded, with bytes. */
@@ -23,10 +26,10 @@ export interface OpenModelOptions {
 }
 
 /** Opens a model: a folder in Hugging Face's layout, a .gguf file, or the id of a model on the hub, which is downloaded into the cache. */
-export async function openModel(spec: string, { revision, onProgress }: OpenModelOptions = {}): Promise<ModelSource> {
+export async function openModel(spec: string, { layouts, revision, onProgress }: OpenModelOptions): Promise<ModelSource> {
   const stats = await stat(spec).catch(() => undefined);
   if (stats?.isDirectory()) return openModelFiles(localFiles(spec));
-  if (stats) return openGguf(await openFile(spec));
+  if (stats) return openGguf(await openFile(spec), layouts);
   const hubId = parseHubId(spec);
   if (!hubId) {
     const expected = 'a folder, a .gguf file, or an id of the hub such as owner/name or owner/name/file.gguf';
@@ -34,11 +37,11 @@ export async function openModel(spec: string, { revision, onProgress }: OpenMode
   }
   const { dir, commit, gguf } = await downloadModel(hubId, revision, onProgress);
   if (gguf === undefined) return openModelFiles({ ...localFiles(dir), name: spec }, `${hubId.id}@${commit}`);
-  return { ...(await openGguf(await openFile(join(dir, gguf)))), name: spec, identity: `${hubId.id}/${gguf}@${commit}` };
+  return { ...(await openGguf(await openFile(join(dir, gguf)), layouts)), name: spec, identity: `${hubId.id}/${gguf}@${commit}` };
 }
 
 /** The config.json of a model that `openModel` would open; of a model on the hub nothing else is downloaded, unless it is a .gguf file. */
-export async function readModelConfig(spec: string, options: OpenModelOptions = {}): Promise<JsonObject> {
+export async function readModelConfig(spec: string, options: OpenModelOptions): Promise<JsonObject> {
   const hubId = (await stat(spec).catch(() => undefined)) ? undefined : parseHubId(spec);
   let folder = spec;
   if (hubId && hubId.gguf === undefined) {

@@ -1,8 +1,47 @@
-import type { z } from 'zod';
+import { z } from 'zod';
+import { ropeParameters } from '../nn/rotary.js';
 import { LowrankError } from '../util/errors.js';
 
+/** A size in a config.json; files come from anywhere, and no model is larger. */
+export const size = z
+  .number()
+  .int()
+  .positive()
+  .max(2 ** 24);
+
+/** What the config.json of every decoder has; the names and defaults are transformers'. */
+export const decoderSizes = z.object({
+  vocab_size: size,
+  hidden_size: size,
+  intermediate_size: size,
+  num_hidden_layers: size.max(4096),
+  num_attention_heads: size,
+  num_key_value_heads: size.nullish(),
+  head_dim: size.nullish(),
+  max_position_embeddings: size.default(2048),
+  rms_norm_eps: z.number().positive().default(1e-6),
+  tie_word_embeddings: z.boolean().default(false),
+  rope_parameters: ropeParameters,
+});
+
+type HeadSizes = Pick<z.output<typeof decoderSizes>, 'hidden_size' | 'num_attention_heads' | 'num_key_value_heads' | 'head_dim'>;
+
+/** The same schema with the heads' sizes checked, and filled in where config.json leaves them to be derived. */
+export function withHeads<S extends z.ZodType<HeadSizes>>(schema: S) {
+  return schema
+    .refine((c) => c.head_dim || c.hidden_size % c.num_attention_heads === 0, 'hidden_size must be a multiple of num_attention_heads')
+    .refine((c) => c.num_attention_heads % (c.num_key_value_heads ?? c.num_attention_heads) === 0, {
+      error: 'num_attention_heads must be a multiple of num_key_value_heads',
+    })
+    .transform((c) => ({
+      ...c,
+      num_key_value_heads: c.num_key_value_heads ?? c.num_attention_heads,
+      head_dim: c.head_dim ?? c.hidden_size / c.num_attention_heads,
+    }));
+}
+
 /** Checks a config.json against an architecture's schema; the error names the model and every key that is wrong. */
-export function parseConfig<S extends z.ZodType>(schema: S, config: Readonly<Record<string, unknown>>, model: string): z.output<S> {
+export function parseConfig<T>(schema: z.ZodType<T>, config: Readonly<Record<string, unknown>>, model: string): T {
   const result = schema.safeParse(config);
   if (result.success) return result.data;
   const problems = result.error.issues.map((issue) => `${issue.path.join('.') || 'config'}: ${issue.message}`);

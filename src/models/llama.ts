@@ -1,63 +1,42 @@
 import { z } from 'zod';
-import type { Backend } from '../core/backend.js';
-import type { DType } from '../core/dtype.js';
-import { discard, scope } from '../core/scope.js';
-import { checkpoint } from '../core/tape.js';
-import { fromArray, type Tensor } from '../core/tensor.js';
+import type { Tensor } from '../core/tensor.js';
 import { type Attended, Attention } from '../nn/attention.js';
 import type { Builder } from '../nn/builder.js';
-import type { ForwardOptions, LayerContext, PackedTokens } from '../nn/context.js';
-import type { LayerStream } from '../nn/layer-stream.js';
-import type { Embedding, Linear, RMSNorm } from '../nn/layers.js';
+import type { LayerContext } from '../nn/context.js';
+import type { DecoderLayer } from '../nn/decoder.js';
+import type { RMSNorm } from '../nn/layers.js';
 import { GatedMlp } from '../nn/mlp.js';
-import type { CausalLM } from '../nn/model.js';
-import { Offload } from '../nn/offload.js';
-import { RotaryEmbedding, ropeParameters } from '../nn/rotary.js';
-import { parseConfig, ropeOf } from './config.js';
+import { RotaryEmbedding } from '../nn/rotary.js';
+import { decoderSizes, withHeads } from './config.js';
+import { defineFamily, shapesOf, usualGgufModules, usualPaths } from './family.js';
 
-const count = z.number().int().positive();
-
-const LlamaConfig = z
-  .object({
-    vocab_size: count,
-    hidden_size: count,
-    intermediate_size: count,
-    num_hidden_layers: count,
-    num_attention_heads: count,
-    num_key_value_heads: count.nullish(),
-    head_dim: count.nullish(),
-    max_position_embeddings: count.default(2048),
-    rms_norm_eps: z.number().positive().default(1e-6),
+const LlamaConfig = withHeads(
+  decoderSizes.extend({
     hidden_act: z.literal('silu').default('silu'),
     attention_bias: z.boolean().default(false),
     mlp_bias: z.boolean().default(false),
-    tie_word_embeddings: z.boolean().default(false),
-    rope_parameters: ropeParameters,
-  })
-  .refine((c) => c.head_dim || c.hidden_size % c.num_attention_heads === 0, 'hidden_size must be a multiple of num_attention_heads')
-  .refine((c) => c.num_attention_heads % (c.num_key_value_heads ?? c.num_attention_heads) === 0, {
-    error: 'num_attention_heads must be a multiple of num_key_value_heads',
-  });
+  }),
+);
 type LlamaConfig = z.output<typeof LlamaConfig>;
 
 /** x + attention(norm(x)), then x + mlp(norm(x)). */
-class LlamaLayer {
+class LlamaLayer implements DecoderLayer {
   private readonly inputNorm: RMSNorm;
   private readonly attention: Attention;
   private readonly postAttentionNorm: RMSNorm;
   private readonly mlp: GatedMlp;
 
-  constructor(index: number, c: LlamaConfig, headDim: number, build: Builder) {
-    const path = `model.layers.${index}`;
-    const [C, F] = [c.hidden_size, c.intermediate_size];
-    const queryWidth = c.num_attention_heads * headDim;
-    const keyWidth = (c.num_key_value_heads ?? c.num_attention_heads) * headDim;
+  constructor(index: number, c: LlamaConfig, rotary: RotaryEmbedding, build: Builder) {
+    const path = `${usualPaths.layers}.${index}`;
+    const [C, F, D] = [c.hidden_size, c.intermediate_size, c.head_dim];
+    const [queryWidth, keyWidth] = [c.num_attention_heads * D, c.num_key_value_heads * D];
     this.inputNorm = build.rmsNorm(`${path}.input_layernorm`, C, c.rms_norm_eps);
-    this.attention = new Attention(index, headDim, {
+    this.attention = new Attention(index, D, {
       q: build.linear(`${path}.self_attn.q_proj`, C, queryWidth, c.attention_bias),
       k: build.linear(`${path}.self_attn.k_proj`, C, keyWidth, c.attention_bias),
       v: build.linear(`${path}.self_attn.v_proj`, C, keyWidth, c.attention_bias),
       o: build.linear(`${path}.self_attn.o_proj`, queryWidth, C, c.attention_bias),
+      rotary,
     });
     this.postAttentionNorm = build.rmsNorm(`${path}.post_attention_layernorm`, C, c.rms_norm_eps);
     this.mlp = new GatedMlp('silu', {
@@ -67,91 +46,58 @@ class LlamaLayer {
     });
   }
 
-  /** The layer's output, and what is dear to compute and small to keep: the attention's inputs, and its output before and after its projection. */
-  forward(x: Tensor, context: LayerContext, known?: readonly Tensor[]): readonly Tensor[] {
-    const attended = known && attendedOf(known);
-    const { y, heads, q, k, v } = this.attention.forward(this.inputNorm.forward(x), x, context, attended);
-    const output = this.mlp.forward(this.postAttentionNorm.forward(y), y, context.options, known?.[0]);
-    return [output, y, q, k, v, heads.out, ...(heads.lse ? [heads.lse] : [])];
+  forward(x: Tensor, context: LayerContext, kept?: { output: Tensor } & Partial<Attended>): { output: Tensor } & Attended {
+    const attended = this.attention.forward(this.inputNorm.forward(x), x, context, kept);
+    const { y } = attended;
+    return { output: this.mlp.forward(this.postAttentionNorm.forward(y), y, context.pass, kept?.output), ...attended };
   }
 }
 
-function attendedOf([, y, q, k, v, out, lse]: readonly Tensor[]): Attended {
-  return { y, q, k, v, heads: { out, lse } };
-}
+const tied = { tie_word_embeddings: true };
 
 /** LlamaForCausalLM: Llama 2 and 3.x, TinyLlama, SmolLM2 (https://huggingface.co/docs/transformers/model_doc/llama). */
-export class LlamaForCausalLM implements CausalLM {
-  readonly modelType = 'llama';
-  readonly headPath = 'lm_head';
-  readonly defaultTargets = ['q_proj', 'v_proj'];
-  readonly backend: Backend;
-  readonly dtype: DType;
-  readonly config: Readonly<Record<string, unknown>>;
-  readonly vocabulary: number;
-  readonly maxPositions: number;
-  readonly cacheShape: { layers: number; width: number };
-  readonly tied: boolean;
-  readonly modules: Builder['modules'];
-  stream?: LayerStream;
-  private readonly embedTokens: Embedding;
-  private readonly layers: LlamaLayer[];
-  private readonly norm: RMSNorm;
-  private readonly head: Linear;
-  private readonly rotary: RotaryEmbedding;
-
-  constructor(config: Readonly<Record<string, unknown>>, build: Builder, backend: Backend, dtype: DType) {
-    const c = parseConfig(LlamaConfig, { ...config, rope_parameters: ropeOf(config) }, build.name);
-    const headDim = c.head_dim ?? c.hidden_size / c.num_attention_heads;
-    this.backend = backend;
-    this.dtype = dtype;
-    this.config = config;
-    this.vocabulary = c.vocab_size;
-    this.maxPositions = c.max_position_embeddings;
-    this.cacheShape = { layers: c.num_hidden_layers, width: (c.num_key_value_heads ?? c.num_attention_heads) * headDim };
-    this.embedTokens = build.embedding('model.embed_tokens', c.vocab_size, c.hidden_size);
-    this.layers = Array.from({ length: c.num_hidden_layers }, (_, i) => new LlamaLayer(i, c, headDim, build));
-    this.norm = build.rmsNorm('model.norm', c.hidden_size, c.rms_norm_eps);
-    this.tied = c.tie_word_embeddings;
-    this.head = this.tied ? build.tied(this.headPath, this.embedTokens.weight) : build.linear(this.headPath, c.hidden_size, c.vocab_size);
-    this.rotary = new RotaryEmbedding(backend, c.rope_parameters, headDim, c.max_position_embeddings);
-    this.modules = build.modules;
-    // Tied checkpoints may store the head once more; old ones store the rotary frequencies.
-    build.finish(this.tied ? /rotary_emb\.inv_freq$|^lm_head\.weight$/ : /rotary_emb\.inv_freq$/);
-  }
-
-  hidden(tokens: PackedTokens, options: ForwardOptions = {}): Tensor {
-    const { backend } = this;
-    return scope(() => {
-      const longest = tokens.positions.reduce((max, position) => Math.max(max, position), 0) + 1;
-      const context: LayerContext = {
-        positions: fromArray(backend, tokens.positions),
-        segments: { table: fromArray(backend, tokens.segments, [tokens.segments.length / 4, 4]), rows: tokens.segments },
-        rope: this.rotary.upTo(longest),
-        cacheRows: options.cacheRows && fromArray(backend, options.cacheRows),
-        options,
-      };
-      const shared = [context.positions, context.segments.table, context.rope.cos, context.rope.sin];
-      let x = this.embedTokens.forward(fromArray(backend, tokens.inputIds), this.dtype);
-      const offload = options.offloadFolder === undefined ? undefined : new Offload(options.offloadFolder);
-      const keep = offload && ((tensor: Tensor) => offload.move(tensor));
-      for (const [i, layer] of this.layers.entries()) {
-        const input = x;
-        const around = <R>(forward: boolean, run: () => R): R => (this.stream ? this.stream.use(i, forward, run) : run());
-        x = options.checkpointing
-          ? checkpoint(input, shared, (start, known) => layer.forward(start, context, known), { around, keep })
-          : around(true, () => scope(() => layer.forward(input, context)[0]));
-        discard(input);
-      }
-      return this.norm.forward(x);
-    });
-  }
-
-  logits(hidden: Tensor, options: ForwardOptions = {}): Tensor {
-    return this.head.forward(hidden, options, { dtype: 'f32', category: 'logits' });
-  }
-
-  dispose(): void {
-    this.rotary.dispose();
-  }
-}
+export const llama = defineFamily({
+  modelType: 'llama',
+  architecture: 'LlamaForCausalLM',
+  paths: usualPaths,
+  defaultTargets: ['q_proj', 'v_proj'],
+  schema: LlamaConfig,
+  parts(c, build, backend) {
+    const rotary = new RotaryEmbedding(backend, c.rope_parameters, c.head_dim, c.max_position_embeddings);
+    const embedding = build.embedding(usualPaths.embedding, c.vocab_size, c.hidden_size);
+    return {
+      embedding,
+      layers: Array.from({ length: c.num_hidden_layers }, (_, index) => new LlamaLayer(index, c, rotary, build)),
+      norm: build.rmsNorm(usualPaths.norm, c.hidden_size, c.rms_norm_eps),
+      head: build.head(usualPaths.head, embedding, c.tie_word_embeddings),
+      rotaries: [rotary],
+      maxPositions: c.max_position_embeddings,
+      keyWidth: c.num_key_value_heads * c.head_dim,
+    };
+  },
+  gguf: {
+    architecture: 'llama',
+    config: { architectures: ['LlamaForCausalLM'], model_type: 'llama', hidden_act: 'silu' },
+    modules: usualGgufModules,
+    layers: usualPaths.layers,
+    permuted: { 'blk.attn_q': 'num_attention_heads', 'blk.attn_k': 'num_key_value_heads' },
+  },
+  // What their config.json on the hub says; of the first Llama the sizes of Touvron et al. 2023, table 2.
+  shapes: shapesOf('llama', {
+    'llama-1-7b': [4096, 11008, 32, 32, 32, 32000],
+    'llama-1-13b': [5120, 13824, 40, 40, 40, 32000],
+    'llama-1-33b': [6656, 17920, 60, 52, 52, 32000],
+    'llama-1-65b': [8192, 22016, 80, 64, 64, 32000],
+    'llama-2-7b': [4096, 11008, 32, 32, 32, 32000],
+    'llama-2-13b': [5120, 13824, 40, 40, 40, 32000],
+    'llama-2-70b': [8192, 28672, 80, 64, 8, 32000],
+    'llama-3.1-8b': [4096, 14336, 32, 32, 8, 128256],
+    'llama-3.1-70b': [8192, 28672, 80, 64, 8, 128256],
+    'llama-3.2-1b': [2048, 8192, 16, 32, 8, 128256, tied],
+    'llama-3.2-3b': [3072, 8192, 28, 24, 8, 128256, tied],
+    'smollm2-135m': [576, 1536, 30, 9, 3, 49152, tied],
+    'smollm2-360m': [960, 2560, 32, 15, 5, 49152, tied],
+    'smollm2-1.7b': [2048, 8192, 24, 32, 32, 49152, tied],
+    'tinyllama-1.1b': [2048, 5632, 22, 32, 4, 32000],
+  }),
+});

@@ -6,16 +6,12 @@ import type { QuantizedParts, ReadType, StoredTensor } from '../io/checkpoint.js
 import type { ModelSource } from '../io/model-source.js';
 import { Builder } from '../nn/builder.js';
 import { LayerStream } from '../nn/layer-stream.js';
-import type { Architecture, CausalLM } from '../nn/model.js';
-import { LowrankError, nearest } from '../util/errors.js';
+import type { CausalLM } from '../nn/model.js';
+import { LowrankError } from '../util/errors.js';
 import { isObject } from '../util/json.js';
-import { LlamaForCausalLM } from './llama.js';
+import { familyOf } from './families.js';
+import type { Family } from './family.js';
 import { isQuantizable, partsOf, type QuantizationConfig, Quantizer } from './quantize.js';
-
-/** Architectures by the model_type of config.json. */
-const architectures: ReadonlyMap<string, Architecture> = new Map<string, Architecture>([
-  ['llama', (config, build, backend, dtype) => new LlamaForCausalLM(config, build, backend, dtype)],
-]);
 
 export interface LoadOptions {
   /** `bf16`: weights and activations bf16, sums f32; `fp32`: everything f32. */
@@ -67,31 +63,22 @@ export async function loadModel(source: ModelSource, backend: Backend, options: 
   }
 }
 
-/** A model of the architecture that config.json names, from what `build` gives it. */
+/** A model of the family that config.json names, from what `build` gives it. */
 export function buildModel(source: Pick<ModelSource, 'name' | 'config'>, build: Builder, backend: Backend, dtype: DType): CausalLM {
-  return checkModel(source)(source.config, build, backend, dtype);
+  return checkModel(source).build(source.config, build, backend, dtype);
 }
 
-/** The architecture of a model that can be loaded. */
-function checkModel({ config, name }: Pick<ModelSource, 'name' | 'config'>): Architecture {
-  const place = `${name}: config.json`;
+/** The family of a model that can be loaded. */
+function checkModel({ config, name }: Pick<ModelSource, 'name' | 'config'>): Family {
   const method = isObject(config.quantization_config) ? config.quantization_config.quant_method : undefined;
   if (method !== undefined && method !== 'bitsandbytes') {
     throw new LowrankError(`weights quantised by ${JSON.stringify(method)} cannot be read`, {
-      place,
+      place: `${name}: config.json`,
       expected: 'bitsandbytes, or weights that are not quantised',
       mend: 'choose the 16-bit model: load_in_4bit quantises it',
     });
   }
-  const type = typeof config.model_type === 'string' ? config.model_type : '';
-  const architecture = architectures.get(type);
-  if (architecture) return architecture;
-  const near = nearest(type, architectures.keys());
-  throw new LowrankError(`model_type "${type}" is not supported`, {
-    place,
-    expected: [...architectures.keys()].join(', '),
-    mend: near ? `if it is one, write "${near}"` : 'choose a model of one of these architectures',
-  });
+  return familyOf(config, name);
 }
 
 /** The mapped tensors of each numbered layer. */

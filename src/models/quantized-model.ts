@@ -5,6 +5,7 @@ import type { ModelSource } from '../io/model-source.js';
 import { byteLengthOf, type TensorToWrite } from '../io/safetensors.js';
 import { nestedBlockSize } from '../quant/four-bit.js';
 import { LowrankError } from '../util/errors.js';
+import { familyOf } from './families.js';
 import { WeightLoader } from './load.js';
 import { isQuantizable, partsOf, type QuantizationConfig } from './quantize.js';
 
@@ -41,7 +42,13 @@ export function quantizeModel(source: ModelSource, backend: Backend, quantizatio
     loader.finish();
     loader.dispose();
   };
-  return { tensors, config: source.config, quantizationConfig: configOf(quantization), quantized, dispose };
+  return {
+    tensors,
+    config: { architectures: [familyOf(source.config, source.name).architecture], ...source.config },
+    quantizationConfig: configOf(quantization),
+    quantized,
+    dispose,
+  };
 }
 
 /** As it is stored; what a safetensors file cannot hold becomes bf16. */

@@ -54,9 +54,10 @@ export class Builder {
     return this.add(path, new Linear(weight, bias ? this.take(`${path}.bias`, [outputs]) : undefined));
   }
 
-  /** A linear layer that shares another module's weight, as a tied head does. */
-  tied(path: string, weight: Tensor): Linear {
-    return this.add(path, new Linear(weight));
+  /** The output projection: a matrix of its own, or where it is tied the embedding's. */
+  head(path: string, { weight }: Embedding, tied: boolean): Linear {
+    const [vocabulary, width] = weight.shape;
+    return tied ? this.add(path, new Linear(weight)) : this.linear(path, width, vocabulary);
   }
 
   embedding(path: string, vocabulary: number, width: number): Embedding {
@@ -72,9 +73,9 @@ export class Builder {
     return module;
   }
 
-  /** Throws where the checkpoint holds tensors that no module took. `ignored` matches names without meaning for this model. */
-  finish(ignored: RegExp): void {
-    const left = [...this.weights.tensors.keys()].filter((name) => !this.used.has(name) && !ignored.test(name));
+  /** Throws where the checkpoint holds tensors that no module took; `ignored` names are those without meaning for this model. */
+  finish(ignored: (name: string) => boolean): void {
+    const left = [...this.weights.tensors.keys()].filter((name) => !this.used.has(name) && !ignored(name));
     if (left.length === 0) return;
     throw new LowrankError(`${left.length} tensors belong to no module of this model, "${left[0]}" the first`, {
       place: this.weights.name,

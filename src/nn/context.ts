@@ -1,6 +1,7 @@
 import type { Tensor } from '../core/tensor.js';
 import type { RopeTables, Segments } from '../ops/index.js';
 import type { KvCache } from './kv-cache.js';
+import type { RotaryEmbedding } from './rotary.js';
 
 /** Several token sequences laid end to end, as `data/batches.ts` makes them; T tokens, S sequences. */
 export interface PackedTokens {
@@ -12,12 +13,13 @@ export interface PackedTokens {
   readonly segments: Int32Array;
 }
 
+/** How one forward pass is done. */
 export interface ForwardOptions {
   /** Present in training: the key of this pass's dropout masks. */
   dropout?: { seed: number; step: number };
   /** Keep little of each layer and compute the rest again in the backward pass. */
-  checkpointing?: boolean;
-  /** With checkpointing: a local folder for what is kept, instead of memory. */
+  recompute?: boolean;
+  /** With `recompute`: a local folder for what is kept, instead of memory. */
   offloadFolder?: string;
   /** Keys and values of earlier tokens; `cacheRows` [T] says where this pass's own are written. */
   cache?: KvCache;
@@ -28,7 +30,8 @@ export interface ForwardOptions {
 export interface LayerContext {
   readonly positions: Tensor;
   readonly segments: Segments;
-  readonly rope: RopeTables;
-  readonly options: ForwardOptions;
+  readonly pass: ForwardOptions;
   readonly cacheRows?: Tensor;
+  /** Cosines and sines that cover the positions of this pass. */
+  ropeTables(rotary: RotaryEmbedding): RopeTables;
 }

@@ -16,9 +16,9 @@ export class LayerStream {
     this.layers = layers;
   }
 
-  /** Runs what uses a layer's weights, in a pass that goes up through the layers or down. The last layer of a pass stays for the next one. */
-  use<R>(layer: number, upwards: boolean, run: () => R): R {
-    const next = upwards ? Math.min(layer + 1, this.layers.length - 1) : Math.max(layer - 1, 0);
+  /** Runs what uses a layer's weights, in a pass that goes forward through the layers, or backward. The last layer of a pass stays for the next one. */
+  use<R>(layer: number, direction: 'forward' | 'backward', run: () => R): R {
+    const next = direction === 'forward' ? Math.min(layer + 1, this.layers.length - 1) : Math.max(layer - 1, 0);
     this.fetch(layer);
     this.fetch(next);
     try {

@@ -3,38 +3,33 @@ import type { Tensor } from '../core/tensor.js';
 import { embedding, type LinearOptions, linear, rmsNorm } from '../ops/index.js';
 import type { ForwardOptions } from './context.js';
 
-/** A LoRA adapter of one linear layer; `dropout` is a probability, `stream` tells its masks from other layers'. */
-export interface LoraLayer {
-  /** [r,in] f32 */
-  A: Tensor;
-  /** [out,r] f32 */
-  B: Tensor;
-  scale: number;
-  dropout: number;
-  stream: number;
+/** What is added to a linear layer's y, y where an earlier pass kept it, its dtype and category of memory. */
+export type LinearCall = Pick<LinearOptions, 'residual' | 'kept' | 'dtype' | 'category'>;
+
+/** What stands in a linear layer's slot and answers in the layer's place: LoRA, and every other method that adapts linear layers. */
+export interface LinearAdapter {
+  /** x [T,in] → y [T,out] of the layer with its update. `pass` has the key of dropout masks. */
+  forward(base: Linear, x: Tensor, pass: ForwardOptions, call: LinearCall): Tensor;
+  /** The trained tensors, f32, by the names that PEFT's files have behind the layer's path, such as `lora_A.weight`. */
+  parameters(): Readonly<Record<string, Tensor>>;
+  /** Brings the update into a copy of the layer's weight, [out,in] f32. */
+  merge(weight: Tensor): void;
 }
 
-/** y = x·Wᵀ + b, weight [out,in]. An adapter sets `lora`; models do not know of it. */
+/** y = x·Wᵀ + b, weight [out,in]. Models do not know of what stands in the slot. */
 export class Linear {
   weight: Tensor;
   bias?: Tensor;
-  lora?: LoraLayer;
+  adapter?: LinearAdapter;
 
   constructor(weight: Tensor, bias?: Tensor) {
     this.weight = weight;
     this.bias = bias;
   }
 
-  /** `more`: what is added to y, y where it is known, its dtype and category of memory. */
-  forward(
-    x: Tensor,
-    { dropout: key }: ForwardOptions,
-    more: Pick<LinearOptions, 'residual' | 'value' | 'dtype' | 'category'> = {},
-  ): Tensor {
-    const { bias, lora } = this;
-    if (!lora) return linear(x, this.weight, { bias, ...more });
-    const dropout = key && lora.dropout > 0 ? { p: lora.dropout, stream: lora.stream, ...key } : undefined;
-    return linear(x, this.weight, { bias, lora: { A: lora.A, B: lora.B, scale: lora.scale, dropout }, ...more });
+  forward(x: Tensor, pass: ForwardOptions, call: LinearCall = {}): Tensor {
+    if (this.adapter) return this.adapter.forward(this, x, pass, call);
+    return linear(x, this.weight, { bias: this.bias, ...call });
   }
 }
 

@@ -17,9 +17,9 @@ export class GatedMlp {
     this.down = projections.down;
   }
 
-  /** x [T,C] → residual + MLP(x), which is `value` where it is known. */
-  forward(x: Tensor, residual: Tensor, options: ForwardOptions, value?: Tensor): Tensor {
-    const h = gated(this.gate.forward(x, options), this.up.forward(x, options), this.activation);
-    return this.down.forward(h, options, { residual, value });
+  /** x [T,C] → residual + MLP(x), which is `kept` where an earlier pass has kept it. */
+  forward(x: Tensor, residual: Tensor, pass: ForwardOptions, kept?: Tensor): Tensor {
+    const h = gated(this.gate.forward(x, pass), this.up.forward(x, pass), this.activation);
+    return this.down.forward(h, pass, { residual, kept });
   }
 }

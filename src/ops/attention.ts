@@ -28,7 +28,7 @@ export interface AttentionHeads {
 }
 
 /**
- * Causal grouped-query attention over packed examples: q [Tq,H·D], k, v [Tk,G·D] → o [Tq,H·D]. What is `known` is not computed again.
+ * Causal grouped-query attention over packed examples: q [Tq,H·D], k, v [Tk,G·D] → o [Tq,H·D]. What an earlier pass has `kept` is not computed again.
  *
  * o = p·v, p = softmax(scale·q·kᵀ + mask);  dv = pᵀ·do, ds = p∘(do·vᵀ − rowsum(do∘o)), dq = scale·ds·k, dk = scale·dsᵀ·q
  */
@@ -38,7 +38,7 @@ export function attention(
   v: Tensor,
   segments: Segments,
   options: AttentionOptions,
-  known?: AttentionHeads,
+  kept?: AttentionHeads,
 ): AttentionHeads {
   const { headDim, scale, window = 0 } = options;
   checkShape('attention', 'v', v, k.shape);
@@ -47,12 +47,12 @@ export function attention(
     throw new LowrankError(`attention: ${q.shape[1]} query columns do not fit ${k.shape[1]} key columns of heads of ${headDim}`);
   }
   const backend = q.backend;
-  if (!backend.supports('attention')) return { out: composedAttention(q, k, v, segments, { headDim, scale, window }, known?.out) };
-  const out = known?.out ?? empty(backend, q.shape, q.dtype);
-  const lse = known?.lse ?? empty(backend, [q.shape[0], q.shape[1] / headDim], 'f32');
+  if (!backend.supports('attention')) return { out: composedAttention(q, k, v, segments, { headDim, scale, window }, kept?.out) };
+  const out = kept?.out ?? empty(backend, q.shape, q.dtype);
+  const lse = kept?.lse ?? empty(backend, [q.shape[0], q.shape[1] / headDim], 'f32');
   const table = segments.table;
   const attributes = { headDim, scale, window };
-  if (!known) backend.run('attention', { q, k, v, segments: table }, { out, lse }, attributes);
+  if (!kept) backend.run('attention', { q, k, v, segments: table }, { out, lse }, attributes);
   record('attention', [q, k, v], out, [q, k, v, out, lse, table], (dout) => {
     const dq = empty(backend, q.shape, q.dtype);
     const dk = empty(backend, k.shape, k.dtype);
@@ -70,11 +70,11 @@ function composedAttention(
   v: Tensor,
   segments: Segments,
   options: Required<AttentionOptions>,
-  known?: Tensor,
+  kept?: Tensor,
 ): Tensor {
   const backend = q.backend;
-  const out = known ?? empty(backend, q.shape, q.dtype);
-  if (!known) {
+  const out = kept ?? empty(backend, q.shape, q.dtype);
+  if (!kept) {
     eachHead(q, k, segments.rows, options.headDim, (head) => {
       const p = probabilities(q, k, head, options);
       const o = empty(backend, [head.queries, options.headDim], 'f32');

@@ -28,8 +28,8 @@ export interface LinearOptions {
   lora?: LoraBranch;
   /** Added to y, [T,out] in y's dtype: the residual connection. */
   residual?: Tensor;
-  /** y, where it is already known: then only what the backward pass needs besides is computed. */
-  value?: Tensor;
+  /** y, where an earlier pass has kept it: then only what the backward pass needs besides is computed. */
+  kept?: Tensor;
   /** The dtype of y; x's where absent. */
   dtype?: DType;
   /** What y's memory is counted as; `activations` where absent. */
@@ -43,24 +43,24 @@ export interface LinearOptions {
  * dx = dy·W + dropout(dh·A), dh = s·dy·B;  dW = dyᵀ·x;  db = Σ_t dy;  dA = dhᵀ·x̃;  dB = dyᵀ·h;  dR = dy
  */
 export function linear(x: Tensor, weight: Tensor, options: LinearOptions = {}): Tensor {
-  const { bias, lora, residual, value, dtype = x.dtype, category } = options;
+  const { bias, lora, residual, kept, dtype = x.dtype, category } = options;
   const backend = x.backend;
   checkShape('linear', 'x', x, [-1, weight.shape[1]]);
   if (residual) checkShape('linear', 'residual', residual, [x.shape[0], weight.shape[0]]);
-  const y = value ?? empty(backend, [x.shape[0], weight.shape[0]], dtype, category);
+  const y = kept ?? empty(backend, [x.shape[0], weight.shape[0]], dtype, category);
   const mask = lora?.dropout && dropoutMask(x, lora.dropout);
-  const h = lora && loraForward(x, weight, lora, mask, residual, value ? undefined : y);
-  if (!value) {
+  const h = lora && loraForward(x, weight, lora, mask, residual, kept ? undefined : y);
+  if (!kept) {
     if (!lora) matmulNT(backend, x, weight, y);
     if (!lora && residual) backend.run('add', { a: y, b: residual }, { out: y }, {});
     if (bias) backend.run('addBias', { x: y, bias }, { out: y }, {});
   }
   const frozenInput = !lora && !weight.requiresGrad;
   const saved = [frozenInput ? undefined : x, weight, bias, h, lora?.A, lora?.B, mask];
-  const vjp = (dy: Tensor, gradients: Gradients, gathered: Tensor | undefined) => {
-    const dx = x.requiresGrad ? (gathered ? overwritable(gathered) : empty(backend, x.shape, x.dtype)) : undefined;
-    const { dA, dB } = lora && h ? loraBackward(x, weight, lora, mask, h, dy, dx, gathered) : {};
-    if (!lora && dx) addProductNN(dy, weight, dx, gathered);
+  const vjp = (dy: Tensor, gradients: Gradients, gradientSoFar: Tensor | undefined) => {
+    const dx = x.requiresGrad ? (gradientSoFar ? overwritable(gradientSoFar) : empty(backend, x.shape, x.dtype)) : undefined;
+    const { dA, dB } = lora && h ? loraBackward(x, weight, lora, mask, h, dy, dx, gradientSoFar) : {};
+    if (!lora && dx) addProductNN(dy, weight, dx, gradientSoFar);
     const dweight = weight.requiresGrad ? weightGradient(dy, x, weight, gradients) : undefined;
     const columnSum = (out: Tensor) => backend.run('columnSum', { x: dy }, { out }, {});
     const dbias = bias?.requiresGrad ? addGradient(bias, gradients, columnSum) : undefined;
@@ -124,7 +124,7 @@ function loraForward(
   return h;
 }
 
-/** Computes dx (+ gathered) where it is asked for, and returns dA and dB. */
+/** Computes dx (+ gradientSoFar) where it is asked for, and returns dA and dB. */
 function loraBackward(
   x: Tensor,
   weight: Tensor,
@@ -133,18 +133,18 @@ function loraBackward(
   h: Tensor,
   dy: Tensor,
   dx: Tensor | undefined,
-  gathered: Tensor | undefined,
+  gradientSoFar: Tensor | undefined,
 ) {
   const { A, B, scale } = lora;
   const backend = x.backend;
   const dh = empty(backend, h.shape, h.dtype);
   if (dx && backend.supports('loraLinearBackward')) {
-    const operands = { dy, weight, A, B, mask, residual: gathered, ...weight.quantization };
+    const operands = { dy, weight, A, B, mask, residual: gradientSoFar, ...weight.quantization };
     backend.run('loraLinearBackward', operands, { dx, dh }, { scale, maskScale: maskScaleOf(lora) });
   } else {
     matmulNN(backend, dy, B, dh, scale);
     if (dx) {
-      addProductNN(dy, weight, dx, gathered);
+      addProductNN(dy, weight, dx, gradientSoFar);
       const update = mask ? empty(backend, x.shape, x.dtype) : dx;
       matmulNN(backend, dh, A, update, 1, mask ? 0 : 1);
       if (mask) backend.run('dropout', { x: update, mask }, { out: update }, { maskScale: maskScaleOf(lora) });

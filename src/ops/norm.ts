@@ -14,10 +14,10 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number, offset = 0): Ten
   const y = empty(backend, x.shape, x.dtype);
   const rstd = empty(backend, [x.shape[0]], 'f32');
   backend.run('rmsNorm', { x, weight }, { y, rstd }, { eps, offset });
-  const vjp = (dy: Tensor, gradients: Gradients, gathered: Tensor | undefined) => {
-    const dx = gathered ? overwritable(gathered) : empty(backend, x.shape, x.dtype);
+  const vjp = (dy: Tensor, gradients: Gradients, gradientSoFar: Tensor | undefined) => {
+    const dx = gradientSoFar ? overwritable(gradientSoFar) : empty(backend, x.shape, x.dtype);
     const backward = (dweight?: Tensor) =>
-      backend.run('rmsNormBackward', { x, weight, rstd, dy, residual: gathered }, { dx, dweight }, { offset });
+      backend.run('rmsNormBackward', { x, weight, rstd, dy, residual: gradientSoFar }, { dx, dweight }, { offset });
     if (weight.requiresGrad) return [dx, addGradient(weight, gradients, backward)];
     backward();
     return [dx];

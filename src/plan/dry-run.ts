@@ -1,6 +1,6 @@
-import type { LoraConfig } from '../adapters/config.js';
+import type { AdapterConfig } from '../adapters/adapter.js';
 import { FullTuner } from '../adapters/full.js';
-import { LoraAdapter } from '../adapters/lora.js';
+import { allocateAdapter } from '../adapters/registry.js';
 import type { MemoryCategory, MemoryUse } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
 import { empty, Storage, Tensor } from '../core/tensor.js';
@@ -20,7 +20,7 @@ export interface StepToPlan {
   config: JsonObject;
   precision: 'bf16' | 'fp32';
   /** The adapter, or none where every weight is trained. */
-  lora?: LoraConfig;
+  lora?: AdapterConfig;
   quantization?: QuantizationConfig;
   /** The frozen matrices are read from their file as they are used. */
   stream: boolean;
@@ -46,14 +46,17 @@ export interface PlannedStep {
   all: number;
 }
 
+/** What decides in which form weights are held. */
+type WeightForms = Pick<StepToPlan, 'precision' | 'lora' | 'quantization' | 'stream' | 'mapped'>;
+
 /** Weights of the right shapes on a device that only counts, in the form that `loadModel` gives them. */
 class ShapeBuilder extends Builder {
   readonly taken = new Map<string, Tensor>();
   private readonly backend: DryBackend;
-  private readonly step: StepToPlan;
+  private readonly step: WeightForms;
 
-  constructor(backend: DryBackend, step: StepToPlan) {
-    super({ name: 'plan', tensors: new Map() });
+  constructor(backend: DryBackend, step: WeightForms, name = 'plan') {
+    super({ name, tensors: new Map() });
     this.backend = backend;
     this.step = step;
   }
@@ -96,6 +99,14 @@ class ShapeBuilder extends Builder {
   override finish(): void {}
 }
 
+/** The number of parameters of the model that a config.json describes, by building it. */
+export function countParameters(config: JsonObject, name: string): number {
+  const backend = new DryBackend(1);
+  const builder = new ShapeBuilder(backend, { precision: 'bf16', mapped: false, stream: false }, name);
+  buildModel({ name, config }, builder, backend, 'bf16');
+  return [...builder.taken.values()].reduce((sum, { size }) => sum + size, 0);
+}
+
 /** Runs two steps, the second one with all optimizer states in place, on a device that only counts. */
 export async function dryRun(step: StepToPlan): Promise<PlannedStep> {
   const { config, lora, optimizer, memoryLimit: limit, gradient_checkpointing, batches, stream, threads, precision } = step;
@@ -103,7 +114,7 @@ export async function dryRun(step: StepToPlan): Promise<PlannedStep> {
   const builder = new ShapeBuilder(backend, step);
   const model = buildModel({ name: 'plan', config }, builder, backend, precision === 'bf16' ? 'bf16' : 'f32');
   if (stream) model.stream = new LayerStream(backend, layersOf(builder.taken));
-  const tuner = lora ? LoraAdapter.allocate(model, lora) : new FullTuner(model);
+  const tuner = lora ? allocateAdapter(model, lora) : new FullTuner(model);
   const parameters = tuner.parameters();
   const settings = { adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, weight_decay: 0, paging: { folder: '', limit } };
   const updates = createOptimizer(optimizer, parameters, settings);

@@ -1,4 +1,4 @@
-import type { LoraConfig } from '../adapters/config.js';
+import type { AdapterConfig } from '../adapters/adapter.js';
 import type { MemoryCategory } from '../core/backend.js';
 import { type QuantizationConfig, standardQuantization } from '../models/quantize.js';
 import type { OptimizerName } from '../optim/optimizer.js';
@@ -27,7 +27,7 @@ export interface PlanRequest {
   config: JsonObject;
   precision: 'bf16' | 'fp32';
   /** The adapter of LoRA and QLoRA. */
-  lora: LoraConfig;
+  lora: AdapterConfig;
   /** A micro-batch, and how many of its kind a step has. */
   batch: LabelledTokens;
   gradient_accumulation_steps: number;

@@ -1,33 +1,16 @@
+import { findFamily, modelTypes, publishedShapes } from '../models/families.js';
+import { type Shape, shapesOf } from '../models/family.js';
 import { LowrankError, nearest } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
-
-/** C, F, L, H, G, V and what else the config.json of a model says. */
-type Row = readonly [C: number, F: number, L: number, H: number, G: number, V: number, more?: Readonly<Record<string, unknown>>];
+import { countParameters } from './dry-run.js';
 
 const tied = { tie_word_embeddings: true };
 
 /**
- * Models by name, a family each under its model_type: what their config.json on the hub says (meta-llama, Qwen, google, mistralai,
- * HuggingFaceTB, TinyLlama), for the first Llama the sizes of Touvron et al. 2023, table 2. The tests hold the published counts of parameters.
+ * Families that can be planned and not yet loaded, each under its model_type: what their config.json on the hub says (Qwen, google, mistralai).
+ * The tests hold the published counts of parameters.
  */
-const table: Readonly<Record<string, Readonly<Record<string, Row>>>> = {
-  llama: {
-    'llama-1-7b': [4096, 11008, 32, 32, 32, 32000],
-    'llama-1-13b': [5120, 13824, 40, 40, 40, 32000],
-    'llama-1-33b': [6656, 17920, 60, 52, 52, 32000],
-    'llama-1-65b': [8192, 22016, 80, 64, 64, 32000],
-    'llama-2-7b': [4096, 11008, 32, 32, 32, 32000],
-    'llama-2-13b': [5120, 13824, 40, 40, 40, 32000],
-    'llama-2-70b': [8192, 28672, 80, 64, 8, 32000],
-    'llama-3.1-8b': [4096, 14336, 32, 32, 8, 128256],
-    'llama-3.1-70b': [8192, 28672, 80, 64, 8, 128256],
-    'llama-3.2-1b': [2048, 8192, 16, 32, 8, 128256, tied],
-    'llama-3.2-3b': [3072, 8192, 28, 24, 8, 128256, tied],
-    'smollm2-135m': [576, 1536, 30, 9, 3, 49152, tied],
-    'smollm2-360m': [960, 2560, 32, 15, 5, 49152, tied],
-    'smollm2-1.7b': [2048, 8192, 24, 32, 32, 49152, tied],
-    'tinyllama-1.1b': [2048, 5632, 22, 32, 4, 32000],
-  },
+const planned: Readonly<Record<string, Readonly<Record<string, Shape>>>> = {
   mistral: {
     'mistral-7b': [4096, 14336, 32, 32, 8, 32000],
     'mistral-7b-v0.3': [4096, 14336, 32, 32, 8, 32768],
@@ -57,7 +40,7 @@ const table: Readonly<Record<string, Readonly<Record<string, Row>>>> = {
 };
 
 /** In what a family's layers differ from Llama's, as transformers' modelling files have them. */
-interface Family {
+interface Differences {
   /** A bias on q, k and v whatever config.json says. */
   qkvBias?: true;
   /** A norm over each head of q and of k. */
@@ -68,8 +51,7 @@ interface Family {
   tied?: true;
 }
 
-const families: Readonly<Record<string, Family>> = {
-  llama: {},
+const differences: Readonly<Record<string, Differences>> = {
   mistral: {},
   qwen2: { qkvBias: true },
   qwen3: { headNorms: true },
@@ -77,28 +59,28 @@ const families: Readonly<Record<string, Family>> = {
 };
 
 /** The config.json of known shapes by name. */
-const known: ReadonlyMap<string, JsonObject> = new Map(
-  Object.entries(table).flatMap(([model_type, rows]) =>
-    Object.entries(rows).map(([name, [C, F, L, H, G, V, more]]): [string, JsonObject] => {
-      const sizes = { hidden_size: C, intermediate_size: F, num_hidden_layers: L, num_attention_heads: H, num_key_value_heads: G };
-      return [name, { model_type, ...sizes, vocab_size: V, max_position_embeddings: 131_072, ...more } as JsonObject];
-    }),
-  ),
-);
+function knownShapes(): Map<string, JsonObject> {
+  const shapes = publishedShapes();
+  for (const [model_type, rows] of Object.entries(planned))
+    for (const [name, config] of Object.entries(shapesOf(model_type, rows))) shapes.set(name, config);
+  return shapes;
+}
 
-export const shapeNames: readonly string[] = [...known.keys()];
+export function shapeNames(): string[] {
+  return [...knownShapes().keys()];
+}
 
 /** The config.json of a shape that is known under this name, whatever the case of its letters. */
 export function knownShape(name: string): JsonObject | undefined {
-  return known.get(name.toLowerCase());
+  return knownShapes().get(name.toLowerCase());
 }
 
 /** The error for a model that is neither a known shape nor found in any other way. */
 export function unknownShape(name: string, cause: unknown): LowrankError {
-  const near = nearest(name.toLowerCase(), shapeNames);
+  const near = nearest(name.toLowerCase(), shapeNames());
   return new LowrankError(`"${name}" is neither a model that can be opened nor a known shape`, {
     place: '--model',
-    expected: `a folder, an id of the hub, or one of ${shapeNames.join(', ')}`,
+    expected: `a folder, an id of the hub, or one of ${shapeNames().join(', ')}`,
     mend: near ? `write "${near}"` : 'name one of these, or a folder with a config.json',
     cause,
   });
@@ -106,20 +88,26 @@ export function unknownShape(name: string, cause: unknown): LowrankError {
 
 /** What can be planned with, and its exact number of parameters. */
 export interface PlanModel {
-  /** A Llama of the same sizes: what other families add takes next to no memory. */
+  /** Of a family that is not built yet a Llama of the same sizes: what it adds takes next to no memory. */
   readonly config: JsonObject;
   readonly parameters: number;
 }
 
-/** Reads the sizes in a config.json. */
+/** Counts the parameters of the model that a config.json describes. */
 export function planModel(config: JsonObject, name: string): PlanModel {
+  if (findFamily(config)) return { config, parameters: countParameters(config, name) };
+  return likeLlama(config, name);
+}
+
+/** Reads the sizes in the config.json of a family that is not built yet. */
+function likeLlama(config: JsonObject, name: string): PlanModel {
   const place = `${name}: config.json`;
   const type = String(config.model_type);
-  const family = Object.hasOwn(families, type) ? families[type] : undefined;
+  const family = Object.hasOwn(differences, type) ? differences[type] : undefined;
   if (!family) {
     throw new LowrankError(`the parameters of model_type "${type}" cannot be counted`, {
       place,
-      expected: Object.keys(families).join(', '),
+      expected: [...modelTypes(), ...Object.keys(differences)].join(', '),
       mend: 'plan with a known shape that is about as large',
     });
   }

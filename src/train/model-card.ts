@@ -1,4 +1,4 @@
-import type { LoraAdapter } from '../adapters/lora.js';
+import type { Adapter } from '../adapters/adapter.js';
 import type { Tuner } from '../adapters/tuner.js';
 import type { Recipe } from './recipe.js';
 
@@ -13,21 +13,21 @@ export interface CardFigures {
 }
 
 /** README.md of an adapter, with the metadata that the hub reads. */
-export function loraCard(recipe: Recipe, adapter: LoraAdapter, figures: CardFigures): string {
+export function adapterCard(recipe: Recipe, adapter: Adapter, figures: CardFigures): string {
   const { trainable, percent } = adapter.count();
-  const { r, lora_alpha, lora_dropout } = adapter.config;
+  const { title } = adapter.method;
   return `---
 base_model: ${recipe.base_model}
 library_name: peft
 pipeline_tag: text-generation
 tags:
-- lora
+- ${title.toLowerCase()}
 - lowrank
 ---
 
-# LoRA adapter for ${recipe.base_model}
+# ${title} adapter for ${recipe.base_model}
 
-Rank ${r}, alpha ${lora_alpha}, dropout ${lora_dropout}: ${trainable.toLocaleString('en')} trained parameters (${percent.toFixed(2)} %).
+${adapter.method.describe(adapter.config)}: ${trainable.toLocaleString('en')} trained parameters (${percent.toFixed(2)} %).
 ${history(recipe, figures)}
 
     from peft import AutoPeftModelForCausalLM

@@ -1,6 +1,6 @@
 import { type Document, isMap, isScalar, LineCounter, type Node, parseDocument } from 'yaml';
 import { z } from 'zod';
-import { LoraConfig } from '../adapters/config.js';
+import { LoraConfig } from '../adapters/lora-config.js';
 import type { LoadOptions } from '../models/load.js';
 import { standardQuantization } from '../models/quantize.js';
 import { type OptimizerName, optimizers } from '../optim/optimizer.js';

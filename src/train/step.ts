@@ -61,7 +61,7 @@ export async function trainStep(
       const step = optimizer.steps * microBatches.length + i;
       const { seed, gradient_checkpointing: checkpointing } = options;
       const offloadFolder = checkpointing === 'offload_disk' ? options.offloadFolder : undefined;
-      const passOptions = { dropout: { seed, step }, checkpointing: checkpointing !== false, offloadFolder };
+      const passOptions = { dropout: { seed, step }, recompute: checkpointing !== false, offloadFolder };
       scope(() => accumulateGradients(model, batch, passOptions, 1 / supervised, gradients, lossSum));
     });
     backend.mark?.('update');

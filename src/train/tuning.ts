@@ -1,6 +1,7 @@
+import type { Adapter } from '../adapters/adapter.js';
 import { openAdapter, saveAdapter } from '../adapters/folder.js';
 import { FullTuner } from '../adapters/full.js';
-import { LoraAdapter } from '../adapters/lora.js';
+import { createAdapter } from '../adapters/registry.js';
 import type { Tuner } from '../adapters/tuner.js';
 import type { Folder } from '../io/folder.js';
 import { mainType, type PlainType, writeModel, writeTokenizer } from '../io/model-folder.js';
@@ -8,7 +9,7 @@ import type { ModelSource } from '../io/model-source.js';
 import { restoreTensors } from '../io/tensors.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
-import { type CardFigures, fullCard, loraCard } from './model-card.js';
+import { adapterCard, type CardFigures, fullCard } from './model-card.js';
 import { loraConfigOf, type Recipe } from './recipe.js';
 
 /** What a run trains, and how it is kept. */
@@ -40,13 +41,13 @@ export async function beginTuning(inputs: TuningInputs, start?: Folder): Promise
       });
     return new FullTuning(inputs, new FullTuner(model));
   }
-  const adapter = start ? (await openAdapter(start, model)).adapter : await LoraAdapter.create(model, loraConfigOf(recipe), recipe.seed);
-  return new LoraTuning(inputs, adapter);
+  const adapter = start ? (await openAdapter(start, model)).adapter : await createAdapter(model, loraConfigOf(recipe), recipe.seed);
+  return new AdapterTuning(inputs, adapter);
 }
 
 /** What a checkpoint holds. */
 export async function openTuning(inputs: TuningInputs, folder: Folder): Promise<Tuning> {
-  if (inputs.recipe.adapter !== 'full') return new LoraTuning(inputs, (await openAdapter(folder, inputs.model)).adapter);
+  if (inputs.recipe.adapter !== 'full') return new AdapterTuning(inputs, (await openAdapter(folder, inputs.model)).adapter);
   const tuner = new FullTuner(inputs.model);
   try {
     await restoreTensors(folder, weightsFile, tuner.parameters());
@@ -57,12 +58,12 @@ export async function openTuning(inputs: TuningInputs, folder: Folder): Promise<
   }
 }
 
-class LoraTuning implements Tuning {
+class AdapterTuning implements Tuning {
   readonly kind = 'adapter';
-  readonly tuner: LoraAdapter;
+  readonly tuner: Adapter;
   private readonly inputs: TuningInputs;
 
-  constructor(inputs: TuningInputs, tuner: LoraAdapter) {
+  constructor(inputs: TuningInputs, tuner: Adapter) {
     this.inputs = inputs;
     this.tuner = tuner;
   }
@@ -81,7 +82,7 @@ class LoraTuning implements Tuning {
   }
 
   card(figures: CardFigures): string {
-    return loraCard(this.inputs.recipe, this.tuner, figures);
+    return adapterCard(this.inputs.recipe, this.tuner, figures);
   }
 }
 
@@ -114,7 +115,7 @@ class FullTuning implements Tuning {
 
   private write(folder: Folder, dtype: PlainType, maxShardBytes?: number): Promise<void> {
     const { source, recipe } = this.inputs;
-    const model = { tensors: this.tuner.tensors(dtype), config: source.config };
+    const model = { tensors: this.tuner.tensors(dtype), config: this.tuner.model.config };
     return writeModel(folder, model, source, { maxShardBytes, jinja: recipe.chat_template_jinja });
   }
 

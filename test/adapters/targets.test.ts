@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import { parseLoraConfig } from '../../src/adapters/config.js';
-import { LoraAdapter } from '../../src/adapters/lora.js';
+import type { LoraAdapter } from '../../src/adapters/lora.js';
+import { allocateAdapter, parseAdapterConfig } from '../../src/adapters/registry.js';
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import golden from '../golden/lora_targets.json' with { type: 'json' };
 import { tinyLlama } from '../helpers/tiny-llama.js';
@@ -18,8 +18,9 @@ test.each(golden)(
   '$name: the modules, ranks, scales and trainable tensors are PEFT’s',
   ({ config, layers, parameters, trainable, all }) => {
     const model = tinyLlama(new ReferenceBackend(), { ...shape, attention_bias: true, mlp_bias: true, tie_word_embeddings: false });
-    const adapter = LoraAdapter.allocate(model, parseLoraConfig({ r: 8, lora_alpha: 16, ...config }, 'adapter_config.json'));
-    expect(Object.fromEntries([...adapter.layers].map(([path, { r, scale }]) => [path, [r, scale]]))).toEqual(layers);
+    const adapter = allocateAdapter(model, parseAdapterConfig({ r: 8, lora_alpha: 16, ...config }, 'adapter_config.json'));
+    const { layers: adapted } = adapter as LoraAdapter;
+    expect(Object.fromEntries([...adapted].map(([path, { r, scale }]) => [path, [r, scale]]))).toEqual(layers);
     expect(Object.fromEntries([...adapter.parameters()].map(([name, tensor]) => [name, tensor.shape]))).toEqual(parameters);
     expect(adapter.count()).toEqual({ trainable, all, percent: (100 * trainable) / all });
   },
@@ -27,6 +28,6 @@ test.each(golden)(
 
 test('a name that fits no module is refused with the nearest one', () => {
   const model = tinyLlama(new ReferenceBackend(), shape);
-  const config = parseLoraConfig({ target_modules: ['q_prj'] }, 'adapter_config.json');
-  expect(() => LoraAdapter.allocate(model, config)).toThrow(/write "q_proj"/);
+  const config = parseAdapterConfig({ target_modules: ['q_prj'] }, 'adapter_config.json');
+  expect(() => allocateAdapter(model, config)).toThrow(/write "q_proj"/);
 });

@@ -8,6 +8,7 @@ import { ggufConfig } from '../../src/io/gguf-config.js';
 import { GgufMetadata } from '../../src/io/gguf-metadata.js';
 import { localFolder, openFile } from '../../src/io/node.js';
 import { encodeSafetensors, readSafetensors, type TensorToWrite } from '../../src/io/safetensors.js';
+import { ggufLayouts } from '../../src/models/families.js';
 import { f32ToBf16 } from '../../src/util/half.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'lowrank-gguf-'));
@@ -51,7 +52,7 @@ test('a model as GGUF: names, config, types, rows interleaved by head', async ()
   await stored.close();
 
   const gguf = await readGguf(await openFile(path));
-  const read = await ggufConfig(gguf, new GgufMetadata(path, gguf.metadata));
+  const read = await ggufConfig(gguf, new GgufMetadata(path, gguf.metadata), ggufLayouts()[0]);
   const { rope_theta, ...sizes } = config;
   expect(read).toMatchObject({ ...sizes, rope_parameters: { rope_theta }, tie_word_embeddings: false });
 

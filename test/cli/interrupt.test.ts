@@ -5,7 +5,7 @@ import { afterAll, expect, test, vi } from 'vitest';
 import { Terminal, withProgress } from '../../src/cli/console.js';
 import { codecOf, openSession } from '../../src/cli/session.js';
 import '../../src/index.js';
-import { openModel } from '../../src/io/node.js';
+import { openModel } from '../../src/runs/node.js';
 import { writeTinyModel } from '../helpers/tiny-model.js';
 
 const root = mkdtempSync(join(tmpdir(), 'lowrank-interrupt-'));

@@ -6,8 +6,8 @@ import { Terminal } from '../../src/cli/console.js';
 import { streamedSource, wantsStreaming } from '../../src/cli/streaming.js';
 import type { Backend } from '../../src/core/backend.js';
 import type { ModelSource } from '../../src/io/model-source.js';
-import { openModel } from '../../src/io/node.js';
 import type { LoadOptions } from '../../src/models/load.js';
+import { openModel } from '../../src/runs/node.js';
 import { openBest, testNative } from '../helpers/native.js';
 import { writeTinyModel } from '../helpers/tiny-model.js';
 

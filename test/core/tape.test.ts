@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import { discard, scope, unscoped } from '../../src/core/scope.js';
-import { checkpoint, Gradients, Tape } from '../../src/core/tape.js';
+import { Gradients, type Results, recompute, Tape } from '../../src/core/tape.js';
 import { fromArray, type Tensor, zeros } from '../../src/core/tensor.js';
 import { add, attention, gated, linear, rmsNorm } from '../../src/ops/index.js';
 import { LowrankError } from '../../src/util/errors.js';
@@ -168,26 +168,26 @@ describe('tape', () => {
   });
 });
 
-describe('checkpoint', () => {
+describe('recompute', () => {
   const [T, C, F] = [6, 8, 12];
   const segmentRows = Int32Array.of(0, 4, 0, 4, 4, 6, 4, 6);
 
   /** A layer with everything that could differ when it runs again: dropout, packed attention, trainable vectors and matrices. */
   function layer(parameters: readonly Tensor[], table: Tensor, stream: number) {
     const [norm, weight, A, B, up, down] = parameters;
-    return (x: Tensor, [value, out, lse]: readonly Tensor[] = []): readonly Tensor[] => {
+    return (x: Tensor, kept?: Results): Results => {
       const normed = rmsNorm(x, norm, 1e-6);
       const lora = { A, B, scale: 2, dropout: { p: 0.3, seed: 1, stream, step: 9 } };
       const q = linear(normed, weight, { lora });
       const segments = { table, rows: segmentRows };
-      const heads = attention(q, normed, normed, segments, { headDim: 4, scale: 0.5 }, out && { out, lse });
+      const heads = attention(q, normed, normed, segments, { headDim: 4, scale: 0.5 }, kept?.out && { out: kept.out, lse: kept.lse });
       const mixed = add(x, heads.out);
-      const y = linear(gated(linear(mixed, up), linear(mixed, up), 'silu'), down, { residual: mixed, value });
-      return [y, heads.out, heads.lse!];
+      const y = linear(gated(linear(mixed, up), linear(mixed, up), 'silu'), down, { residual: mixed, kept: kept?.output });
+      return { output: y, out: heads.out, lse: heads.lse };
     };
   }
 
-  async function gradientsOf(checkpointing: boolean) {
+  async function gradientsOf(again: boolean) {
     const shapes = [[C], [C, C], [2, C], [C, 2], [F, C], [C, F]];
     const parameters = shapes.map((shape, i) => trainable(random(10 + i, ...shape)));
     const x = trainable(random(20, T, C));
@@ -200,7 +200,7 @@ describe('checkpoint', () => {
       const before = used();
       const layers = [0, 1].map((stream) => layer(parameters, table, stream));
       const output = tape.record(() =>
-        scope(() => layers.reduce((hidden, body) => (checkpointing ? checkpoint(hidden, [table], body) : body(hidden)[0]), x)),
+        scope(() => layers.reduce((hidden, body) => (again ? recompute(hidden, [table], body) : body(hidden).output), x)),
       );
       kept = used() - before;
       tape.backward(output, dy, gradients);
@@ -214,19 +214,19 @@ describe('checkpoint', () => {
 
   test('gives the same bits and keeps nothing but the layers’ results', async () => {
     const plain = await gradientsOf(false);
-    const checkpointed = await gradientsOf(true);
-    expect(checkpointed.results).toEqual(plain.results);
+    const recomputed = await gradientsOf(true);
+    expect(recomputed.results).toEqual(plain.results);
     expect(plain.results.every((bytes) => new Float32Array(bytes.buffer).every((value) => Number.isFinite(value) && value !== 0))).toBe(
       true,
     );
     // Of both layers the output, the attention's and its two numbers per row; x is a parameter.
-    expect(checkpointed.kept).toBe(2 * 4 * T * (C + C + 2));
-    expect(plain.kept).toBeGreaterThan(3 * checkpointed.kept);
+    expect(recomputed.kept).toBe(2 * 4 * T * (C + C + 2));
+    expect(plain.kept).toBeGreaterThan(3 * recomputed.kept);
   });
 
   test('without a tape it is its body', async () => {
     const x = numbers(1, 2);
-    const y = checkpoint(x, [], (input) => [add(input, input)]);
+    const y = recompute(x, [], (input) => ({ output: add(input, input) }));
     expect([...(await y.toFloat32())]).toEqual([2, 4]);
     for (const tensor of [x, y]) tensor.dispose();
   });

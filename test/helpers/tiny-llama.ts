@@ -1,7 +1,8 @@
 import type { Backend } from '../../src/core/backend.js';
 import { fromArray, type Tensor } from '../../src/core/tensor.js';
-import { LlamaForCausalLM } from '../../src/models/llama.js';
+import { llama } from '../../src/models/llama.js';
 import { Builder } from '../../src/nn/builder.js';
+import type { CausalLM } from '../../src/nn/model.js';
 import { Random } from '../../src/util/philox.js';
 
 /** The tensors of a Llama of that config.json with random weights, by name and shape. */
@@ -35,7 +36,7 @@ export function llamaShapes(config: Record<string, unknown>): Map<string, number
 }
 
 /** A Llama with random weights of deviation 0.05 around 0, norms around 1. */
-export function tinyLlama(backend: Backend, config: Record<string, unknown>, dtype: 'f32' | 'bf16' = 'f32', seed = 7): LlamaForCausalLM {
+export function tinyLlama(backend: Backend, config: Record<string, unknown>, dtype: 'f32' | 'bf16' = 'f32', seed = 7): CausalLM {
   const random = new Random(seed, 0);
   const tensors = new Map<string, Tensor>();
   for (const [name, shape] of llamaShapes(config)) {
@@ -44,5 +45,5 @@ export function tinyLlama(backend: Backend, config: Record<string, unknown>, dty
     const values = Float32Array.from({ length: size }, () => mean + 0.05 * random.normal());
     tensors.set(name, fromArray(backend, values, shape, shape.length > 1 ? dtype : 'f32', 'weights'));
   }
-  return new LlamaForCausalLM(config, new Builder({ name: 'tiny', tensors }), backend, dtype);
+  return llama.build(config, new Builder({ name: 'tiny', tensors }), backend, dtype);
 }

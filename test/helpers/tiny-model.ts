@@ -20,8 +20,16 @@ export const tinyConfig = {
   tie_word_embeddings: true,
 };
 
-/** Writes a random model with a byte-level tokenizer and the ChatML template, in Hugging Face's layout; `more` changes its config.json. */
-export async function writeTinyModel(folder: string, more: Record<string, unknown> = {}, dtype: 'F32' | 'BF16' = 'F32'): Promise<string> {
+/**
+ * Writes a random model with a byte-level tokenizer and the ChatML template, in Hugging Face's layout; `more` changes its config.json, `rename` its
+ * tensors' names.
+ */
+export async function writeTinyModel(
+  folder: string,
+  more: Record<string, unknown> = {},
+  dtype: 'F32' | 'BF16' = 'F32',
+  rename = (name: string) => name,
+): Promise<string> {
   const config = { ...tinyConfig, ...more };
   mkdirSync(folder, { recursive: true });
   const random = new Random(7, 0);
@@ -30,7 +38,7 @@ export async function writeTinyModel(folder: string, more: Record<string, unknow
     const mean = name.includes('norm') ? 1 : 0;
     const values = Float32Array.from({ length: size }, () => mean + 0.05 * random.normal());
     const stored = dtype === 'F32' ? values : f32ToBf16(values);
-    return { name, dtype, shape, data: async () => new Uint8Array(stored.buffer) };
+    return { name: rename(name), dtype, shape, data: async () => new Uint8Array(stored.buffer) };
   });
   const parts: Uint8Array[] = [];
   for await (const part of encodeSafetensors(tensors)) parts.push(part);

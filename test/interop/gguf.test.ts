@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Tokenizer } from '../../src/data/tokenizer.js';
 import type { ModelSource } from '../../src/io/model-source.js';
-import { openModel } from '../../src/io/node.js';
+import { openModel } from '../../src/runs/node.js';
 import { askPeers, json, peersFolder, realModel, temporaryFolder } from './peers.js';
 
 const code = readFileSync(new URL('../../src/io/gguf-tokenizer.ts', import.meta.url), 'utf8');

@@ -1,12 +1,13 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { parseLoraConfig } from '../../src/adapters/config.js';
+import type { Adapter } from '../../src/adapters/adapter.js';
 import { openAdapter, saveAdapter } from '../../src/adapters/folder.js';
-import { LoraAdapter } from '../../src/adapters/lora.js';
 import { mergeAdapter } from '../../src/adapters/merge.js';
+import { createAdapter, parseAdapterConfig } from '../../src/adapters/registry.js';
 import { localFolder } from '../../src/io/node/folder.js';
 import { encodeSafetensors } from '../../src/io/safetensors.js';
+import type { CausalLM } from '../../src/nn/model.js';
 import { Random } from '../../src/util/philox.js';
 import { askPeers, distance, json, logitsOf, openBase, temporaryFolder, tensorsOf } from './peers.js';
 
@@ -63,8 +64,8 @@ beforeAll(async () => {
 afterAll(() => folder.remove());
 
 /** An adapter of ours in which everything that is trained has moved. */
-async function randomAdapter(model: LoraAdapter['model'], config: Record<string, unknown>, seed: number): Promise<LoraAdapter> {
-  const adapter = await LoraAdapter.create(model, parseLoraConfig(config, 'test'), seed);
+async function randomAdapter(model: CausalLM, config: Record<string, unknown>, seed: number): Promise<Adapter> {
+  const adapter = await createAdapter(model, parseAdapterConfig(config, 'test'), seed);
   const random = new Random(seed, 1);
   for (const tensor of adapter.parameters().values()) {
     const values = (await tensor.toFloat32()).map((x) => x + 0.05 * random.normal());
@@ -153,7 +154,7 @@ describe('merged models in transformers', () => {
 
 test('what PEFT’s adapter_config.json has and ours lacks says nothing', async () => {
   const { model, close } = await openBase(bases.untied);
-  const adapter = await LoraAdapter.create(model, parseLoraConfig(configs['the defaults'], 'test'), 1);
+  const adapter = await createAdapter(model, parseAdapterConfig(configs['the defaults'], 'test'), 1);
   const path = join(folder.path, 'keys');
   await saveAdapter(localFolder(path), adapter, { name: bases.untied, identity: 'test' });
   await close();

@@ -1,8 +1,7 @@
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { parseLoraConfig } from '../../src/adapters/config.js';
 import { openAdapter, saveAdapter } from '../../src/adapters/folder.js';
-import { LoraAdapter } from '../../src/adapters/lora.js';
+import { createAdapter, parseAdapterConfig } from '../../src/adapters/registry.js';
 import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import { scope } from '../../src/core/scope.js';
 import { Gradients } from '../../src/core/tape.js';
@@ -12,9 +11,9 @@ import { type Example, prepareExamples } from '../../src/data/prepare.js';
 import { readRows } from '../../src/data/rows.js';
 import type { ModelSource } from '../../src/io/model-source.js';
 import { localFolder } from '../../src/io/node/folder.js';
-import { openModel } from '../../src/io/node.js';
 import { loadModel } from '../../src/models/load.js';
 import { openTextCodec } from '../../src/models/text-model.js';
+import { openModel } from '../../src/runs/node.js';
 import { createTrainable, trainLoop } from '../../src/train/loop.js';
 import { accumulateGradients } from '../../src/train/step.js';
 import { Random } from '../../src/util/philox.js';
@@ -56,7 +55,7 @@ beforeAll(async () => {
   const { examples } = await prepareExamples(await readRows(rows.join('\n'), 'rows.jsonl'), tokenizer, template, { sequence_len: 256 });
   batch = concatenate(examples);
   const { backend, model } = await open('fp32');
-  const adapter = await LoraAdapter.create(model, parseLoraConfig({ r: 16, lora_alpha: 32, target_modules: 'all-linear' }, 'test'), 1);
+  const adapter = await createAdapter(model, parseAdapterConfig({ r: 16, lora_alpha: 32, target_modules: 'all-linear' }, 'test'), 1);
   const random = new Random(2, 1);
   for (const [name, tensor] of adapter.parameters()) {
     if (name.includes('lora_B'))

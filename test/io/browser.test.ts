@@ -1,8 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { afterEach, expect, test } from 'vitest';
-import { blobSource, openModelFromFiles, openUrl } from '../../src/io/browser.js';
+import { blobSource, openUrl } from '../../src/io/browser.js';
 import { openGguf } from '../../src/io/gguf-model.js';
 import { readSafetensors } from '../../src/io/safetensors.js';
+import { openModelFromFiles } from '../../src/models/chosen-files.js';
+import { ggufLayouts } from '../../src/models/families.js';
 import { commit, startHub } from './hub-server.js';
 
 const golden = (path: string) => new Uint8Array(readFileSync(new URL(`../golden/${path}`, import.meta.url)));
@@ -58,7 +60,7 @@ test('over HTTP only what is asked for is fetched', async () => {
   const checkpoint = await readSafetensors(file);
   const local = await readSafetensors(blobSource(new Blob([weights])));
   expect(await checkpoint.tensors.get('model.norm.weight')!.read()).toEqual(await local.tensors.get('model.norm.weight')!.read());
-  expect((await openGguf(await openUrl(`${url}a.gguf`))).config.model_type).toBe('llama');
+  expect((await openGguf(await openUrl(`${url}a.gguf`), ggufLayouts())).config.model_type).toBe('llama');
   await expect(file.read(weights.length, 1)).rejects.toThrow(`ends after ${weights.length} bytes`);
 });
 

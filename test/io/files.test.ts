@@ -3,9 +3,10 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { localFolder, openCheckpoint, openFile, openModel, writeChunks, writeText } from '../../src/io/node.js';
+import { localFolder, openCheckpoint, openFile, writeChunks, writeText } from '../../src/io/node.js';
 import type { TensorToWrite } from '../../src/io/safetensors.js';
 import { writeCheckpoint } from '../../src/io/safetensors-shards.js';
+import { openModel } from '../../src/runs/node.js';
 import { LowrankError } from '../../src/util/errors.js';
 
 let dir: string;

@@ -4,9 +4,11 @@ import { describe, expect, test } from 'vitest';
 import { Tokenizer } from '../../src/data/tokenizer.js';
 import { blobSource } from '../../src/io/browser.js';
 import { openGguf } from '../../src/io/gguf-model.js';
-import { openFile, openModel } from '../../src/io/node.js';
+import { openFile } from '../../src/io/node.js';
 import { readSafetensors } from '../../src/io/safetensors.js';
+import { ggufLayouts } from '../../src/models/families.js';
 import { blockTypes } from '../../src/quant/gguf-blocks.js';
+import { openModel } from '../../src/runs/node.js';
 import { f32ToBf16, f32ToF16 } from '../../src/util/half.js';
 import { tinyLlama } from './gguf-builder.js';
 
@@ -102,7 +104,7 @@ describe('rotary scaling', () => {
     );
     // The tensor is the last one.
     if (tensor) bytes.set(new Uint8Array(new Float32Array(tensor).buffer), bytes.length - 32);
-    return openGguf(blobSource(new Blob([bytes as BlobPart])));
+    return openGguf(blobSource(new Blob([bytes as BlobPart])), ggufLayouts());
   };
 
   test('Llama 3’s out of its divisors', async () => {

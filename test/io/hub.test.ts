@@ -13,7 +13,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { cachedModel, cacheFolder, openModel } from '../../src/io/node.js';
+import { cachedModel, cacheFolder } from '../../src/io/node.js';
+import { openModel } from '../../src/runs/node.js';
 import { LowrankError } from '../../src/util/errors.js';
 import { commit, gitHash, type HubFault, sha256, startHub } from './hub-server.js';
 

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, test } from 'vitest';
-import type { LoraAdapter } from '../../src/adapters/lora.js';
-import { loadAdapter } from '../../src/adapters/peft.js';
+import type { Adapter } from '../../src/adapters/adapter.js';
+import { loadAdapter } from '../../src/adapters/folder.js';
 import type { Backend } from '../../src/core/backend.js';
 import { scope } from '../../src/core/scope.js';
 import { Gradients } from '../../src/core/tape.js';
@@ -107,13 +107,13 @@ describe.each(names)('%s', (name) => {
     await logitsMatch(golden, 'logits', await logits());
   });
 
-  test.each([false, true])('loss and every adapter gradient equal PEFT’s (checkpointing %s)', async (checkpointing) => {
+  test.each([false, true])('loss and every adapter gradient equal PEFT’s (recomputed %s)', async (recompute) => {
     const { backend, golden, model, attach, batch } = await load();
-    const adapter: LoraAdapter = await attach();
+    const adapter: Adapter = await attach();
     const gradients = new Gradients();
     const lossSum = zeros(backend, [1], 'f32');
     const supervised = batch.labels.filter((label) => label >= 0).length;
-    scope(() => accumulateGradients(model, batch, { checkpointing }, 1 / supervised, gradients, lossSum));
+    scope(() => accumulateGradients(model, batch, { recompute }, 1 / supervised, gradients, lossSum));
     expect((await lossSum.toFloat32())[0]).toBeCloseTo(json(`${folder}/${name}/golden.json`).loss, 4);
     for (const [parameter, tensor] of adapter.parameters()) {
       const gradient = await gradients.get(tensor)!.toFloat32();

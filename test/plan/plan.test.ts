@@ -2,18 +2,17 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { parseLoraConfig } from '../../src/adapters/config.js';
 import { FullTuner } from '../../src/adapters/full.js';
-import { LoraAdapter } from '../../src/adapters/lora.js';
+import { createAdapter, parseAdapterConfig } from '../../src/adapters/registry.js';
 import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import type { ModelSource } from '../../src/io/model-source.js';
-import { openModel } from '../../src/io/node.js';
 import { loadModel } from '../../src/models/load.js';
 import { standardQuantization } from '../../src/models/quantize.js';
 import { createOptimizer, type OptimizerName } from '../../src/optim/optimizer.js';
 import { dryRun, fullBatch, type StepToPlan } from '../../src/plan/dry-run.js';
 import { type PlanMachine, planModelOn, quotedArithmetic } from '../../src/plan/plan.js';
 import { knownShape, planModel, shapeNames } from '../../src/plan/shapes.js';
+import { openModel } from '../../src/runs/node.js';
 import { trainStep } from '../../src/train/step.js';
 import { describeNative } from '../helpers/native.js';
 import { tinyConfig, writeTinyModel } from '../helpers/tiny-model.js';
@@ -52,7 +51,7 @@ test.each(Object.entries(published))('%s has %d parameters', (name, parameters) 
 
 test('what is built of a known shape has as many parameters', async () => {
   const { config, parameters } = planModel(knownShape('smollm2-135m')!, 'smollm2-135m');
-  const step = { config, lora: parseLoraConfig({ r: 8, target_modules: ['q_proj'] }, 'test'), batches: [fullBatch(1, 8)] };
+  const step = { config, lora: parseAdapterConfig({ r: 8, target_modules: ['q_proj'] }, 'test'), batches: [fullBatch(1, 8)] };
   const { all, trainable } = await dryRun({ ...common, ...step });
   expect(all - trainable).toBe(parameters);
   expect(trainable).toBe(30 * 8 * (576 + 576));
@@ -85,7 +84,7 @@ afterAll(async () => {
   rmSync(root, { recursive: true, force: true });
 });
 
-const lora = parseLoraConfig({ r: 4, target_modules: 'all-linear', lora_dropout: 0.1 }, 'test');
+const lora = parseAdapterConfig({ r: 4, target_modules: 'all-linear', lora_dropout: 0.1 }, 'test');
 const ways: Record<string, Partial<StepToPlan>> = {
   LoRA: { lora },
   'LoRA, checkpointed': { lora, gradient_checkpointing: true },
@@ -103,7 +102,7 @@ describeNative('a step on the processor', () => {
     const planned = await dryRun(step);
     const backend = await openCpuBackend({ threads: 2 });
     const loaded = await loadModel(source, backend, { precision: step.precision, quantization: step.quantization, trainable: !step.lora });
-    const tuner = step.lora ? await LoraAdapter.create(loaded.model, step.lora, 1) : new FullTuner(loaded.model);
+    const tuner = step.lora ? await createAdapter(loaded.model, step.lora, 1) : new FullTuner(loaded.model);
     const settings = { adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, weight_decay: 0 };
     const optimizer = createOptimizer(step.optimizer as OptimizerName, tuner.parameters(), settings);
     backend.resetPeak();
@@ -127,7 +126,7 @@ describe('a plan for a machine', () => {
       name,
       config: knownShape(name)!,
       precision: 'bf16',
-      lora: parseLoraConfig({ r: 64, target_modules: 'all-linear' }, 'test'),
+      lora: parseAdapterConfig({ r: 64, target_modules: 'all-linear' }, 'test'),
       batch: fullBatch(1, 512),
       gradient_accumulation_steps: 1,
       optimizer: 'adamw_torch',
@@ -146,7 +145,7 @@ describe('a plan for a machine', () => {
   });
 
   test('the adapter, the checkpointing and the micro-batches that are asked for', async () => {
-    const wanted = { lora: parseLoraConfig({ r: 8, target_modules: ['q_proj', 'v_proj'] }, 'test'), gradient_checkpointing: true };
+    const wanted = { lora: parseAdapterConfig({ r: 8, target_modules: ['q_proj', 'v_proj'] }, 'test'), gradient_checkpointing: true };
     const plan = (steps: number) =>
       planModelOn(machine(64), { ...request('qwen2.5-7b'), ...wanted, gradient_accumulation_steps: steps }, ['full', 'lora']);
     const [one, two, eight] = [await plan(1), await plan(2), await plan(8)];
@@ -177,12 +176,12 @@ describe('a plan for a machine', () => {
 
 test.each([
   [{ model_type: 'mamba' }, /model_type "mamba" cannot be counted/],
-  [{ ...tinyConfig, hidden_size: -1 }, /hidden_size is -1/],
-  [{ ...tinyConfig, vocab_size: 1e30 }, /vocab_size is 1e\+30/],
+  [{ ...tinyConfig, hidden_size: -1 }, /hidden_size: .*>0/],
+  [{ ...tinyConfig, vocab_size: 1e30 }, /vocab_size: /],
 ])('a config.json that says nothing sensible is refused: %j', (config, message) => {
   expect(() => planModel(config, 'model')).toThrow(message);
 });
 
 test('every known shape can be planned', () => {
-  for (const name of shapeNames) expect(planModel(knownShape(name)!, name).parameters).toBeGreaterThan(1e8);
+  for (const name of shapeNames()) expect(planModel(knownShape(name)!, name).parameters).toBeGreaterThan(1e8);
 });

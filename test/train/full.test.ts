@@ -10,11 +10,11 @@ import { type Tensor, zeros } from '../../src/core/tensor.js';
 import { readRows } from '../../src/data/rows.js';
 import { writeModel } from '../../src/io/model-folder.js';
 import { localFolder } from '../../src/io/node/folder.js';
-import { openModel } from '../../src/io/node.js';
 import { readSafetensors } from '../../src/io/safetensors.js';
 import { loadModel } from '../../src/models/load.js';
 import { openTextCodec } from '../../src/models/text-model.js';
 import type { CausalLM } from '../../src/nn/model.js';
+import { openModel } from '../../src/runs/node.js';
 import { heldBatches, prepareData } from '../../src/train/data.js';
 import { parseRecipe, type Recipe } from '../../src/train/recipe.js';
 import { type TrainInputs, train } from '../../src/train/run.js';
@@ -48,10 +48,10 @@ describe('the gradients of all weights', () => {
     segments: Int32Array.of(0, 4, 0, 4, 4, 8, 4, 8),
   };
 
-  async function gradientsOf(model: CausalLM, tuner: FullTuner, batches = [batch], checkpointing = false) {
+  async function gradientsOf(model: CausalLM, tuner: FullTuner, batches = [batch], recompute = false) {
     const sums = new Gradients();
     const lossSum = zeros(backend, [1], 'f32');
-    for (const one of batches) scope(() => accumulateGradients(model, one, { checkpointing }, 1 / 6, sums, lossSum));
+    for (const one of batches) scope(() => accumulateGradients(model, one, { recompute }, 1 / 6, sums, lossSum));
     const gradients = new Map<string, Float32Array>();
     for (const [name, tensor] of tuner.parameters()) gradients.set(name, await sums.get(tensor)!.toFloat32());
     sums.clear();
@@ -93,7 +93,7 @@ describe('the gradients of all weights', () => {
     tuner.dispose();
   });
 
-  test.each(forms)('with %s checkpointing changes no bit, and micro-batches nothing but rounding', async (_, more) => {
+  test.each(forms)('with %s recomputation changes no bit, and micro-batches nothing but rounding', async (_, more) => {
     const model = tinyLlama(backend, { ...config, ...more });
     const tuner = new FullTuner(model);
     const whole = await gradientsOf(model, tuner);
@@ -233,7 +233,13 @@ describe('a run', () => {
   test('a written config.json says what the weights beside it are', async () => {
     const source = await openModel(at('tied'));
     const tensors = [{ name: 'x', dtype: 'F16', shape: [2], data: async () => new Uint8Array(4) }];
-    const config = { model_type: 'llama', eos_token_id: 2, torch_dtype: 'int8', quantization_config: { quant_method: 'bitsandbytes' } };
+    const config = {
+      architectures: ['LlamaForCausalLM'],
+      model_type: 'llama',
+      eos_token_id: 2,
+      torch_dtype: 'int8',
+      quantization_config: { quant_method: 'bitsandbytes' },
+    };
     await writeModel(localFolder(at('written')), { tensors, config }, source);
     const read = (name: string) => JSON.parse(readFileSync(at('written', name), 'utf8'));
     expect(read('config.json')).toEqual({ architectures: ['LlamaForCausalLM'], model_type: 'llama', eos_token_id: 2, dtype: 'float16' });

@@ -2,9 +2,8 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { parseLoraConfig } from '../../src/adapters/config.js';
-import { LoraAdapter } from '../../src/adapters/lora.js';
 import { mergeAdapter } from '../../src/adapters/merge.js';
+import { allocateAdapter, createAdapter, parseAdapterConfig } from '../../src/adapters/registry.js';
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { Gradients } from '../../src/core/tape.js';
@@ -12,13 +11,14 @@ import { zeros } from '../../src/core/tensor.js';
 import { writeModel } from '../../src/io/model-folder.js';
 import type { ModelSource } from '../../src/io/model-source.js';
 import { localFolder } from '../../src/io/node/folder.js';
-import { openFile, openModel } from '../../src/io/node.js';
+import { openFile } from '../../src/io/node.js';
 import { readSafetensors } from '../../src/io/safetensors.js';
 import { type LoadOptions, loadModel } from '../../src/models/load.js';
 import type { QuantizationConfig } from '../../src/models/quantize.js';
 import { quantizeModel } from '../../src/models/quantized-model.js';
 import type { ForwardOptions } from '../../src/nn/context.js';
 import { Linear } from '../../src/nn/layers.js';
+import { openModel } from '../../src/runs/node.js';
 import { accumulateGradients } from '../../src/train/step.js';
 import { openBest, testNative } from '../helpers/native.js';
 import { writeTinyModel } from '../helpers/tiny-model.js';
@@ -31,7 +31,7 @@ const formats: Record<string, QuantizationConfig> = {
   int8: { kind: 'int8', blockSize: 64, double: false },
 };
 const folderOf = (name: string) => join(root, name.replace(', ', '-'));
-const lora = parseLoraConfig({ r: 4, target_modules: 'all-linear', init_lora_weights: false }, 'test');
+const lora = parseAdapterConfig({ r: 4, target_modules: 'all-linear', init_lora_weights: false }, 'test');
 const length = 23;
 const batch = {
   inputIds: Int32Array.from({ length }, (_, i) => (i * 37 + 5) % 200),
@@ -60,7 +60,7 @@ afterAll(async () => {
 /** The loss and all gradients of one pass, as bytes. */
 async function pass(device: Backend, source: ModelSource, load: Partial<LoadOptions>, options: ForwardOptions = {}) {
   const loaded = await loadModel(source, device, { precision: 'bf16', ...load });
-  const adapter = await LoraAdapter.create(loaded.model, lora, 3);
+  const adapter = await createAdapter(loaded.model, lora, 3);
   const gradients = new Gradients();
   const sum = zeros(device, [1], 'f32');
   accumulateGradients(loaded.model, batch, options, 1 / length, gradients, sum);
@@ -95,8 +95,8 @@ describe.each(Object.entries(formats))('%s', (name, quantization) => {
 
   testNative('streamed it gives the same bits, plain and checkpointed, kept in memory or on disk', async () => {
     const source = await openModel(folderOf(name));
-    const { result: still } = await pass(backend, source, {}, { checkpointing: true });
-    for (const options of [{ checkpointing: true }, { checkpointing: true, offloadFolder: root }, {}]) {
+    const { result: still } = await pass(backend, source, {}, { recompute: true });
+    for (const options of [{ recompute: true }, { recompute: true, offloadFolder: root }, {}]) {
       const { result, streamed } = await pass(backend, source, { stream: true }, options);
       expect(result).toEqual(still);
       expect(streamed).toBeGreaterThan(0);
@@ -118,7 +118,7 @@ describe.each(Object.entries(formats))('%s', (name, quantization) => {
   test('a merged model holds the numbers of the codes', async () => {
     const source = await openModel(folderOf(name));
     const loaded = await loadModel(source, backend, { precision: 'fp32' });
-    const adapter = LoraAdapter.allocate(loaded.model, parseLoraConfig({ target_modules: ['q_proj'] }, 'test'));
+    const adapter = allocateAdapter(loaded.model, parseAdapterConfig({ target_modules: ['q_proj'] }, 'test'));
     for (const tensor of adapter.parameters().values()) tensor.write(new Uint8Array(tensor.bytes));
     const { tensors } = mergeAdapter(adapter, source.checkpoint);
     const weight = tensors.find((tensor) => tensor.name.endsWith('layers.1.self_attn.q_proj.weight'))!;
@@ -140,7 +140,7 @@ test('modules_to_save of a quantised layer are trained from its numbers', async 
   const { weight } = loaded.model.modules.get(path)!;
   const numbers = zeros(backend, weight.shape, 'f32');
   backend.run('dequantize', { weight, ...weight.quantization! }, { out: numbers }, {});
-  const adapter = LoraAdapter.allocate(loaded.model, parseLoraConfig({ target_modules: ['q_proj'], modules_to_save: ['up_proj'] }, 'test'));
+  const adapter = allocateAdapter(loaded.model, parseAdapterConfig({ target_modules: ['q_proj'], modules_to_save: ['up_proj'] }, 'test'));
   const trained = adapter.parameters().get(`base_model.model.${path}.weight`)!;
   expect(await trained.toFloat32()).toEqual(await numbers.toFloat32());
   numbers.dispose();

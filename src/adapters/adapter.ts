@@ -1,0 +1,209 @@
+import type { z } from 'zod';
+import { unscoped } from '../core/scope.js';
+import { empty, type Tensor } from '../core/tensor.js';
+import { Linear, type LinearAdapter } from '../nn/layers.js';
+import type { CausalLM } from '../nn/model.js';
+import { eventLoopTurns } from '../util/event-loop.js';
+import { findSaved, findTargets, type LinearTarget, type TargetConfig } from './targets.js';
+import type { ParameterCount, Tuner } from './tuner.js';
+
+/** What the configurations of all methods have: adapter_config.json as far as it is supported. */
+export interface AdapterConfig extends TargetConfig {
+  readonly peft_type: string;
+  /** Which biases of the base are trained as well; `NAME_only`: those of adapted layers. */
+  readonly bias: string;
+}
+
+/** One way to adapt linear layers, by PEFT's name for it. */
+export interface AdapterMethod<C extends AdapterConfig = AdapterConfig, L extends LinearAdapter = LinearAdapter> {
+  /** As people write it. */
+  readonly title: string;
+  readonly schema: z.ZodType<C>;
+  /** The schema's keys; every other one must say nothing in a file. */
+  readonly keys: ReadonlySet<string>;
+  /** Refuses what cannot be loaded, by its name. */
+  refuse(fields: Readonly<Record<string, unknown>>, place: string): void;
+  /** The adapter of one layer, the `index`th, with memory whose contents are undefined; called outside of scopes. */
+  layer(target: LinearTarget, config: C, index: number): L;
+  /** Gives a new adapter of one layer its first values. */
+  initialize(layer: L, config: C, seed: number, index: number): void;
+  /** adapter_config.json besides what all methods have; `targets` as they are to be written. */
+  fileFields(config: C, targets: string | readonly string[]): Record<string, unknown>;
+  /** The settings in a line for the model card. */
+  describe(config: C): string;
+}
+
+/** A weight or bias of the base model that the adapter trains as a whole: its own f32 copy, and what it stands in for. */
+interface Replacement {
+  path: string;
+  key: 'weight' | 'bias';
+  original: Tensor;
+  trained: Tensor;
+}
+
+/** An adapter on a model: attached, its layers answer with their update; detached, the base model answers alone. */
+export class Adapter<C extends AdapterConfig = AdapterConfig, L extends LinearAdapter = LinearAdapter> implements Tuner {
+  readonly model: CausalLM;
+  readonly method: AdapterMethod<C, L>;
+  readonly config: C;
+  /** By the layers' paths. */
+  readonly layers: ReadonlyMap<string, L>;
+  readonly replacements: readonly Replacement[];
+  /** The modules that modules_to_save names. */
+  private readonly saved: ReadonlySet<string>;
+  private attached = false;
+
+  /** Attached at once; its matrices hold nothing sensible yet: a file's tensors or `initialize` fill them. */
+  constructor(model: CausalLM, method: AdapterMethod<C, L>, config: C) {
+    this.model = model;
+    this.method = method;
+    this.config = config;
+    this.saved = new Set(findSaved(model, config));
+    const targets = findTargets(model, config);
+    this.layers = unscoped(() => new Map(targets.map((target, index) => [target.path, method.layer(target, config, index)])));
+    this.replacements = unscoped(() => [...this.copyReplacements()]);
+    for (const tensor of this.parameters().values()) tensor.requiresGrad = true;
+    this.attach();
+  }
+
+  /** The first values of a new adapter; the same for the same seed. */
+  async initialize(seed: number): Promise<void> {
+    const turn = eventLoopTurns();
+    for (const [index, layer] of [...this.layers.values()].entries()) {
+      await turn();
+      this.method.initialize(layer, this.config, seed, index);
+    }
+  }
+
+  /** Copies what modules_to_save and bias name into f32 tensors. */
+  private *copyReplacements(): Iterable<Replacement> {
+    const { model, config, saved } = this;
+    const copy = (path: string, key: Replacement['key'], original: Tensor): Replacement => {
+      const trained = empty(model.backend, original.shape, 'f32', 'adapters');
+      widen(original, trained);
+      return { path, key, original, trained };
+    };
+    for (const [path, module] of model.modules) {
+      if (saved.has(path)) yield copy(path, 'weight', module.weight);
+      const bias = module instanceof Linear ? module.bias : undefined;
+      const trained = saved.has(path) || config.bias === 'all' || (config.bias.endsWith('_only') && this.layers.has(path));
+      if (bias && trained) yield copy(path, 'bias', bias);
+    }
+  }
+
+  parameters(): Map<string, Tensor> {
+    const result = new Map<string, Tensor>();
+    for (const [path, layer] of this.layers)
+      for (const [name, tensor] of Object.entries(layer.parameters())) result.set(`base_model.model.${path}.${name}`, tensor);
+    for (const { path, key, trained } of this.replacements) {
+      const wrapped = this.layers.has(path) && !this.saved.has(path);
+      result.set(`base_model.model.${path}.${wrapped ? 'base_layer.' : ''}${key}`, trained);
+    }
+    return result;
+  }
+
+  /** Counts as PEFT's print_trainable_parameters has them: `all` holds the base model, the adapter and its whole copies. */
+  count(): ParameterCount {
+    const trainable = [...this.parameters().values()].reduce((sum, tensor) => sum + tensor.size, 0);
+    const base = new Set<Tensor>();
+    for (const module of this.model.modules.values()) {
+      base.add(this.originalOf(module.weight));
+      if (module instanceof Linear && module.bias) base.add(this.originalOf(module.bias));
+    }
+    // Trained biases are the base model's own parameters; trained modules stand beside theirs.
+    const inPlace = this.replacements.filter(({ path, key }) => key === 'bias' && !this.saved.has(path));
+    const shared = inPlace.reduce((sum, { trained }) => sum + trained.size, 0);
+    const all = [...base].reduce((sum, tensor) => sum + tensor.size, 0) + trainable - shared;
+    return { trainable, all, percent: (100 * trainable) / all };
+  }
+
+  private originalOf(tensor: Tensor): Tensor {
+    return this.replacements.find(({ trained }) => trained === tensor)?.original ?? tensor;
+  }
+
+  /** Switches the adapter on. One adapter at a time is attached to a model; `AdapterSet` keeps several. */
+  attach(): void {
+    if (this.attached) return;
+    for (const [path, layer] of this.layers) this.moduleAt(path).adapter = layer;
+    for (const { path, key, trained } of this.replacements) this.assign(path, key, trained);
+    this.attached = true;
+  }
+
+  /** Switches the adapter off: the base model is what it was. */
+  detach(): void {
+    if (!this.attached) return;
+    for (const path of this.layers.keys()) this.moduleAt(path).adapter = undefined;
+    for (const { path, key, original } of this.replacements) this.assign(path, key, original);
+    this.attached = false;
+  }
+
+  withBase<R>(body: () => R): R {
+    const { attached } = this;
+    this.detach();
+    try {
+      return body();
+    } finally {
+      if (attached) this.attach();
+    }
+  }
+
+  private moduleAt(path: string): Linear {
+    return this.model.modules.get(path) as Linear;
+  }
+
+  private assign(path: string, key: Replacement['key'], tensor: Tensor): void {
+    const module = this.model.modules.get(path);
+    if (key === 'weight' && module) module.weight = tensor;
+    else if (module instanceof Linear) module.bias = tensor;
+  }
+
+  dispose(): void {
+    this.detach();
+    for (const tensor of this.parameters().values()) tensor.dispose();
+  }
+}
+
+/** Several adapters of one model by name, of which one is active or none. */
+export class AdapterSet {
+  private readonly adapters = new Map<string, Adapter>();
+  private current?: string;
+
+  get active(): string | undefined {
+    return this.current;
+  }
+
+  has(name: string): boolean {
+    return this.adapters.has(name);
+  }
+
+  /** Takes an adapter over; it is detached until it is activated. */
+  add(name: string, adapter: Adapter): void {
+    adapter.detach();
+    this.remove(name);
+    this.adapters.set(name, adapter);
+  }
+
+  /** Lets the named adapter answer, or without a name the base model alone. */
+  activate(name?: string): void {
+    if (this.current !== undefined) this.adapters.get(this.current)?.detach();
+    if (name !== undefined) this.adapters.get(name)?.attach();
+    this.current = name;
+  }
+
+  remove(name: string): void {
+    if (this.current === name) this.current = undefined;
+    this.adapters.get(name)?.dispose();
+    this.adapters.delete(name);
+  }
+
+  dispose(): void {
+    for (const name of [...this.adapters.keys()]) this.remove(name);
+  }
+}
+
+/** The numbers of a weight, quantised or not, as f32. */
+function widen(weight: Tensor, out: Tensor): void {
+  const { backend, quantization } = weight;
+  if (quantization) backend.run('dequantize', { weight, ...quantization }, { out }, {});
+  else backend.run('cast', { x: weight }, { out }, {});
+}

@@ -1,0 +1,15 @@
+import type { JsonObject } from '../util/json.js';
+
+/** How llama.cpp's files hold a family of models. Each family describes its own; the readers here know none by name. */
+export interface GgufLayout {
+  /** `general.architecture`, with which the metadata's keys begin. */
+  readonly architecture: string;
+  /** What config.json says of every model of the family, `architectures` and `model_type` among it. */
+  readonly config: JsonObject;
+  /** Hugging Face's path of each module by llama.cpp's name: `blk.attn_q` is one of every layer, and its path stands below the layer's. */
+  readonly modules: Readonly<Record<string, string>>;
+  /** The path that the layers' numbers follow. */
+  readonly layers: string;
+  /** Modules (by llama.cpp's names) whose rows the converter permutes, with the key of config.json that says how many heads they have. */
+  readonly permuted: Readonly<Record<string, 'num_attention_heads' | 'num_key_value_heads'>>;
+}

@@ -1,0 +1,45 @@
+import type { GgufLayout } from '../io/gguf-layout.js';
+import { LowrankError, nearest } from '../util/errors.js';
+import type { JsonObject } from '../util/json.js';
+import type { Family } from './family.js';
+import { llama } from './llama.js';
+
+/** Every family that can be loaded: a new one is a file and a line here. */
+const families = new Map([llama].map((family): [string, Family] => [family.modelType, family]));
+
+/** Makes a family of your own known, in the place of one of the same `model_type`. */
+export function registerFamily(family: Family): void {
+  families.set(family.modelType, family);
+}
+
+export function modelTypes(): string[] {
+  return [...families.keys()];
+}
+
+/** The family of a config.json, where it is known. */
+export function findFamily(config: Readonly<Record<string, unknown>>): Family | undefined {
+  return typeof config.model_type === 'string' ? families.get(config.model_type) : undefined;
+}
+
+/** The family of the model `name`; throws where its `model_type` is not known. */
+export function familyOf(config: Readonly<Record<string, unknown>>, name: string): Family {
+  const family = findFamily(config);
+  if (family) return family;
+  const type = typeof config.model_type === 'string' ? config.model_type : '';
+  const near = nearest(type, families.keys());
+  throw new LowrankError(`model_type "${type}" is not supported`, {
+    place: `${name}: config.json`,
+    expected: modelTypes().join(', '),
+    mend: near ? `if it is one, write "${near}"` : 'choose a model of one of these architectures',
+  });
+}
+
+/** How GGUF files hold the families that llama.cpp knows. */
+export function ggufLayouts(): GgufLayout[] {
+  return [...families.values()].flatMap(({ gguf }) => gguf ?? []);
+}
+
+/** The config.json of published models by name, in lower case. */
+export function publishedShapes(): Map<string, JsonObject> {
+  return new Map([...families.values()].flatMap(({ shapes }) => Object.entries(shapes)));
+}

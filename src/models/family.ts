@@ -1,0 +1,92 @@
+import type { z } from 'zod';
+import type { Backend } from '../core/backend.js';
+import type { DType } from '../core/dtype.js';
+import type { GgufLayout } from '../io/gguf-layout.js';
+import type { Builder } from '../nn/builder.js';
+import { Decoder, type DecoderParts } from '../nn/decoder.js';
+import type { ModelPaths } from '../nn/model.js';
+import type { JsonObject } from '../util/json.js';
+import { parseConfig, ropeOf } from './config.js';
+
+/** Everything that is particular to a family of models; the rest of the house asks for it and names none. */
+export interface Family {
+  /** `model_type` of config.json. */
+  readonly modelType: string;
+  /** The class in transformers, for `architectures` of config.json. */
+  readonly architecture: string;
+  readonly paths: ModelPaths;
+  /** Linear layers that adapters take by default (PEFT's TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING). */
+  readonly defaultTargets: readonly string[];
+  /** How llama.cpp's files hold it, where llama.cpp knows it. */
+  readonly gguf?: GgufLayout;
+  /** config.json of published models by name: what can be planned without a file. */
+  readonly shapes: Readonly<Record<string, JsonObject>>;
+  /** Builds a model from its config.json and what `build` gives. */
+  build(config: Readonly<Record<string, unknown>>, build: Builder, backend: Backend, dtype: DType): Decoder;
+}
+
+export interface FamilyDefinition<C> extends Omit<Family, 'build'> {
+  /** config.json as far as the family needs it; `rope_parameters` are there in the form of transformers 5. */
+  readonly schema: z.ZodType<C>;
+  parts(config: C, build: Builder, backend: Backend): DecoderParts;
+}
+
+/** Names without meaning for a model: rotary frequencies, which old checkpoints store. */
+const rotaryFrequencies = /rotary_emb\.inv_freq$/;
+
+export function defineFamily<C>({ schema, parts: makeParts, ...facts }: FamilyDefinition<C>): Family {
+  return {
+    ...facts,
+    build(config, build, backend, dtype) {
+      const parts = makeParts(parseConfig(schema, { ...config, rope_parameters: ropeOf(config) }, build.name), build, backend);
+      const whole = { architectures: [facts.architecture], ...config };
+      const model = new Decoder({ ...facts, config: whole }, parts, { backend, dtype, modules: build.modules });
+      // A tied checkpoint may store the head once more.
+      build.finish((name) => rotaryFrequencies.test(name) || (model.tied && name === `${facts.paths.head}.weight`));
+      return model;
+    },
+  };
+}
+
+/** The paths of most families. */
+export const usualPaths: ModelPaths = {
+  embedding: 'model.embed_tokens',
+  layers: 'model.layers',
+  norm: 'model.norm',
+  head: 'lm_head',
+};
+
+/** llama.cpp's names of the modules of most families. */
+export const usualGgufModules = {
+  token_embd: 'model.embed_tokens',
+  output_norm: 'model.norm',
+  output: 'lm_head',
+  'blk.attn_norm': 'input_layernorm',
+  'blk.attn_q': 'self_attn.q_proj',
+  'blk.attn_k': 'self_attn.k_proj',
+  'blk.attn_v': 'self_attn.v_proj',
+  'blk.attn_output': 'self_attn.o_proj',
+  'blk.ffn_norm': 'post_attention_layernorm',
+  'blk.ffn_gate': 'mlp.gate_proj',
+  'blk.ffn_up': 'mlp.up_proj',
+  'blk.ffn_down': 'mlp.down_proj',
+} as const;
+
+/** C, F, L, H, G, V and what else a config.json says. */
+export type Shape = readonly [C: number, F: number, L: number, H: number, G: number, V: number, more?: JsonObject];
+
+/** The config.json of each shape. */
+export function shapesOf(model_type: string, shapes: Readonly<Record<string, Shape>>): Record<string, JsonObject> {
+  const configOf = ([C, F, L, H, G, V, more]: Shape): JsonObject => ({
+    model_type,
+    hidden_size: C,
+    intermediate_size: F,
+    num_hidden_layers: L,
+    num_attention_heads: H,
+    num_key_value_heads: G,
+    vocab_size: V,
+    max_position_embeddings: 131_072,
+    ...more,
+  });
+  return Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [name, configOf(shape)]));
+}
