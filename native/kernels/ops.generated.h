@@ -202,7 +202,7 @@ enum Out { o_out };
 enum Attribute { a_mask_scale };
 }  // namespace dropout_op
 namespace cross_entropy_op {
-enum In { i_logits, i_labels };
+enum In { i_logits, i_labels, i_weights };
 enum Out { o_losses, o_gradient };
 enum Attribute { a_scale };
 }  // namespace cross_entropy_op
@@ -288,7 +288,7 @@ inline constexpr OpInfo op_infos[] = {
     {"attentionBackward", 7, 3, 3},
     {"dropoutMask", 0, 1, 4},
     {"dropout", 2, 1, 1},
-    {"crossEntropy", 2, 2, 1},
+    {"crossEntropy", 3, 2, 1},
     {"sum", 1, 1, 1},
     {"sumSquares", 1, 1, 0},
     {"argmax", 1, 1, 0},

@@ -90,11 +90,12 @@ void softmax_backward(const Call& call, Pool& pool) {
 
 void cross_entropy(const Call& call, Pool& pool) {
   using namespace cross_entropy_op;
-  const Tensor &logits = call.inputs[i_logits], &labels = call.inputs[i_labels];
+  const Tensor &logits = call.inputs[i_logits], &labels = call.inputs[i_labels], &weights = call.inputs[i_weights];
   const Tensor &losses = call.outputs[o_losses], &gradient = call.outputs[o_gradient];
   expect(logits.dtype == DType::f32 && logits.rank == 2, "a matrix of f32 logits");
   const int64_t rows = logits.shape[0], columns = logits.shape[1];
   expect_vector(labels, DType::i32, rows, "one i32 label per row");
+  if (weights) expect_vector(weights, DType::f32, rows, "one f32 weight per row");
   expect_vector(losses, DType::f32, rows, "one f32 loss per row");
   expect(!gradient || (is_float(gradient) && same_shape(gradient, logits)), "a gradient of the logits' shape");
   const auto* label = static_cast<const int32_t*>(labels.data);
@@ -109,7 +110,7 @@ void cross_entropy(const Call& call, Pool& pool) {
       const Partition p = ignored ? Partition{0, 1} : partition(x, columns);
       *f32_at(losses, i) = ignored ? 0.f : static_cast<float>(std::log(p.sum) + static_cast<double>(p.maximum) - x[label[i]]);
       if (!gradient) continue;
-      const float factor = static_cast<float>(scale / p.sum);
+      const float slope = weights ? scale * *f32_at(weights, i) : scale, factor = static_cast<float>(slope / p.sum);
       for (int64_t at = 0; at < columns; at += kBlock) {
         const int64_t n = columns - at < kBlock ? columns - at : kBlock;
         float* g = target(gradient, i * columns + at, buffer);
@@ -118,7 +119,7 @@ void cross_entropy(const Call& call, Pool& pool) {
         } else {
 #pragma omp simd
           for (int64_t j = 0; j < n; j++) g[j] = factor * exp_f32(x[at + j] - p.maximum);
-          if (label[i] >= at && label[i] < at + n) g[label[i] - at] -= scale;
+          if (label[i] >= at && label[i] < at + n) g[label[i] - at] -= slope;
         }
         store(gradient, i * columns + at, n, g);
       }

@@ -149,10 +149,11 @@ export const opTable = {
   /** out = maskScale · x where the mask has a 1, else 0; x, out [T,N] float, mask [T,⌈N/32⌉] i32. Its own vjp. In place. */
   dropout: { inputs: ['x', 'mask'], outputs: ['out'], attributes: ['maskScale'] },
   /**
-   * losses[i] = logsumexp(logits[i,:]) − logits[i,labels[i]]; gradient[i,:] = scale·(softmax(logits[i,:]) − onehot(labels[i])).
-   * logits [n,V] f32; labels [n] i32, a negative one gives loss 0 and a zero row. gradient may share memory with logits (f32) or be bf16.
+   * losses[i] = logsumexp(logits[i,:]) − logits[i,labels[i]]; gradient[i,:] = scale·weights[i]·(softmax(logits[i,:]) − onehot(labels[i])).
+   * logits [n,V] f32; labels [n] i32, a negative one gives loss 0 and a zero row; weights [n] f32 of any sign, 1 where absent: losses stay
+   * without them. gradient may share memory with logits (f32) or be bf16.
    */
-  crossEntropy: { inputs: ['logits', 'labels'], outputs: ['losses', 'gradient?'], attributes: ['scale'] },
+  crossEntropy: { inputs: ['logits', 'labels', 'weights?'], outputs: ['losses', 'gradient?'], attributes: ['scale'] },
   /** out [1] (f32) += factor · Σ x, x float. */
   sum: { inputs: ['x'], outputs: ['out+'], attributes: ['factor'] },
   /** out [1] (f32) += Σ x², x float. */

@@ -4,7 +4,7 @@ import type { Backend } from '../../src/core/backend.js';
 import { type OpDeclaration, type OpName, opTable } from '../../src/core/ops.table.js';
 import { scope } from '../../src/core/scope.js';
 import { Gradients, Tape } from '../../src/core/tape.js';
-import { fromArray, type Tensor } from '../../src/core/tensor.js';
+import { empty, fromArray, type Tensor } from '../../src/core/tensor.js';
 import { activationKinds, add, attention, embedding, gated, linear, linearCrossEntropy, rmsNorm, rope } from '../../src/ops/index.js';
 import { Random } from '../../src/util/philox.js';
 import { notRun, withoutNative } from '../helpers/native.js';
@@ -48,6 +48,18 @@ function crossEntropy({ x, weight }: Parameters, backend: Backend, gradients?: G
   // A vocabulary that is said to be large makes chunks of two positions.
   const options = { rows: upload(backend, rows), targets: upload(backend, targets), vocabulary: 2 ** 24, gradients };
   return linearCrossEntropy(x, (chunk) => linear(chunk, weight, { dtype: 'f32' }), options);
+}
+
+/** Losses times the weights of their rows, whose gradient the op computes with the weights. */
+function weightedCrossEntropy(x: Tensor, backend: Backend, gradient?: Tensor): Tensor {
+  const logits = empty(backend, x.shape, 'f32');
+  backend.run('cast', { x }, { out: logits }, {});
+  const weights = fromArray(backend, Float32Array.of(0.5, -2, 0, 1.25));
+  const labels = fromArray(backend, Int32Array.of(4, 0, 2, 5));
+  const losses = empty(backend, [4], 'f32');
+  backend.run('crossEntropy', { logits, labels, weights }, { losses, gradient }, { scale: 1 });
+  backend.run('mul', { a: losses, b: weights }, { out: losses }, {});
+  return losses;
 }
 
 const functions: readonly Differentiable[] = [
@@ -107,6 +119,16 @@ const functions: readonly Differentiable[] = [
     shapes: { x: [7, 5], weight: [9, 5] },
     value: (parameters, backend) => crossEntropy(parameters, backend).losses,
     backward: (parameters, backend, gradients) => gradients.accumulate(parameters.x, crossEntropy(parameters, backend, gradients).dx!),
+  },
+  {
+    name: 'crossEntropy with weights of rows',
+    shapes: { logits: [4, 6] },
+    value: ({ logits }, backend) => weightedCrossEntropy(logits, backend),
+    backward: ({ logits }, backend, gradients) => {
+      const gradient = empty(backend, logits.shape, 'f32');
+      weightedCrossEntropy(logits, backend, gradient);
+      gradients.accumulate(logits, gradient);
+    },
   },
 ];
 

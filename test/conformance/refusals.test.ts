@@ -62,6 +62,10 @@ const refusals: readonly [reason: string, call: Case][] = [
   ['fewer keys than queries', attention(0, 6, 0, 5)],
   ['query heads that the key heads do not divide', call('attention', qkv, { out: out(6, 12), lse: out(6, 3) }, heads)],
   ['a label past the vocabulary', call('crossEntropy', { logits: f32(2, 3), labels: ints(0, 3) }, { losses: out(2) }, { scale: 1 })],
+  [
+    'a weight for one of two rows',
+    call('crossEntropy', { logits: f32(2, 3), labels: ints(0, 1), weights: f32(1) }, { losses: out(2) }, { scale: 1 }),
+  ],
   ['a sure zero', call('dropoutMask', {}, { mask: result('i32', [1, 2]) }, { p: 1, seed: 0, stream: 0, step: 0 })],
   [
     'a mask of another width',

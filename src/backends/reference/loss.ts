@@ -6,9 +6,10 @@ function addTo(out: Operand, total: number): void {
 }
 
 export const lossOps: Kernels<'crossEntropy' | 'sum' | 'sumSquares' | 'argmax'> = {
-  crossEntropy: ({ logits, labels }, { losses, gradient }, { scale }) => {
+  crossEntropy: ({ logits, labels, weights }, { losses, gradient }, { scale }) => {
     const [n, V] = logits.check(['f32'], [-1, -1]).shape;
     const targets = labels.check(['i32'], [n]).integers();
+    const factors = weights?.check(['f32'], [n]).values();
     losses.check(['f32'], [n]);
     gradient?.check(floats, logits.shape);
     const results = new Float32Array(n);
@@ -21,8 +22,9 @@ export const lossOps: Kernels<'crossEntropy' | 'sum' | 'sumSquares' | 'argmax'> 
       const max = row.reduce((a, b) => Math.max(a, b));
       const sum = row.reduce((total, x) => total + Math.exp(x - max), 0);
       results[i] = max + Math.log(sum) - row[target];
+      const factor = scale * (factors?.[i] ?? 1);
       row.forEach((x, j) => {
-        slopes[i * V + j] = scale * (Math.exp(x - max) / sum - (j === target ? 1 : 0));
+        slopes[i * V + j] = factor * (Math.exp(x - max) / sum - (j === target ? 1 : 0));
       });
     });
     losses.store(results);

@@ -22,8 +22,21 @@ function* crossEntropies(): Generator<Case> {
         yield call('crossEntropy', operands, { losses, gradient: result(dtype, [n, V]) }, { scale }, tolerances);
       }
       yield call('crossEntropy', operands, { losses, gradient: result('f32', [n, V]) }, { scale }, tolerances, { gradient: 'logits' });
+      const weighted = { ...operands, weights: rowWeights(n) };
+      yield call('crossEntropy', weighted, { losses }, { scale }, tolerances);
+      for (const dtype of ['f32', 'bf16'] as const) {
+        yield call('crossEntropy', weighted, { losses, gradient: result(dtype, [n, V]) }, { scale }, tolerances);
+      }
+      yield call('crossEntropy', weighted, { losses, gradient: result('f32', [n, V]) }, { scale }, tolerances, { gradient: 'logits' });
     }
   }
+}
+
+/** A weight below 0 first, then 0, then any in [−1, 1): the bound of a gradient stays what it is without them. */
+function rowWeights(n: number): Given {
+  const weights = uniform('f32', [n]);
+  weights.values!.set([-0.75, 0].slice(0, n));
+  return weights;
 }
 
 function* sums(): Generator<Case> {
