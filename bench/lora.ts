@@ -97,7 +97,7 @@ async function ordersBatches(size: number): Promise<string> {
   const source = await findQuickstartModel(new Terminal());
   const { train } = await prepareData(recipe, codecOf(source, recipe), await readDatasets(path, recipe.datasets), []);
   await source.checkpoint.close();
-  const examples = train.map(({ inputIds, labels }) => ({ input_ids: [...inputIds], labels: [...labels] }));
+  const examples = train.map(({ sequences: [{ inputIds, labels }] }) => ({ input_ids: [...inputIds], labels: [...labels] }));
   const batches = Array.from({ length: Math.floor(examples.length / size) }, (_, i) => examples.slice(i * size, (i + 1) * size));
   const folder = join(root, 'build/models');
   mkdirSync(folder, { recursive: true });

@@ -11,10 +11,11 @@ import { findQuickstartModel } from '#lowrank/cli/quickstart-model.js';
 import { codecOf, openSession, readDatasets, readRecipe } from '#lowrank/cli/session.js';
 import '#lowrank/index.js';
 import { localFolder } from '#lowrank/io/node/folder.js';
+import type { LabelledTokens } from '#lowrank/train/batch.js';
 import { prepareData } from '#lowrank/train/data.js';
 import { loadOptionsOf } from '#lowrank/train/recipe.js';
 import { train } from '#lowrank/train/run.js';
-import { evaluateLoss, type LabelledTokens } from '#lowrank/train/step.js';
+import { evaluateLoss } from '#lowrank/train/step.js';
 import { type Bench, judged, type Row, root, round } from './suite.js';
 
 const recipePath = join(root, 'examples/orders/recipe.yaml');

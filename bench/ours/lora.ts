@@ -6,7 +6,8 @@ import { openCpuBackend } from '#lowrank/backends/cpu/index.js';
 import { loadModel } from '#lowrank/models/load.js';
 import { standardQuantization } from '#lowrank/models/quantize.js';
 import { createOptimizer } from '#lowrank/optim/optimizer.js';
-import { type LabelledTokens, trainStep } from '#lowrank/train/step.js';
+import type { LabelledTokens } from '#lowrank/train/batch.js';
+import { trainStep } from '#lowrank/train/step.js';
 import { serve } from '../contender.js';
 import { peakRssGb } from '../machine.js';
 import { modelFolder, openSynthetic, type Run, storedAs } from '../shapes.js';
@@ -65,7 +66,7 @@ await serve(async ({ step, ops }: { step?: number; ops?: boolean }) => {
   if (step === undefined) return { peak_rss_gb: peakRssGb(), tensors_gb: backend.memory().peak / 1e9, runtime_gb: runtime / 1e9 };
   if (ops) backend.startProfile();
   const start = performance.now();
-  const { loss } = await trainStep(model, parameters, optimizer, [batches[step % batches.length]], options);
+  const { loss } = await trainStep(tuner, optimizer, [batches[step % batches.length]], options);
   // The update is still on its way.
   await backend.sync();
   const seconds = (performance.now() - start) / 1000;

@@ -65,7 +65,7 @@ const read = diskBytes();
 const start = performance.now();
 const gradients = new Gradients();
 const lossSum = zeros(backend, [1], 'f32', 'workspace');
-accumulateGradients(model, batch, { recompute: true }, 1 / (run.length - 1), gradients, lossSum);
+accumulateGradients(model, batch, { recompute: true }, { scale: 1 / (run.length - 1), gradients, lossSum });
 const [loss] = await lossSum.toFloat32();
 let zeroGradients = 0;
 for (const parameter of parameters.values()) {

@@ -1,6 +1,6 @@
 import { basename, dirname, resolve } from 'node:path';
 import type { Backend, Span } from '../core/backend.js';
-import { previewExample } from '../data/preview.js';
+import { previewSequence } from '../data/preview.js';
 import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
@@ -43,8 +43,8 @@ export async function trainCommand(terminal: Terminal, path: string, overrides: 
   const data = await prepareData(recipe, codec, datasets, tests);
   describeData(terminal, recipe, data);
   if (options.preview) {
-    for (const example of data.train.slice(0, 3))
-      terminal.note(`\n${example.row}\n${previewExample(codec.tokenizer, example, painter(terminal))}`);
+    for (const { row, sequences } of data.train.slice(0, 3))
+      terminal.note(`\n${row}\n${sequences.map((each) => previewSequence(codec.tokenizer, each, painter(terminal))).join('\n')}`);
     terminal.result({ preview: data.train.length }, '');
     return source.checkpoint.close();
   }

@@ -1,17 +1,19 @@
 import { LowrankError } from '../util/errors.js';
 import { Random, streams } from '../util/philox.js';
-import type { Example } from './prepare.js';
+import type { Example, Sequence } from './prepare.js';
 
-/** Whole examples laid end to end: no padding, and attention does not cross from one to the next. */
+/** Whole examples laid end to end: no padding, and attention does not cross from one sequence to the next. */
 export interface Batch {
   /** [T] */
   inputIds: Int32Array;
-  /** [T]: the token to be predicted at each position, −100 where none is; never a token of the next example. */
+  /** [T]: the token to be predicted at each position, −100 where none is; never a token of the next sequence. */
   labels: Int32Array;
-  /** [T]: the position in its example, from 0. */
+  /** [T]: the position in its sequence, from 0. */
   positions: Int32Array;
-  /** [S,4]: (query start, query end, key start, key end) of each example; both ranges are the example's tokens. */
+  /** [S,4]: (query start, query end, key start, key end) of each sequence; both ranges are the sequence's tokens. */
   segments: Int32Array;
+  /** [S]: the example of the batch that each sequence belongs to, from 0 on. */
+  exampleOf: Int32Array;
   /** Labels that are not −100. */
   supervised: number;
   examples: number;
@@ -73,7 +75,7 @@ function group(examples: readonly Example[], options: BatchOptions, epoch: numbe
   if (shuffle) random.shuffle(ordered);
   if (!sample_packing && !group_by_length) return chunks(ordered, micro_batch_size);
   // A stable sort: examples of one length stay shuffled.
-  ordered = ordered.sort((a, b) => b.inputIds.length - a.inputIds.length);
+  ordered = ordered.sort((a, b) => lengthOf(b) - lengthOf(a));
   const groups = sample_packing ? pack(ordered, sequence_len * micro_batch_size) : chunks(ordered, micro_batch_size);
   return shuffle ? random.shuffle(groups) : groups;
 }
@@ -87,7 +89,7 @@ function pack(ordered: readonly Example[], capacity: number): Example[][] {
   const room = new Int32Array(2 * leaves).fill(capacity);
   const groups: Example[][] = [];
   for (const example of ordered) {
-    const { length } = example.inputIds;
+    const length = lengthOf(example);
     if (length > capacity) {
       const mend = 'raise sequence_len or micro_batch_size';
       throw new LowrankError(`the example has ${length} tokens, and a packed batch ${capacity}`, { place: example.row, mend });
@@ -103,22 +105,29 @@ function pack(ordered: readonly Example[], capacity: number): Example[][] {
   return groups;
 }
 
+/** The tokens of all sequences of an example. */
+function lengthOf({ sequences }: Example): number {
+  return sequences.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
+}
+
 /** One batch out of examples. */
 export function concatenate(examples: readonly Example[]): Batch {
-  const length = examples.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
+  const sequences = examples.flatMap((example, index) => example.sequences.map((sequence): [Sequence, number] => [sequence, index]));
+  const length = examples.reduce((sum, example) => sum + lengthOf(example), 0);
   const batch: Batch = {
     inputIds: new Int32Array(length),
     labels: new Int32Array(length).fill(-100),
     positions: new Int32Array(length),
-    segments: new Int32Array(examples.length * 4),
+    segments: new Int32Array(sequences.length * 4),
+    exampleOf: Int32Array.from(sequences, ([, index]) => index),
     supervised: 0,
     examples: examples.length,
   };
   let start = 0;
-  examples.forEach(({ inputIds, labels }, i) => {
+  sequences.forEach(([{ inputIds, labels }], i) => {
     const end = start + inputIds.length;
     batch.inputIds.set(inputIds, start);
-    // The token at t + 1 is what position t predicts; the last position of an example predicts nothing.
+    // The token at t + 1 is what position t predicts; the last position of a sequence predicts nothing.
     batch.labels.set(labels.subarray(1), start);
     for (let t = start; t < end; t++) batch.positions[t] = t - start;
     batch.segments.set([start, end, start, end], i * 4);

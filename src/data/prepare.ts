@@ -8,11 +8,17 @@ import { type DatasetOptions, type DatasetType, detectType, readSample, type Sam
 import type { Row } from './rows.js';
 import type { Tokenizer } from './tokenizer.js';
 
-/** One training example. */
-export interface Example {
+/** The tokens of one text. */
+export interface Sequence {
+  /** [T] */
   inputIds: Int32Array;
   /** [T]: the token at its own position where it is supervised, otherwise −100; the loss shifts them. */
   labels: Int32Array;
+}
+
+/** One training example: a sequence, or several that stay together in a batch, such as a chosen and a rejected answer. */
+export interface Example {
+  sequences: readonly Sequence[];
   /** Where it comes from: `file:line`. */
   row: string;
 }
@@ -91,13 +97,9 @@ export async function prepareExamples(
       continue;
     }
     if (inputIds.length > limit) statistics.truncated++;
-    const example = {
-      inputIds: Int32Array.from(inputIds.slice(0, limit)),
-      labels: Int32Array.from(labels.slice(0, limit)),
-      row: row.place,
-    };
-    examples.push(example);
-    statistics.tokens += example.inputIds.length;
+    const sequence = { inputIds: Int32Array.from(inputIds.slice(0, limit)), labels: Int32Array.from(labels.slice(0, limit)) };
+    examples.push({ sequences: [sequence], row: row.place });
+    statistics.tokens += sequence.inputIds.length;
     statistics.supervised += supervised;
   }
   statistics.examples = examples.length;

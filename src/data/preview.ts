@@ -1,13 +1,13 @@
-import type { Example } from './prepare.js';
+import type { Sequence } from './prepare.js';
 import type { Tokenizer } from './tokenizer.js';
 
 /**
- * The text of an example, token by token, special tokens included; `paint` colours what is supervised and what is not, and is called
+ * The text of a sequence, token by token, special tokens included; `paint` colours what is supervised and what is not, and is called
  * once per run of tokens that are treated alike.
  */
-export function previewExample(
+export function previewSequence(
   tokenizer: Tokenizer,
-  { inputIds, labels }: Pick<Example, 'inputIds' | 'labels'>,
+  { inputIds, labels }: Sequence,
   paint: (text: string, supervised: boolean) => string,
 ): string {
   // Streamed, so that a character of several tokens appears whole, with the last of them.

@@ -13,6 +13,8 @@ export interface CrossEntropyOptions {
   targets: Tensor;
   /** V, the number of logits per position. */
   vocabulary: number;
+  /** A factor of each position's gradient, [n] f32; 1 where absent. The losses stay as they are. */
+  weights?: Tensor;
   /** Factor of the gradient: 1 / the number of supervised tokens of the whole optimizer step. */
   scale?: number;
   /** Takes the gradients of the head's parameters; without it only the losses are computed. */
@@ -24,14 +26,15 @@ export interface CrossEntropyOptions {
  * the logits of a chunk are all that ever exists (as Cut Cross-Entropy, Wijmans et al. 2024, and Liger Kernel do it).
  *
  * x [T,C]; `project` maps [n,C] to logits [n,V] f32 → losses [n] f32 (−log p of each target) and, where gradients are asked for,
- * dx [T,C] of scale·Σ losses (zero at positions without supervision).
+ * dx [T,C] of scale·Σ weights·losses (zero at positions without supervision).
  */
 export function linearCrossEntropy(
   x: Tensor,
   project: (x: Tensor) => Tensor,
-  { rows, targets, vocabulary, scale = 1, gradients }: CrossEntropyOptions,
+  { rows, targets, vocabulary, weights, scale = 1, gradients }: CrossEntropyOptions,
 ): { losses: Tensor; dx?: Tensor } {
   checkShape('linearCrossEntropy', 'targets', targets, rows.shape);
+  if (weights) checkShape('linearCrossEntropy', 'weights', weights, rows.shape);
   const backend = x.backend;
   const [count] = rows.shape;
   const losses = empty(backend, [count], 'f32');
@@ -40,7 +43,7 @@ export function linearCrossEntropy(
     chunk.requiresGrad = true;
     const tape = new Tape();
     const logits = gradients ? tape.record(() => project(chunk)) : withoutTape(() => project(chunk));
-    const operands = { logits, labels: targets.rows(start, n) };
+    const operands = { logits, labels: targets.rows(start, n), weights: weights?.rows(start, n) };
     const outputs = { losses: losses.rows(start, n) };
     if (!gradients || !dx) {
       backend.run('crossEntropy', operands, outputs, { scale });

@@ -10,7 +10,8 @@ import { Builder } from '../nn/builder.js';
 import { LayerStream } from '../nn/layer-stream.js';
 import { createOptimizer, type OptimizerName } from '../optim/optimizer.js';
 import { nestedBlockSize } from '../quant/four-bit.js';
-import { type LabelledTokens, trainStep } from '../train/step.js';
+import type { LabelledTokens } from '../train/batch.js';
+import { trainStep } from '../train/step.js';
 import type { JsonObject } from '../util/json.js';
 import { DryBackend } from './dry-backend.js';
 
@@ -115,14 +116,13 @@ export async function dryRun(step: StepToPlan): Promise<PlannedStep> {
   const model = buildModel({ name: 'plan', config }, builder, backend, precision === 'bf16' ? 'bf16' : 'f32');
   if (stream) model.stream = new LayerStream(backend, layersOf(builder.taken));
   const tuner = lora ? allocateAdapter(model, lora) : new FullTuner(model);
-  const parameters = tuner.parameters();
   const settings = { adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, weight_decay: 0, paging: { folder: '', limit } };
-  const updates = createOptimizer(optimizer, parameters, settings);
+  const updates = createOptimizer(optimizer, tuner.parameters(), settings);
   backend.resetPeak();
   const options = { learning_rate: 1e-4, max_grad_norm: 1, gradient_checkpointing, offloadFolder: '', seed: 1 };
-  await trainStep(model, parameters, updates, batches, options);
+  await trainStep(tuner, updates, batches, options);
   const { operations } = backend;
-  await trainStep(model, parameters, updates, batches, options);
+  await trainStep(tuner, updates, batches, options);
   const { trainable, all } = tuner.count();
   return { memory: backend.memory(), resident: backend.peakResident, operations, trainable, all };
 }

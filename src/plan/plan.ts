@@ -2,7 +2,7 @@ import type { AdapterConfig } from '../adapters/adapter.js';
 import type { MemoryCategory } from '../core/backend.js';
 import { type QuantizationConfig, standardQuantization } from '../models/quantize.js';
 import type { OptimizerName } from '../optim/optimizer.js';
-import type { LabelledTokens } from '../train/step.js';
+import type { LabelledTokens } from '../train/batch.js';
 import type { JsonObject } from '../util/json.js';
 import { dryRun, likeMany, type StepToPlan } from './dry-run.js';
 import { type PlanModel, planModel } from './shapes.js';

@@ -69,7 +69,9 @@ export function heldBatches(recipe: Recipe, { held }: RunData): Batch[] {
 
 /** A hash of all token ids and labels: a resumed run must see the same data. */
 export async function fingerprint({ train }: RunData): Promise<string> {
-  const parts = train.flatMap(({ inputIds, labels }) => [Int32Array.of(inputIds.length), inputIds, labels]);
+  const parts = train.flatMap(({ sequences }) =>
+    sequences.flatMap(({ inputIds, labels }) => [Int32Array.of(inputIds.length), inputIds, labels]),
+  );
   const all = new Int32Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {

@@ -1,9 +1,9 @@
-import type { Tensor } from '../core/tensor.js';
-import type { CausalLM } from '../nn/model.js';
+import type { Tuner } from '../adapters/tuner.js';
 import type { OptimizerOptions } from '../optim/algorithm.js';
 import { createOptimizer, type Optimizer, type OptimizerName } from '../optim/optimizer.js';
 import { learningRate, type ScheduleOptions } from '../optim/schedule.js';
-import { type LabelledTokens, type StepOptions, type StepResult, trainStep } from './step.js';
+import type { LabelledTokens } from './batch.js';
+import { type StepOptions, type StepResult, trainStep } from './step.js';
 
 export interface LoopOptions extends OptimizerOptions, ScheduleOptions, Omit<StepOptions, 'learning_rate'> {
   /** Optimizer steps of one epoch; `steps(epoch)` returns as many. */
@@ -26,9 +26,7 @@ export interface StepRecord {
 }
 
 export interface Trainable {
-  model: CausalLM;
-  /** What is trained, by name. */
-  parameters: ReadonlyMap<string, Tensor>;
+  tuner: Tuner;
   optimizer: Optimizer;
 }
 
@@ -38,17 +36,13 @@ export interface LoopHooks {
   onStep?: (record: StepRecord) => void | Promise<void>;
   /** Asked after each step; true makes it the last. */
   finished?: () => boolean;
-  /** Runs each step, for measurements around it. */
-  around?: (step: number, run: () => Promise<StepResult>) => Promise<StepResult>;
+  /** Runs each step: the place for measurements. */
+  runStep?: (step: number, run: () => Promise<StepResult>) => Promise<StepResult>;
 }
 
 /** Creates the optimizer of a training run. */
-export function createTrainable(
-  model: CausalLM,
-  parameters: ReadonlyMap<string, Tensor>,
-  options: OptimizerOptions & { optimizer?: OptimizerName },
-): Trainable {
-  return { model, parameters, optimizer: createOptimizer(options.optimizer ?? 'adamw_torch', parameters, options) };
+export function createTrainable(tuner: Tuner, options: OptimizerOptions & { optimizer?: OptimizerName }): Trainable {
+  return { tuner, optimizer: createOptimizer(options.optimizer ?? 'adamw_torch', tuner.parameters(), options) };
 }
 
 /**
@@ -56,10 +50,10 @@ export function createTrainable(
  * it must depend on the epoch alone, so that a resumed run sees the same data.
  */
 export async function trainLoop(
-  { model, parameters, optimizer }: Trainable,
+  { tuner, optimizer }: Trainable,
   steps: (epoch: number) => LabelledTokens[][],
   options: LoopOptions,
-  { signal, onStep, finished, around = (_, run) => run() }: LoopHooks = {},
+  { signal, onStep, finished, runStep = (_, run) => run() }: LoopHooks = {},
 ): Promise<{ steps: number; interrupted: boolean }> {
   const { total_steps, steps_per_epoch } = options;
   let epoch = -1;
@@ -74,7 +68,7 @@ export async function trainLoop(
     const rate = learningRate(index, options);
     const start = performance.now();
     const batches = ofEpoch[index % steps_per_epoch];
-    const result = await around(index + 1, () => trainStep(model, parameters, optimizer, batches, { ...options, learning_rate: rate }));
+    const result = await runStep(index + 1, () => trainStep(tuner, optimizer, batches, { ...options, learning_rate: rate }));
     await onStep?.({
       ...result,
       step: index + 1,

@@ -158,7 +158,7 @@ class Run {
     const { tuner, kind } = this.tuning;
     onEvent?.({ type: 'start', ...tuner.count(), total_steps, steps_per_epoch, step: this.firstStep });
     this.begun = performance.now();
-    const trainable = { model: this.inputs.text.model, parameters: tuner.parameters(), optimizer: this.optimizer };
+    const trainable = { tuner, optimizer: this.optimizer };
     const { stream } = this.inputs.text.model;
     const readBefore = stream?.bytesRead ?? 0;
     const batches = (epoch: number) => trainingBatches(recipe, data, epoch);
@@ -166,7 +166,7 @@ class Run {
       signal,
       onStep: (record) => this.afterStep(record),
       finished: () => this.stopped !== undefined,
-      around: (step, run) => this.profiled(step, run),
+      runStep: (step, run) => this.profiled(step, run),
     });
     if (interrupted && this.saved !== steps) await this.save();
     await this.writeResult(steps);

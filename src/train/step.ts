@@ -1,20 +1,21 @@
+import type { Tuner } from '../adapters/tuner.js';
 import type { Backend } from '../core/backend.js';
 import { scope } from '../core/scope.js';
-import { Gradients, Tape } from '../core/tape.js';
+import { Gradients, Tape, withoutTape } from '../core/tape.js';
 import { fromArray, type Tensor, zeros } from '../core/tensor.js';
-import type { ForwardOptions, PackedTokens } from '../nn/context.js';
+import type { ForwardOptions } from '../nn/context.js';
 import type { CausalLM } from '../nn/model.js';
 import { likeliestTokens, linearCrossEntropy } from '../ops/index.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import { LowrankError } from '../util/errors.js';
-
-/** A packed sequence with the token to be predicted at each position, −100 where none is; what `data/batches.ts` makes. */
-export interface LabelledTokens extends PackedTokens {
-  /** [T] */
-  readonly labels: Int32Array;
-}
+import { eventLoopTurns } from '../util/event-loop.js';
+import { type LabelledTokens, supervisedRows } from './batch.js';
+import { crossEntropy } from './objectives/cross-entropy.js';
+import type { Objective } from './objectives/objective.js';
 
 export interface StepOptions {
+  /** Default: cross-entropy. */
+  objective?: Objective;
   learning_rate: number;
   /** Gradients are scaled down to this norm; 0 for never. */
   max_grad_norm: number;
@@ -25,7 +26,7 @@ export interface StepOptions {
 }
 
 export interface StepResult {
-  /** Mean over the supervised tokens of the whole step. */
+  /** The objective's mean over the whole step: with cross-entropy over its supervised tokens. */
   loss: number;
   /** Of all gradients, before clipping. */
   grad_norm: number;
@@ -34,43 +35,45 @@ export interface StepResult {
 }
 
 /**
- * One optimizer step over its micro-batches: forward, loss, backward, clipping, update. The loss is the sum over all supervised tokens
- * of the step divided by their number, so that the split into micro-batches changes nothing but rounding.
+ * One optimizer step over its micro-batches: forward, loss, backward, clipping, update. The loss is the sum of the objective's terms over the
+ * whole step divided by their number, so that the split into micro-batches changes nothing but rounding. Between micro-batches the event loop
+ * gets its turns.
  */
 export async function trainStep(
-  model: CausalLM,
-  parameters: ReadonlyMap<string, Tensor>,
+  tuner: Tuner,
   optimizer: Optimizer,
   microBatches: readonly LabelledTokens[],
   options: StepOptions,
 ): Promise<StepResult> {
-  const { backend } = model;
+  const { backend } = tuner.model;
+  const { objective = crossEntropy } = options;
+  const place = `step ${optimizer.steps + 1}`;
   const supervised = microBatches.reduce((sum, { labels }) => sum + supervisedRows(labels).length, 0);
-  if (supervised === 0)
-    throw new LowrankError('no token is supervised', {
-      place: `step ${optimizer.steps + 1}`,
-      mend: 'check the data set’s roles and lengths',
-    });
+  const terms = microBatches.reduce((sum, batch) => sum + objective.count(batch), 0);
+  if (supervised === 0 || terms === 0)
+    throw new LowrankError('no token is supervised', { place, mend: 'check the data set’s roles and lengths' });
   backend.mark?.('forward');
   const gradients = new Gradients();
   const sums = [zeros(backend, [1], 'f32', 'workspace'), zeros(backend, [1], 'f32', 'workspace')];
   const [lossSum, squares] = sums;
+  const turn = eventLoopTurns();
   try {
-    microBatches.forEach((batch, i) => {
-      // Each pass of a run has dropout masks of its own, also after a resume.
-      const step = optimizer.steps * microBatches.length + i;
+    for (const [i, batch] of microBatches.entries()) {
+      await turn();
       const { seed, gradient_checkpointing: checkpointing } = options;
+      // Each pass of a run has dropout masks of its own, also after a resume.
+      const dropout = { seed, step: optimizer.steps * microBatches.length + i };
       const offloadFolder = checkpointing === 'offload_disk' ? options.offloadFolder : undefined;
-      const passOptions = { dropout: { seed, step }, recompute: checkpointing !== false, offloadFolder };
-      scope(() => accumulateGradients(model, batch, passOptions, 1 / supervised, gradients, lossSum));
-    });
+      const pass = { dropout, recompute: checkpointing !== false, offloadFolder };
+      const sink = { scale: 1 / terms, gradients, lossSum };
+      if (objective.weigh) await accumulateWeighted(tuner, batch, objective, pass, sink);
+      else scope(() => accumulateGradients(tuner.model, batch, pass, sink));
+    }
     backend.mark?.('update');
     for (const gradient of gradients.values()) backend.run('sumSquares', { x: gradient }, { out: squares }, {});
     const [[loss], [square]] = await Promise.all(sums.map((sum) => sum.toFloat32()));
     const norm = Math.sqrt(square);
-    if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
-      throw await notFinite(backend, parameters, gradients, loss, `step ${optimizer.steps + 1}`);
-    }
+    if (!Number.isFinite(loss) || !Number.isFinite(norm)) throw await notFinite(backend, tuner.parameters(), gradients, loss, place);
     const { max_grad_norm: limit } = options;
     // PyTorch's clip_grad_norm_ adds the same 1e-6.
     const gradientScale = limit > 0 ? Math.min(1, limit / (norm + 1e-6)) : 1;
@@ -83,23 +86,61 @@ export async function trainStep(
   }
 }
 
-/** Adds the gradients of scale·Σ losses of one packed sequence to `gradients`, and scale·Σ losses to `lossSum` [1] f32. */
+/** Where a micro-batch's results go: `scale` times the sum of its terms is added to `lossSum` [1] f32, and that sum's gradient to `gradients`. */
+export interface StepSums {
+  scale: number;
+  gradients: Gradients;
+  lossSum: Tensor;
+}
+
+/** One micro-batch whose terms are its losses. */
 export function accumulateGradients(
   model: CausalLM,
   batch: LabelledTokens,
-  options: ForwardOptions,
-  scale: number,
-  gradients: Gradients,
-  lossSum: Tensor,
+  pass: ForwardOptions,
+  { scale, gradients, lossSum }: StepSums,
 ): void {
   const tape = new Tape();
   model.backend.mark?.('forward');
-  const hidden = tape.record(() => model.hidden(batch, options));
+  const hidden = tape.record(() => model.hidden(batch, pass));
   model.backend.mark?.('loss');
-  const { losses, dx } = tokenLosses(model, hidden, batch.labels, options, { scale, gradients });
+  const { losses, dx } = tokenLosses(model, hidden, batch.labels, pass, { scale, gradients });
   model.backend.run('sum', { x: losses }, { out: lossSum }, { factor: scale });
   model.backend.mark?.('backward');
   if (dx && hidden.requiresGrad) tape.backward(hidden, dx, gradients);
+}
+
+/** One micro-batch whose terms depend on its losses, and perhaps on the base's: they are read before the weights of the gradient are known. */
+async function accumulateWeighted(
+  tuner: Tuner,
+  batch: LabelledTokens,
+  objective: Objective,
+  pass: ForwardOptions,
+  { scale, gradients, lossSum }: StepSums,
+): Promise<void> {
+  const { model } = tuner;
+  const { backend } = model;
+  const lossesOf = (hidden: Tensor) => tokenLosses(model, hidden, batch.labels, pass).losses;
+  const base = objective.needsReference ? tuner.withBase(() => scope(() => lossesOf(model.hidden(batch)))) : undefined;
+  const reference = await base?.toFloat32();
+  base?.dispose();
+  const tape = new Tape();
+  let hidden: Tensor | undefined;
+  try {
+    hidden = scope(() => tape.record(() => model.hidden(batch, pass)));
+    const output = hidden;
+    const losses = scope(() => withoutTape(() => lossesOf(output)));
+    const { value, weights } = objective.weigh!(await losses.toFloat32(), batch, reference);
+    losses.dispose();
+    scope(() => {
+      backend.run('accumulate', { x: fromArray(backend, Float32Array.of(value)) }, { out: lossSum }, { factor: scale });
+      const { dx } = tokenLosses(model, output, batch.labels, pass, { scale, gradients, weights });
+      if (dx && output.requiresGrad) tape.backward(output, dx, gradients);
+    });
+  } finally {
+    tape.clear();
+    hidden?.dispose();
+  }
 }
 
 /** The losses [n] f32 of the supervised positions, and dx [T,C] where gradients are asked for. */
@@ -107,8 +148,8 @@ function tokenLosses(
   model: CausalLM,
   hidden: Tensor,
   labels: Int32Array,
-  options: ForwardOptions,
-  training: { scale?: number; gradients?: Gradients } = {},
+  pass: ForwardOptions,
+  { weights, ...training }: { scale?: number; gradients?: Gradients; weights?: Float32Array } = {},
 ): { losses: Tensor; dx?: Tensor } {
   const positions = supervisedRows(labels);
   const rows = fromArray(model.backend, positions);
@@ -116,7 +157,13 @@ function tokenLosses(
     model.backend,
     positions.map((row) => labels[row]),
   );
-  return linearCrossEntropy(hidden, (x) => model.logits(x, options), { rows, targets, vocabulary: model.vocabulary, ...training });
+  return linearCrossEntropy(hidden, (x) => model.logits(x, pass), {
+    rows,
+    targets,
+    vocabulary: model.vocabulary,
+    weights: weights && fromArray(model.backend, weights),
+    ...training,
+  });
 }
 
 /** Mean loss per supervised token over all batches, and its exponential. */
@@ -181,14 +228,6 @@ export async function countAnswered(
     if (count.examples - count.answered > misses) break;
   }
   return count;
-}
-
-function supervisedRows(labels: Int32Array): Int32Array {
-  const rows: number[] = [];
-  labels.forEach((label, row) => {
-    if (label >= 0) rows.push(row);
-  });
-  return Int32Array.from(rows);
 }
 
 /** Says where the first NaN or infinity is; reads every gradient's sum, which only a failing run pays for. */

@@ -9,10 +9,12 @@ function examplesOf(count: number, longest: number): Example[] {
   return Array.from({ length: count }, (_, i) => {
     const length = 1 + Math.floor(random.next() * longest);
     const inputIds = Int32Array.from({ length }, (_, t) => 1000 * i + t);
-    return { inputIds, labels: inputIds.map((id, t) => (3 * t > 2 * length ? id : -100)), row: `data.jsonl:${i + 1}` };
+    const labels = inputIds.map((id, t) => (3 * t > 2 * length ? id : -100));
+    return { sequences: [{ inputIds, labels }], row: `data.jsonl:${i + 1}` };
   });
 }
 
+const lengthOf = ({ sequences: [{ inputIds }] }: Example) => inputIds.length;
 const examples = examplesOf(97, 60);
 const options: BatchOptions = { sequence_len: 64, micro_batch_size: 2, gradient_accumulation_steps: 3, seed: 7 };
 const settings: [string, Partial<BatchOptions>][] = [
@@ -39,7 +41,7 @@ describe.each(settings)('%s', (_, changes) => {
         expect([start, keyStart, keyEnd]).toEqual([expectedStart, start, end]);
         expectedStart = end;
         const index = Math.floor(inputIds[start] / 1000);
-        expect(inputIds.slice(start, end)).toEqual(examples[index].inputIds);
+        expect(inputIds.slice(start, end)).toEqual(examples[index].sequences[0].inputIds);
         expect([...positions.slice(start, end)]).toEqual(Array.from({ length: end - start }, (_, t) => t));
         seen.push(index);
       }
@@ -59,7 +61,10 @@ describe.each(settings)('%s', (_, changes) => {
       expect(labels.filter((label) => label !== -100).length).toBe(count);
       supervised += count;
     }
-    const expected = examples.reduce((sum, { labels }) => sum + labels.slice(1).filter((label) => label !== -100).length, 0);
+    const expected = examples.reduce(
+      (sum, { sequences: [{ labels }] }) => sum + labels.slice(1).filter((label) => label !== -100).length,
+      0,
+    );
     expect(supervised).toBe(expected);
   });
 
@@ -82,17 +87,17 @@ describe.each(settings)('%s', (_, changes) => {
 
 test('packing keeps to its capacity and wastes little', () => {
   const packed = batchesOf(examples, { ...options, sample_packing: true }, 0).flat();
-  const tokens = examples.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
+  const tokens = examples.reduce((sum, example) => sum + lengthOf(example), 0);
   for (const { inputIds } of packed) expect(inputIds.length).toBeLessThanOrEqual(128);
   expect(packed.length).toBe(Math.ceil(tokens / 128));
 });
 
 test('first-fit decreasing is what a search from the first batch gives', () => {
-  const sorted = [...examples].sort((a, b) => b.inputIds.length - a.inputIds.length);
+  const sorted = [...examples].sort((a, b) => lengthOf(b) - lengthOf(a));
   const expected: Example[][] = [];
   for (const example of sorted) {
-    const used = (group: Example[]) => group.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
-    const fitting = expected.find((group) => used(group) + example.inputIds.length <= 128);
+    const used = (group: Example[]) => group.reduce((sum, example) => sum + lengthOf(example), 0);
+    const fitting = expected.find((group) => used(group) + lengthOf(example) <= 128);
     if (fitting) fitting.push(example);
     else expected.push([example]);
   }
@@ -141,4 +146,24 @@ describe('validation split', () => {
   test.each([97, 98, 0.999, -1, Number.NaN, 3.5])('val_set_size %s is refused', (size) => {
     expect(() => splitExamples(examples, size, 1)).toThrow(/val_set_size/);
   });
+});
+
+test.each([false, true])('the sequences of an example stay together and in order (packed %s)', (sample_packing) => {
+  const pairs = Array.from({ length: 20 }, (_, i): Example => {
+    const [chosen, rejected] = [examples[2 * i], examples[2 * i + 1]];
+    return { sequences: [...chosen.sequences, ...rejected.sequences], row: chosen.row };
+  });
+  const seen: number[] = [];
+  const all = batchesOf(pairs, { ...options, sequence_len: 128, sample_packing }, 0).flat();
+  for (const { inputIds, positions, segments, exampleOf, examples: count } of all) {
+    expect(segments.length).toBe(8 * count);
+    expect([...exampleOf]).toEqual(Array.from({ length: 2 * count }, (_, s) => Math.floor(s / 2)));
+    for (let s = 0; s < 2 * count; s += 2) {
+      const names = [s, s + 1].map((each) => Math.floor(inputIds[segments[4 * each]] / 1000));
+      expect(names[1]).toBe(names[0] + 1);
+      expect(positions[segments[4 * (s + 1)]]).toBe(0);
+      seen.push(names[0] / 2);
+    }
+  }
+  expect(seen.sort((a, b) => a - b)).toEqual(pairs.map((_, i) => i));
 });

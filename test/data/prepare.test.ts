@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import type { Message } from '../../src/data/chat-template.js';
 import { alpacaPrompt, type DatasetOptions } from '../../src/data/formats.js';
 import { type PrepareOptions, prepareExamples } from '../../src/data/prepare.js';
-import { previewExample } from '../../src/data/preview.js';
+import { previewSequence } from '../../src/data/preview.js';
 import { readJsonLines, readRows } from '../../src/data/rows.js';
 import { strftime } from '../../src/data/strftime.js';
 import type { Tokenizer } from '../../src/data/tokenizer.js';
@@ -21,7 +21,7 @@ async function prepare(text: string, dataset: DatasetOptions = {}, options: Part
 /** The supervised text in double brackets. */
 async function preview(row: JsonObject, dataset: DatasetOptions = {}, tokenizer: Tokenizer = chatml): Promise<string> {
   const { examples } = await prepare(jsonl(row), dataset, {}, tokenizer);
-  return previewExample(tokenizer, examples[0], (text, on) => (on ? `[[${text}]]` : text)).replace(
+  return previewSequence(tokenizer, examples[0].sequences[0], (text, on) => (on ? `[[${text}]]` : text)).replace(
     /^<\|im_start\|>system\n.*?assistant\.<\|im_end\|>\n/,
     '',
   );
@@ -63,7 +63,7 @@ describe('what is supervised', () => {
 
   test('train_on_eos: all includes the terminators of other turns, the system’s too', async () => {
     const { examples } = await prepare(jsonl(row), { train_on_eos: 'all' });
-    const [{ inputIds, labels }] = examples;
+    const [{ inputIds, labels }] = examples[0].sequences;
     const ends = [...inputIds].filter((id) => id === chatml.eosTokenId).length;
     expect(ends).toBe(5);
     expect([...labels].filter((id) => id === chatml.eosTokenId).length).toBe(ends);
@@ -71,7 +71,8 @@ describe('what is supervised', () => {
 
   test('train_on_inputs supervises every token', async () => {
     const { examples } = await prepare(jsonl(row), { train_on_inputs: true });
-    expect(examples[0].labels).toEqual(examples[0].inputIds);
+    const [{ inputIds, labels }] = examples[0].sequences;
+    expect(labels).toEqual(inputIds);
   });
 
   test('message_field_training chooses turns', async () => {
@@ -112,7 +113,9 @@ describe('what is supervised', () => {
 
   test('tokenized rows are taken as they are', async () => {
     const { examples } = await prepare(jsonl({ input_ids: [20, 21, 22], labels: [-100, 21, 22] }));
-    expect(examples).toEqual([{ inputIds: Int32Array.of(20, 21, 22), labels: Int32Array.of(-100, 21, 22), row: 'data.jsonl:1' }]);
+    expect(examples).toEqual([
+      { sequences: [{ inputIds: Int32Array.of(20, 21, 22), labels: Int32Array.of(-100, 21, 22) }], row: 'data.jsonl:1' },
+    ]);
   });
 });
 
@@ -122,7 +125,7 @@ describe('turns of awkward templates', () => {
     const tokenizer = goldenTokenizer(kind);
     const template = chatTemplate(source, tokenizer);
     const { examples } = await prepareExamples([{ value: { messages }, place }], tokenizer, template, { sequence_len: 256, dataset });
-    return previewExample(tokenizer, examples[0], (text, on) => (on ? `[[${text}]]` : text));
+    return previewSequence(tokenizer, examples[0].sequences[0], (text, on) => (on ? `[[${text}]]` : text));
   };
 
   test('a template without a generation prompt: the role’s name is not the assistant’s', async () => {
@@ -170,12 +173,12 @@ describe('lengths', () => {
   test('drop, the default', async () => {
     const { examples, statistics } = await prepare(rows, {}, { sequence_len: 64 });
     expect(examples.map((example) => example.row)).toEqual(['data.jsonl:1']);
-    expect(statistics).toMatchObject({ rows: 3, examples: 1, dropped: 2, truncated: 0, tokens: examples[0].inputIds.length });
+    expect(statistics).toMatchObject({ rows: 3, examples: 1, dropped: 2, truncated: 0, tokens: examples[0].sequences[0].inputIds.length });
   });
 
   test('truncate drops what has nothing supervised left', async () => {
     const { examples, statistics } = await prepare(rows, {}, { sequence_len: 64, excess_length_strategy: 'truncate' });
-    expect(examples.map((example) => [example.row, example.inputIds.length])).toEqual([
+    expect(examples.map((example) => [example.row, example.sequences[0].inputIds.length])).toEqual([
       ['data.jsonl:1', expect.any(Number)],
       ['data.jsonl:2', 64],
     ]);
@@ -189,13 +192,13 @@ describe('lengths', () => {
 
   test('the histogram counts all rows, whatever becomes of them', async () => {
     const { examples, statistics } = await prepare(rows, {}, { sequence_len: 1024 });
-    const lengths = examples.map((example) => example.inputIds.length);
+    const lengths = examples.map((example) => example.sequences[0].inputIds.length);
     for (const { upTo, count } of statistics.histogram) {
       expect(count).toBe(lengths.filter((length) => length <= upTo && length > (upTo === 16 ? 0 : upTo / 2)).length);
     }
     expect(statistics.histogram.reduce((sum, { count }) => sum + count, 0)).toBe(3);
     expect(statistics.longest).toBe(Math.max(...lengths));
-    const labels = examples.flatMap((example) => [...example.labels]);
+    const labels = examples.flatMap((example) => [...example.sequences[0].labels]);
     expect(statistics.supervised).toBe(labels.filter((label) => label !== -100).length);
   });
 });

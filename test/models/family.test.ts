@@ -68,7 +68,7 @@ test.each([false, true])('it trains, with gradient_checkpointing %s, merges, and
   const optimizer = createOptimizer('adamw_torch', adapter.parameters(), adam);
   const losses: number[] = [];
   for (let i = 0; i < 4; i++) {
-    losses.push((await trainStep(model, adapter.parameters(), optimizer, [batch], { ...step, gradient_checkpointing })).loss);
+    losses.push((await trainStep(adapter, optimizer, [batch], { ...step, gradient_checkpointing })).loss);
   }
   expect(losses[3]).toBeLessThan(losses[0]);
   const out = `merged-${gradient_checkpointing}`;
@@ -86,8 +86,7 @@ test('it is trained as a whole', async () => {
   const tuner = new FullTuner(model);
   expect(tuner.parameters().has('nest.words.weight')).toBe(true);
   const optimizer = createOptimizer('adamw_torch', tuner.parameters(), adam);
-  const loss = async () =>
-    (await trainStep(model, tuner.parameters(), optimizer, [batch], { ...step, gradient_checkpointing: false })).loss;
+  const loss = async () => (await trainStep(tuner, optimizer, [batch], { ...step, gradient_checkpointing: false })).loss;
   const first = await loss();
   expect(await loss()).toBeLessThan(first);
 });

@@ -107,7 +107,7 @@ describeNative('a step on the processor', () => {
     const optimizer = createOptimizer(step.optimizer as OptimizerName, tuner.parameters(), settings);
     backend.resetPeak();
     const options = { learning_rate: 1e-3, max_grad_norm: 1, gradient_checkpointing: step.gradient_checkpointing, seed: 1 };
-    for (let i = 0; i < 2; i++) await trainStep(loaded.model, tuner.parameters(), optimizer, step.batches, options);
+    for (let i = 0; i < 2; i++) await trainStep(tuner, optimizer, step.batches, options);
     const { workspace: _w, ...got } = backend.memory().peakOf;
     const { workspace: _p, ...want } = planned.memory.peakOf;
     expect(got).toEqual(want);

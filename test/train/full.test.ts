@@ -15,10 +15,11 @@ import { loadModel } from '../../src/models/load.js';
 import { openTextCodec } from '../../src/models/text-model.js';
 import type { CausalLM } from '../../src/nn/model.js';
 import { openModel } from '../../src/runs/node.js';
+import type { LabelledTokens } from '../../src/train/batch.js';
 import { heldBatches, prepareData } from '../../src/train/data.js';
 import { parseRecipe, type Recipe } from '../../src/train/recipe.js';
 import { type TrainInputs, train } from '../../src/train/run.js';
-import { accumulateGradients, evaluateLoss, type LabelledTokens } from '../../src/train/step.js';
+import { accumulateGradients, evaluateLoss } from '../../src/train/step.js';
 import { Random } from '../../src/util/philox.js';
 import { openBest, testNative } from '../helpers/native.js';
 import { tinyLlama } from '../helpers/tiny-llama.js';
@@ -51,7 +52,7 @@ describe('the gradients of all weights', () => {
   async function gradientsOf(model: CausalLM, tuner: FullTuner, batches = [batch], recompute = false) {
     const sums = new Gradients();
     const lossSum = zeros(backend, [1], 'f32');
-    for (const one of batches) scope(() => accumulateGradients(model, one, { recompute }, 1 / 6, sums, lossSum));
+    for (const one of batches) scope(() => accumulateGradients(model, one, { recompute }, { scale: 1 / 6, gradients: sums, lossSum }));
     const gradients = new Map<string, Float32Array>();
     for (const [name, tensor] of tuner.parameters()) gradients.set(name, await sums.get(tensor)!.toFloat32());
     sums.clear();

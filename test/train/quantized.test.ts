@@ -63,7 +63,7 @@ async function pass(device: Backend, source: ModelSource, load: Partial<LoadOpti
   const adapter = await createAdapter(loaded.model, lora, 3);
   const gradients = new Gradients();
   const sum = zeros(device, [1], 'f32');
-  accumulateGradients(loaded.model, batch, options, 1 / length, gradients, sum);
+  accumulateGradients(loaded.model, batch, options, { scale: 1 / length, gradients, lossSum: sum });
   const result = new Map<string, Float32Array>([['loss', await sum.toFloat32()]]);
   for (const [name, parameter] of adapter.parameters()) result.set(name, await gradients.get(parameter)!.toFloat32());
   const streamed = loaded.model.stream?.bytesRead;
