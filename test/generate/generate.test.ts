@@ -57,6 +57,14 @@ describe('generate', () => {
     expect(await sampled(1)).not.toEqual(await sampled(2));
   });
 
+  test('the repetition penalty counts the tokens of the prompt', async () => {
+    const prompt = Array.from({ length: 240 }, (_, i) => (i * 7) % 240);
+    expect(prompt).toContain(await next(prompt));
+    const [{ ids }] = await generate(model, [prompt], { ...options, repetition_penalty: 1e6 });
+    expect(ids.filter((id) => prompt.includes(id))).toEqual([]);
+    expect(new Set(ids).size).toBe(12);
+  });
+
   test('an answer ends at the longest context', async () => {
     const prompt = Array.from({ length: 505 }, (_, i) => i % 200);
     const [{ ids, finish }] = await generate(model, [prompt], { ...options, max_new_tokens: 50 });

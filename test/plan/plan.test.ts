@@ -15,6 +15,7 @@ import { knownShape, planModel, shapeNames } from '../../src/plan/shapes.js';
 import { openModel } from '../../src/runs/node.js';
 import { trainStep } from '../../src/train/step.js';
 import { describeNative } from '../helpers/native.js';
+import { tinyLlama } from '../helpers/tiny-llama.js';
 import { tinyConfig, writeTinyModel } from '../helpers/tiny-model.js';
 
 /** Parameters as the models' own pages and safetensors files have them. */
@@ -115,6 +116,31 @@ describeNative('a step on the processor', () => {
     optimizer.dispose();
     tuner.dispose();
     loaded.dispose();
+    await backend.close();
+  });
+
+  test('the scratch memory of kernels is about what was estimated', async () => {
+    const config = {
+      ...tinyConfig,
+      hidden_size: 768,
+      intermediate_size: 2048,
+      num_attention_heads: 12,
+      num_key_value_heads: 4,
+      vocab_size: 500,
+    };
+    const step: StepToPlan = { ...common, config, lora, batches: [fullBatch(1, 384)] };
+    const planned = await dryRun(step);
+    const backend = await openCpuBackend({ threads: 2 });
+    const model = tinyLlama(backend, config, 'bf16');
+    const adapter = await createAdapter(model, lora, 1);
+    const settings = { adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, weight_decay: 0 };
+    const optimizer = createOptimizer('adamw_torch', adapter.parameters(), settings);
+    backend.resetPeak();
+    await trainStep(adapter, optimizer, step.batches, { learning_rate: 1e-3, max_grad_norm: 1, gradient_checkpointing: false, seed: 1 });
+    const share = planned.memory.peakOf.workspace / backend.memory().peakOf.workspace;
+    // Tiles of one instruction set stand for all; tile registers take more.
+    expect(share).toBeGreaterThan(0.5);
+    expect(share).toBeLessThan(2);
     await backend.close();
   });
 });
