@@ -7,6 +7,8 @@ export interface HubAccess {
   /** Without a slash at its end; default `https://huggingface.co`. */
   endpoint?: string;
   token?: string;
+  /** Ends a download that is under way: whoever waits for it gets the signal's reason. */
+  signal?: AbortSignal;
 }
 
 /** A file in a repository, with the hash that its bytes must have. */
@@ -60,6 +62,7 @@ export async function findHubModel({ id, gguf }: HubId, revision: string, access
     }
     return { id, commit, ...chooseFiles(id, all, gguf) };
   } catch (error) {
+    access.signal?.throwIfAborted();
     // Not JSON, or JSON of another shape: a proxy's page, for instance.
     throw error instanceof LowrankError ? error : strange(id, `something else than was asked for (${messageOf(error)})`);
   }
@@ -141,7 +144,7 @@ function hubFetch(id: string, revision: string, access: HubAccess): typeof fetch
     if (access.token && trusted) headers.set('Authorization', `Bearer ${access.token}`);
     const control = new AbortController();
     const timer = setTimeout(() => control.abort(new Error(`no answer for ${patience / 1000} seconds`)), patience);
-    const signal = init?.signal ? AbortSignal.any([init.signal, control.signal]) : control.signal;
+    const signal = AbortSignal.any([control.signal, init?.signal, access.signal].filter((one) => one instanceof AbortSignal));
     try {
       const response = await fetch(input, { ...init, headers, signal });
       if (response.ok) return response;
@@ -149,6 +152,7 @@ function hubFetch(id: string, revision: string, access: HubAccess): typeof fetch
       throw refusal(response, id, revision, access);
     } catch (error) {
       if (error instanceof LowrankError) throw error;
+      access.signal?.throwIfAborted();
       const cause = (error as Error).cause;
       const reason = cause === undefined ? messageOf(error) : messageOf(cause);
       const mend = 'check the connection and HF_ENDPOINT; with HF_HUB_OFFLINE=1 only the cache is used';

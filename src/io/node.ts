@@ -23,10 +23,12 @@ export interface OpenModelOptions {
   revision?: string;
   /** Called while files are downloaded, with bytes. */
   onProgress?: DownloadProgress;
+  /** Ends a download; the next attempt goes on where it ended. */
+  signal?: AbortSignal;
 }
 
 /** Opens a model: a folder in Hugging Face's layout, a .gguf file, or the id of a model on the hub, which is downloaded into the cache. */
-export async function openModel(spec: string, { layouts, revision, onProgress }: OpenModelOptions): Promise<ModelSource> {
+export async function openModel(spec: string, { layouts, revision, ...options }: OpenModelOptions): Promise<ModelSource> {
   const stats = await stat(spec).catch(() => undefined);
   if (stats?.isDirectory()) return openModelFiles(localFiles(spec));
   if (stats) return openGguf(await openFile(spec), layouts);
@@ -35,7 +37,7 @@ export async function openModel(spec: string, { layouts, revision, onProgress }:
     const expected = 'a folder, a .gguf file, or an id of the hub such as owner/name or owner/name/file.gguf';
     throw new LowrankError('there is no such file or folder', { place: spec, expected, mend: 'check the path' });
   }
-  const { dir, commit, gguf } = await downloadModel(hubId, revision, onProgress);
+  const { dir, commit, gguf } = await downloadModel(hubId, revision, options);
   if (gguf === undefined) return openModelFiles({ ...localFiles(dir), name: spec }, `${hubId.id}@${commit}`);
   return { ...(await openGguf(await openFile(join(dir, gguf)), layouts)), name: spec, identity: `${hubId.id}/${gguf}@${commit}` };
 }
@@ -45,7 +47,7 @@ export async function readModelConfig(spec: string, options: OpenModelOptions): 
   const hubId = (await stat(spec).catch(() => undefined)) ? undefined : parseHubId(spec);
   let folder = spec;
   if (hubId && hubId.gguf === undefined) {
-    const { dir, gguf } = await downloadModel(hubId, options.revision, options.onProgress, (file) => !file.endsWith('.safetensors'));
+    const { dir, gguf } = await downloadModel(hubId, options.revision, options, (file) => !file.endsWith('.safetensors'));
     if (gguf === undefined) folder = dir;
   }
   const text = await readText(localFiles(folder), 'config.json').catch(() => undefined);

@@ -84,7 +84,7 @@ async function snapshotOf({ id, gguf }: HubId, revision: string): Promise<Snapsh
 export async function downloadModel(
   hubId: HubId,
   revision = 'main',
-  onProgress?: DownloadProgress,
+  { onProgress, signal }: { onProgress?: DownloadProgress; signal?: AbortSignal } = {},
   wanted: (file: string) => boolean = () => true,
 ): Promise<Snapshot> {
   if (!/^[\w][\w./-]*$/.test(revision) || revision.includes('..')) {
@@ -104,7 +104,7 @@ export async function downloadModel(
       mend,
     });
   }
-  const access = await hubAccess();
+  const access = { ...(await hubAccess()), signal };
   let model: HubModel;
   try {
     model = await findHubModel(hubId, revision, access);
@@ -181,6 +181,7 @@ async function download(model: HubModel, file: HubFile, blob: string, access: Hu
     try {
       await transferRest(model, file, incomplete, transfer, access, onProgress);
     } catch (error) {
+      access.signal?.throwIfAborted();
       const refused = error instanceof LowrankError && !(error instanceof HubUnreachable);
       // What the disk refuses has a system call; a broken connection has it only in its cause.
       if (refused || (error as NodeJS.ErrnoException).syscall) throw error;
