@@ -14,6 +14,11 @@ export interface Folder {
   open(name: string): Promise<FileSource>;
   /** Names of files and folders; none where the folder does not exist. */
   list(): Promise<string[]>;
+  /**
+   * Makes this run the only one that writes the folder, until what it resolves to is called. Throws at once, with a LowrankError that says who
+   * holds it, where another run does. Leaves nothing behind.
+   */
+  lock(): Promise<() => Promise<void>>;
   remove(name: string): Promise<void>;
   /** A folder inside this one. */
   folder(name: string): Folder;

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { LowrankError } from '../../util/errors.js';
 import type { Folder } from '../folder.js';
 import { named, openFile, syncFolder, writeChunks, writeText } from './files.js';
+import { isRunning, lockFolder } from './lock.js';
 
 /** A folder on the local disk, created with its first file. */
 export function localFolder(path: string): Folder {
@@ -19,6 +20,7 @@ export function localFolder(path: string): Folder {
     readText: (name) => named(at(name), () => readFile(at(name), 'utf8')).catch(absent),
     open: (name) => openFile(at(name)),
     list: () => named(path, () => readdir(path)).catch((error) => absent(error) ?? []),
+    lock: () => lockFolder(path),
     remove: (name) => named(at(name), () => rm(at(name), { recursive: true, force: true })),
     folder: (name) => localFolder(at(name)),
     create: (name, fill) => create(path, name, fill),
@@ -58,15 +60,6 @@ async function removeAbandoned(path: string, name: string): Promise<void> {
   for (const entry of await readdir(path).catch(() => [])) {
     const pid = entry.startsWith(`.${name}.`) ? /^(\d+)\.(?:tmp|old)$/.exec(entry.slice(name.length + 2))?.[1] : undefined;
     if (pid !== undefined && !isRunning(Number(pid))) await rm(join(path, entry), { recursive: true, force: true });
-  }
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
 

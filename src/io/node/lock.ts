@@ -1,0 +1,184 @@
+import { mkdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+import { LowrankError } from '../../util/errors.js';
+import { isObject, parseJson } from '../../util/json.js';
+import { named } from './files.js';
+
+/** The file in a folder that says who writes it. */
+const lockName = '.lowrank.lock';
+
+/** Who writes a folder, as its lock says it. */
+interface Holder {
+  pid: number;
+  /** The name of the machine: a process number means nothing on another one that shares the disk. */
+  host: string;
+  /** When it began to write, in UTC: `2026-11-28T07:10:31Z`. */
+  since: string;
+  /** When the process itself began, in the system's own ticks, where the system tells it: numbers of processes are given out again. */
+  started?: string;
+}
+
+/**
+ * Makes this process the only one that writes a folder, until what it returns is called; makes the folder where there is none. Throws a
+ * LowrankError that names the holder where somebody writes it already, this process included.
+ *
+ * The lock is a file with the process's number and beginning, not a file whose time is renewed (as in `hub.ts`): the plain loops of `reference`
+ * keep JavaScript's thread for longer than any renewal could wait, and so does a laptop that sleeps. A lock whose process has ended counts for
+ * nothing from that moment on, however it ended.
+ */
+export async function lockFolder(path: string): Promise<() => Promise<void>> {
+  const folder = resolve(path);
+  const file = join(folder, lockName);
+  const since = new Date().toISOString().replace(/\.\d+/, '');
+  const own = JSON.stringify({ pid: process.pid, host: hostname(), since, started: await beginningOf(process.pid) });
+  const made = new Set<string>();
+  const removeMade = async () => {
+    // The innermost first; what is not empty stays, and with it all around it.
+    for (const inner of made) if (!(await succeeds(rmdir(inner)))) return;
+  };
+  try {
+    await named(path, async () => {
+      for (const inner of await makeFolder(folder)) made.add(inner);
+      // A run that ends without a result removes the folder that it made, perhaps just now.
+      const holder = await acquire(file, own).catch(async (error) => {
+        if (codeOf(error) !== 'ENOENT') throw error;
+        for (const inner of await makeFolder(folder)) made.add(inner);
+        return acquire(file, own);
+      });
+      if (holder) throw inUse(path, file, holder);
+    });
+  } catch (error) {
+    await removeMade();
+    throw error;
+  }
+  return async () => {
+    if ((await readText(file).catch(() => undefined)) === own) await rm(file, { force: true });
+    await removeMade();
+  };
+}
+
+/** Makes a folder with those above it; returns the ones that were not there, the innermost first. */
+async function makeFolder(path: string): Promise<string[]> {
+  try {
+    await mkdir(path);
+    return [path];
+  } catch (error) {
+    const code = codeOf(error);
+    if (code === 'EEXIST') return [];
+    if (code !== 'ENOENT' || dirname(path) === path) throw error;
+    const outer = await makeFolder(dirname(path));
+    return [...(await makeFolder(path)), ...outer];
+  }
+}
+
+/** Creates a lock's file with this text, or returns who holds it. A lock whose process has ended is removed first. */
+async function acquire(file: string, own: string): Promise<Holder | undefined> {
+  for (;;) {
+    if (await create(file, own)) return undefined;
+    const { text, holder } = await readLock(file);
+    if (text === undefined) continue;
+    if (holder && (await isWriting(holder))) return holder;
+    // One at a time looks again and removes it: another would remove the lock that by then has taken its place.
+    const claim = `${file}.claim`;
+    if (await acquire(claim, own)) {
+      await setTimeout(20);
+      continue;
+    }
+    if ((await readText(file)) === text) await rm(file, { force: true });
+    await rm(claim, { force: true });
+  }
+}
+
+/** False where the file is there. */
+async function create(file: string, text: string): Promise<boolean> {
+  try {
+    await writeFile(file, text, { flag: 'wx' });
+    return true;
+  } catch (error) {
+    if (codeOf(error) === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+/** Milliseconds after which a lock without contents is one whose process ended before it wrote them. */
+const patience = 1000;
+
+async function readLock(file: string): Promise<{ text?: string; holder?: Holder }> {
+  const begin = performance.now();
+  for (;;) {
+    const text = await readText(file);
+    if (text === undefined) return {};
+    const holder = parseHolder(text);
+    if (holder || performance.now() > begin + patience) return { text, holder };
+    await setTimeout(20);
+  }
+}
+
+/** The text of a file, or undefined where there is none. */
+async function readText(file: string): Promise<string | undefined> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+function parseHolder(text: string): Holder | undefined {
+  try {
+    const value = parseJson(text, lockName);
+    return isObject(value) && Number.isSafeInteger(value.pid) ? (value as unknown as Holder) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+async function isWriting({ pid, host, started }: Holder): Promise<boolean> {
+  if (host !== hostname()) return true;
+  if (!isRunning(pid)) return false;
+  const now = await beginningOf(pid);
+  return started === undefined || now === undefined || now === started;
+}
+
+/** Whether there is a process of this number, whoever's. */
+export function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return codeOf(error) === 'EPERM';
+  }
+}
+
+/**
+ * When a process began, in ticks since the system did; `Z` for one that has ended and whose parent has not asked how. Undefined where the
+ * system has no such file (only Linux has).
+ */
+async function beginningOf(pid: number): Promise<string | undefined> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+  // The 3rd and the 22nd field (proc_pid_stat(5)); the 2nd is the program's name in brackets, which may hold spaces.
+  const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return fields && (fields[0] === 'Z' ? 'Z' : fields[19]);
+}
+
+function inUse(path: string, file: string, { pid, host, since }: Holder): LowrankError {
+  const here = host === hostname();
+  const who = here ? (pid === process.pid ? `${pid}, which is this one` : pid) : `${pid} on ${host}`;
+  const wait = 'wait until it ends, end it, or choose another output_dir=…';
+  return new LowrankError(`another run writes into this folder: process ${who}, since ${since}`, {
+    place: path,
+    expected: 'a folder that no run writes into',
+    mend: here ? wait : `${wait}; if it has ended without saying so, remove ${file}`,
+  });
+}
+
+const codeOf = (error: unknown) => (error as NodeJS.ErrnoException).code;
+
+function succeeds(done: Promise<unknown>): Promise<boolean> {
+  return done.then(
+    () => true,
+    () => false,
+  );
+}
