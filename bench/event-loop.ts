@@ -11,11 +11,13 @@ import { join, resolve } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { Terminal } from '#lowrank/cli/console.js';
 import { findQuickstartModel } from '#lowrank/cli/quickstart-model.js';
-import { codecOf, openSession, readDatasets, readRecipe } from '#lowrank/cli/session.js';
+import { openSession, readDatasets } from '#lowrank/cli/session.js';
 import '#lowrank/index.js';
 import { localFolder } from '#lowrank/io/node/folder.js';
-import { prepareData } from '#lowrank/train/data.js';
-import { train } from '#lowrank/train/run.js';
+import { openTextCodec } from '#lowrank/models/text-model.js';
+import { prepareData } from '#lowrank/runs/data.js';
+import { readRecipe } from '#lowrank/runs/node.js';
+import { train } from '#lowrank/runs/train.js';
 import { machine, writeResults } from './machine.js';
 
 const root = resolve(import.meta.dirname, '../..');
@@ -49,7 +51,7 @@ async function delays(): Promise<object> {
   const terminal = new Terminal();
   const recipe = await readRecipe(recipePath, ['max_steps=10', `output_dir=${join(folder, 'delays')}`]);
   const source = await findQuickstartModel(terminal);
-  const codec = codecOf(source, recipe);
+  const codec = openTextCodec(source);
   const data = await prepareData(recipe, codec, await readDatasets(recipePath, recipe.datasets), []);
   const preparing = watch.take();
   const session = await openSession(terminal, source, codec, {});

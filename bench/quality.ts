@@ -8,13 +8,15 @@ import { join } from 'node:path';
 import { Terminal } from '#lowrank/cli/console.js';
 import { heldQuestions, measureExactMatch } from '#lowrank/cli/eval.js';
 import { findQuickstartModel } from '#lowrank/cli/quickstart-model.js';
-import { codecOf, openSession, readDatasets, readRecipe } from '#lowrank/cli/session.js';
+import { openSession, readDatasets } from '#lowrank/cli/session.js';
 import '#lowrank/index.js';
 import { localFolder } from '#lowrank/io/node/folder.js';
+import { openTextCodec } from '#lowrank/models/text-model.js';
+import { prepareData } from '#lowrank/runs/data.js';
+import { readRecipe } from '#lowrank/runs/node.js';
+import { loadOptionsOf } from '#lowrank/runs/recipe.js';
+import { train } from '#lowrank/runs/train.js';
 import type { LabelledTokens } from '#lowrank/train/batch.js';
-import { prepareData } from '#lowrank/train/data.js';
-import { loadOptionsOf } from '#lowrank/train/recipe.js';
-import { train } from '#lowrank/train/run.js';
 import { evaluateLoss } from '#lowrank/train/step.js';
 import { type Bench, judged, type Row, root, round } from './suite.js';
 
@@ -41,7 +43,7 @@ async function run(bench: Bench, name: string, overrides: readonly string[]): Pr
   const terminal = new Terminal();
   const [datasets, tests] = [await readDatasets(recipePath, recipe.datasets), await readDatasets(recipePath, recipe.test_datasets ?? [])];
   const source = await findQuickstartModel(terminal);
-  const codec = codecOf(source, recipe);
+  const codec = openTextCodec(source);
   const data = await prepareData(recipe, codec, datasets, tests);
   const session = await openSession(terminal, source, codec, loadOptionsOf(recipe));
   try {
@@ -86,7 +88,7 @@ async function perplexity(bench: Bench, type: 'nf4' | 'fp4' | undefined): Promis
   const overrides = type ? ['adapter=qlora', `bnb_config_kwargs.bnb_4bit_quant_type=${type}`] : [];
   const recipe = await readRecipe(recipePath, overrides);
   const source = await findQuickstartModel(new Terminal());
-  const codec = codecOf(source);
+  const codec = openTextCodec(source);
   const session = await openSession(new Terminal(), source, codec, loadOptionsOf(recipe));
   try {
     const text = ['ARCHITECTURE.md', 'docs/LOG.md'].map((name) => readFileSync(join(root, name), 'utf8')).join('\n');

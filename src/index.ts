@@ -2,6 +2,10 @@ import { openCpuBackend } from './backends/cpu/index.js';
 import { ReferenceBackend } from './backends/reference/index.js';
 import type { Backend } from './core/backend.js';
 import { openBackend as openAny, registerBackend } from './core/device.js';
+import type { RunResult } from './runs/events.js';
+import { nodeHost } from './runs/node.js';
+import type { RecipeInput } from './runs/recipe.js';
+import * as runs from './runs/run.js';
 
 registerBackend('cpu', () => openCpuBackend());
 registerBackend('reference', async () => new ReferenceBackend());
@@ -22,8 +26,18 @@ export function openBackend(name?: string, onFallback: (message: string) => void
   return openAny(name, onFallback);
 }
 
+/** `startRun` on this machine: its files, its memory, the hub and its cache. */
+export function startRun(recipe: RecipeInput | string, options: Partial<runs.RunOptions> = {}): Promise<RunResult> {
+  return runs.startRun(recipe, { host: nodeHost, ...options });
+}
+
+/** `previewRun` on this machine. */
+export function previewRun(recipe: RecipeInput | string, options: Partial<runs.RunContext> = {}, count?: number): Promise<runs.Preview> {
+  return runs.previewRun(recipe, { host: nodeHost, ...options }, count);
+}
+
 export { type CpuOptions, openCpuBackend } from './backends/cpu/index.js';
 export * from './browser.js';
 export { localFolder } from './io/node/folder.js';
 export { openFile } from './io/node.js';
-export { openModel } from './runs/node.js';
+export { openModel, readRecipe } from './runs/node.js';

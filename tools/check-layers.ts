@@ -1,7 +1,8 @@
 /**
  * Holds the layers: an import goes to the same folder or to one on a lower level of ARCHITECTURE.md's table, and `node:*` stays where a
- * browser never comes. The entry points in src/ itself may import anything, and be imported by the highest level alone, for which they
- * register the backends. Prints each violation as file:line and exits 1.
+ * browser never comes. The entry points in src/ itself may import anything but the highest level, and be imported by that alone, for which they
+ * register the backends. Only the highest level prints, listens to the process's signals and events, or ends it: everything below serves
+ * programs, too. Prints each violation as file:line and exits 1.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
@@ -13,6 +14,10 @@ const source = join(root, 'src');
 /** Where `node:*` may be imported: files, and folders with a slash. */
 const nodePlaces = ['backends/cpu/', 'io/node.ts', 'io/node/', 'runs/node.ts', 'cli/'];
 const entries = ['index.ts', 'browser.ts'];
+/** May print: lines that the environment variable DEBUG asks for. */
+const printers = ['util/debug.ts'];
+/** What of `process` touches a terminal, other listeners or the end of a program that is not ours. */
+const ownedByProgram = /^(on|once|off|addListener|prependListener|exit|exitCode|abort|reallyExit|std(in|out|err))$/;
 
 /** The level of each folder of src: rows `| 2 | `ops` `backends` | …` of the table. */
 function readLevels(): Map<string, number> {
@@ -38,6 +43,7 @@ function objection(file: string, target: string): string | undefined {
   const [from, to] = [folderOf(file), folderOf(target)];
   if (from === to) return undefined;
   const [above, below] = [levelOf(from), levelOf(to)];
+  if (entries.includes(file)) return below === highest ? `imports ${to}` : undefined;
   if (entries.includes(target.replace(/js$/, 'ts'))) return above === highest ? undefined : `${from} imports an entry point`;
   if (above === undefined || below === undefined) return `${above === undefined ? from : to} has no level in ARCHITECTURE.md`;
   return above > below ? undefined : `${from} (level ${above}) imports ${to} (level ${below})`;
@@ -54,8 +60,30 @@ function violations(file: string): string[] {
   });
 }
 
-const files = readdirSync(source, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts') && !entries.includes(file));
-const found = files.flatMap(violations);
+/** Where a file prints, or takes the process for its own. */
+function intrusions(file: string): string[] {
+  if (levelOf(folderOf(file)) === highest || printers.includes(file)) return [];
+  const tree = ts.createSourceFile(file, readFileSync(join(source, file), 'utf8'), ts.ScriptTarget.Latest, true);
+  const found: string[] = [];
+  const visit = (node: ts.Node) => {
+    const used = usedOf(node);
+    if (used) found.push(`src/${file}:${tree.getLineAndCharacterOfPosition(node.getStart(tree)).line + 1}: uses ${used}`);
+    ts.forEachChild(node, visit);
+  };
+  visit(tree);
+  return found;
+}
+
+/** A function of the console, or what of `process` is the program's, where a node is that. */
+function usedOf(node: ts.Node): string | undefined {
+  if (!ts.isPropertyAccessExpression(node)) return undefined;
+  const { expression, name } = node;
+  const object = expression.getText();
+  return object === 'console' || (object === 'process' && ownedByProgram.test(name.text)) ? `${object}.${name.text}` : undefined;
+}
+
+const files = readdirSync(source, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'));
+const found = files.flatMap((file) => [...violations(file), ...intrusions(file)]);
 for (const violation of found) console.error(violation);
 if (found.length > 0) process.exitCode = 1;
 else console.error(`layers: ${files.length} files, every import goes downwards`);

@@ -1,6 +1,5 @@
 import { stripVTControlCharacters } from 'node:util';
 import pico from 'picocolors';
-import type { TensorToWrite } from '../io/safetensors.js';
 
 type Colors = ReturnType<typeof pico.createColors>;
 
@@ -71,12 +70,6 @@ export function thousands(n: number): string {
   return Math.round(n).toLocaleString('en');
 }
 
-/** `1.5 GB`, decimal units. */
-export function bytes(n: number): string {
-  if (n < 1e6) return `${(n / 1e3).toFixed(1)} kB`;
-  return n < 1e9 ? `${(n / 1e6).toFixed(1)} MB` : `${(n / 1e9).toFixed(2)} GB`;
-}
-
 /** Rows of two columns, the second wrapped to the width. */
 export function definitions(rows: readonly (readonly [string, string])[], width: number, indent = 2): string {
   const first = Math.max(...rows.map(([term]) => term.length)) + 2;
@@ -105,24 +98,14 @@ export function peakMemory(): number {
 /** Milliseconds between lines of progress in a pipe. */
 const lineInterval = 10_000;
 
-/**
- * Tensors to be written, with a bar that moves as their turns come, in a pipe with a line from time to time. Once the signal has fired the next
- * turn throws an AbortError.
- */
-export function withProgress(terminal: Terminal, tensors: readonly TensorToWrite[], what: string, signal: AbortSignal): TensorToWrite[] {
-  let done = 0;
+/** Shows how tensors come along: a bar in a terminal, in a pipe a line from time to time. */
+export function tensorProgress(terminal: Terminal, what: string): (done: number, total: number) => void {
   let shown = performance.now();
-  return tensors.map((tensor) => ({
-    ...tensor,
-    data: () => {
-      signal.throwIfAborted();
-      const text = `${what} ${++done}/${tensors.length}`;
-      terminal.bar(done / tensors.length, text);
-      if (!terminal.live && performance.now() - shown > lineInterval) {
-        shown = performance.now();
-        terminal.note(text);
-      }
-      return tensor.data();
-    },
-  }));
+  return (done, total) => {
+    const text = `${what} ${done}/${total}`;
+    terminal.bar(done / total, text);
+    if (terminal.live || performance.now() - shown <= lineInterval) return;
+    shown = performance.now();
+    terminal.note(text);
+  };
 }

@@ -4,9 +4,10 @@ import { join } from 'node:path';
 import { type CpuBackend, cpuInstructionSets, describeAddon, openCpuBackend } from '../backends/cpu/index.js';
 import { BackendUnavailable } from '../core/device.js';
 import { cacheFolder } from '../io/node.js';
+import { quantizedFolder } from '../runs/node.js';
 import { LowrankError } from '../util/errors.js';
-import { bytes, type Terminal } from './console.js';
-import { quantizedFolder } from './streaming.js';
+import { bytes } from '../util/format.js';
+import type { Terminal } from './console.js';
 
 interface Finding {
   name: string;

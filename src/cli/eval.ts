@@ -2,14 +2,16 @@ import { dirname } from 'node:path';
 import type { Question } from '../data/questions.js';
 import { questionsOf } from '../data/questions.js';
 import { type ExactMatch, exactMatch } from '../generate/exact-match.js';
-import type { TextCodec } from '../models/text-model.js';
-import { type DatasetRows, datasetOptions, heldBatches, prepareData } from '../train/data.js';
-import { loadOptionsOf, type Recipe, streamingOf } from '../train/recipe.js';
+import { openTextCodec, type TextCodec } from '../models/text-model.js';
+import { type DatasetRows, datasetOptions, heldBatches, prepareData } from '../runs/data.js';
+import { readRecipe } from '../runs/node.js';
+import { loadOptionsOf, type Recipe, streamingOf } from '../runs/recipe.js';
+import type { Session } from '../runs/session.js';
 import { evaluateLoss } from '../train/step.js';
 import { LowrankError } from '../util/errors.js';
 import type { Terminal } from './console.js';
 import { interruptible } from './interrupt.js';
-import { attachAdapter, codecOf, findModel, openSession, readDatasets, readRecipe, type Session } from './session.js';
+import { attachAdapter, findModel, openSession, readDatasets } from './session.js';
 
 export interface EvalOptions {
   json?: boolean;
@@ -24,7 +26,7 @@ export async function evalCommand(terminal: Terminal, path: string, overrides: s
   const tests = await readDatasets(path, recipe.test_datasets ?? []);
   const datasets = recipe.val_set_size > 0 || tests.length === 0 ? await readDatasets(path, recipe.datasets) : [];
   const source = await findModel(terminal, recipe.base_model, { revision: recipe.revision_of_model, near: dirname(path) });
-  const codec = codecOf(source, recipe);
+  const codec = openTextCodec(source, recipe.chat_template_jinja);
   const data = await prepareData(recipe, codec, datasets, tests);
   if (data.held.length === 0) {
     throw new LowrankError('the recipe holds nothing out', { place: path, mend: 'add test_datasets, or val_set_size=0.1' });

@@ -1,9 +1,12 @@
 import type { Message } from '../data/chat-template.js';
 import { chatPrompt, streamAnswer, textPrompt } from '../generate/text.js';
+import { openTextCodec } from '../models/text-model.js';
+import { nodeHost } from '../runs/node.js';
+import { baseOfAdapter, type Session } from '../runs/session.js';
 import { LowrankError } from '../util/errors.js';
 import { type Terminal, thousands } from './console.js';
 import { interruptible } from './interrupt.js';
-import { attachAdapter, baseOfAdapter, codecOf, findModel, openSession, type Session } from './session.js';
+import { attachAdapter, findModel, openSession } from './session.js';
 
 /** Options of `generate` and `chat`; the sampling ones have transformers' names. */
 export interface AnswerOptions {
@@ -34,8 +37,8 @@ export async function openAnswering(terminal: Terminal, { model, adapter, device
       mend: 'name one with --model, or an adapter with --adapter',
     });
   }
-  const source = await findModel(terminal, model ?? (await baseOfAdapter(adapter!)));
-  return openSession(terminal, source, codecOf(source), { device });
+  const source = await findModel(terminal, model ?? (await baseOfAdapter(nodeHost.folder(adapter!))));
+  return openSession(terminal, source, openTextCodec(source), { device });
 }
 
 /** The sampling options as the generator takes them. */

@@ -5,16 +5,20 @@ export const interruptedExitCode = 130;
 
 /**
  * Listens for Ctrl-C (and SIGTERM) while a long job runs: the first fires the signal, so that the job can finish what it is doing and save;
- * the second ends the process at once, and what was written before stays whole.
+ * the second ends the process at once, and what was written before stays whole. `finishing` is what the first one says.
  */
-export async function interruptible<T>(terminal: Terminal, finishing: string, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
+export async function interruptible<T>(
+  terminal: Terminal,
+  finishing: string | (() => string),
+  body: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
   const controller = new AbortController();
   const stop = () => {
     if (controller.signal.aborted) {
       terminal.note('stopped');
       process.exit(interruptedExitCode);
     }
-    terminal.note(`${finishing} (Ctrl-C again stops at once)`);
+    terminal.note(`${typeof finishing === 'string' ? finishing : finishing()} (Ctrl-C again stops at once)`);
     controller.abort();
   };
   process.on('SIGINT', stop);

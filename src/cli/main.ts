@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import '../index.js';
-import { recipeKeys } from '../train/recipe.js';
+import { recipeKeys } from '../runs/recipe.js';
 import { debugLevel } from '../util/debug.js';
 import { LowrankError, messageOf } from '../util/errors.js';
 import { definitions, Terminal } from './console.js';

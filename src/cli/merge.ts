@@ -6,11 +6,16 @@ import { writeModel } from '../io/model-folder.js';
 import { localFolder } from '../io/node/folder.js';
 import { byteLengthOf } from '../io/safetensors.js';
 import { loadModel } from '../models/load.js';
+import { openTextCodec } from '../models/text-model.js';
 import type { CausalLM } from '../nn/model.js';
+import { nodeHost } from '../runs/node.js';
+import { inTurns } from '../runs/progress.js';
+import { baseOfAdapter, type Session } from '../runs/session.js';
 import { LowrankError } from '../util/errors.js';
-import { bytes, type Terminal, withProgress } from './console.js';
+import { bytes } from '../util/format.js';
+import { type Terminal, tensorProgress } from './console.js';
 import { interruptible } from './interrupt.js';
-import { attachAdapter, baseOfAdapter, codecOf, findModel, openSession, type Session } from './session.js';
+import { attachAdapter, findModel, openSession } from './session.js';
 
 export interface MergeOptions {
   json?: boolean;
@@ -25,15 +30,15 @@ export interface MergeOptions {
 export async function mergeCommand(terminal: Terminal, options: MergeOptions): Promise<void> {
   const out = resolve(options.out ?? join(options.adapter, 'merged'));
   if (existsSync(out)) throw new LowrankError('exists already', { place: out, mend: 'remove it, or choose another --out' });
-  const source = await findModel(terminal, options.model ?? (await baseOfAdapter(options.adapter)));
+  const source = await findModel(terminal, options.model ?? (await baseOfAdapter(nodeHost.folder(options.adapter))));
   // In f32, so that the comparison at the end measures the file's own rounding and nothing else.
-  const session = await openSession(terminal, source, codecOf(source), { device: options.device, precision: 'fp32' });
+  const session = await openSession(terminal, source, openTextCodec(source), { device: options.device, precision: 'fp32' });
   try {
     const adapter = await attachAdapter(terminal, session, options.adapter);
     const merged = mergeAdapter(adapter, source.checkpoint);
     const size = merged.tensors.reduce((sum, { dtype, shape }) => sum + byteLengthOf(dtype, shape), 0);
     await interruptible(terminal, 'stopping', async (signal) => {
-      const tensors = withProgress(terminal, merged.tensors, 'merging', signal);
+      const tensors = inTurns(merged.tensors, tensorProgress(terminal, 'merging'), signal);
       const write = { maxShardBytes: options.maxShardSize };
       await localFolder(dirname(out)).create(basename(out), (folder) => writeModel(folder, { ...merged, tensors }, source, write));
     });

@@ -1,23 +1,17 @@
-import { availableParallelism, totalmem } from 'node:os';
 import { dirname } from 'node:path';
 import { parseAdapterConfig } from '../adapters/registry.js';
 import { CpuBackend } from '../backends/cpu/index.js';
 import { openBackend } from '../core/device.js';
-import type { ModelSource } from '../io/model-source.js';
-import { isUsableInPlace } from '../models/load.js';
-import { isQuantizable, type QuantizationConfig } from '../models/quantize.js';
-import { fullBatch, likeMany } from '../plan/dry-run.js';
-import { type MethodPlan, type Plan, type PlanMachine, type PlanMethod, type PlanRequest, planModelOn, planStep } from '../plan/plan.js';
+import { fullBatch } from '../plan/dry-run.js';
+import { type MethodPlan, type Plan, type PlanMachine, type PlanMethod, type PlanRequest, planModelOn } from '../plan/plan.js';
 import { measureRate } from '../plan/rate.js';
 import { knownShape, unknownShape } from '../plan/shapes.js';
-import { readModelConfig } from '../runs/node.js';
-import { type RunData, trainingBatches } from '../train/data.js';
-import { loadOptionsOf, loraConfigOf, type Recipe } from '../train/recipe.js';
+import { beside, nodeHost, readModelConfig, readRecipe } from '../runs/node.js';
+import { loraConfigOf } from '../runs/recipe.js';
 import { LowrankError } from '../util/errors.js';
+import { bytes } from '../util/format.js';
 import type { JsonObject } from '../util/json.js';
-import { bytes, type Terminal, thousands } from './console.js';
-import { beside, readRecipe } from './session.js';
-import { type Streaming, wantsStreaming } from './streaming.js';
+import { type Terminal, thousands } from './console.js';
 
 export interface PlanOptions {
   json?: boolean;
@@ -27,11 +21,6 @@ export interface PlanOptions {
   sequenceLen?: number;
   microBatchSize?: number;
   memory?: number;
-}
-
-/** Bytes that a process may hold on this machine. */
-export function machineMemory(): number {
-  return Math.min(totalmem(), process.constrainedMemory?.() || Number.POSITIVE_INFINITY);
 }
 
 /** What products reach on this machine; undefined where only the reference backend runs. */
@@ -60,13 +49,8 @@ export async function planCommand(
   const name = recipe?.base_model ?? options.model ?? '';
   const config = await findConfig(terminal, name, recipePath);
   const precision = recipe?.bf16 === false ? 'fp32' : 'bf16';
-  const runtime = process.memoryUsage.rss();
-  const machine: PlanMachine = {
-    memory: options.memory ?? machineMemory(),
-    threads: availableParallelism(),
-    rate: await measuredRate(precision),
-    runtime,
-  };
+  const { memory, threads, resident: runtime } = nodeHost.machine();
+  const machine: PlanMachine = { memory: options.memory ?? memory, threads, runtime, rate: await measuredRate(precision) };
   const batch = fullBatch(options.microBatchSize ?? recipe?.micro_batch_size ?? 1, options.sequenceLen ?? recipe?.sequence_len ?? 512);
   const { rank } = options;
   const lora = recipe
@@ -142,32 +126,6 @@ function describe(plan: Plan): string {
     recommendation.method ? `recommended: ${recommendation.method}` : 'none of them fits',
     ...recommendation.reasons.map((reason) => `  ${reason}`),
   ].join('\n');
-}
-
-/** What a recipe's run will take: its own settings, on its largest micro-batch. */
-export async function planRun(recipe: Recipe, source: ModelSource, data: RunData, streaming: Streaming | undefined): Promise<MethodPlan> {
-  const { precision, quantization } = loadOptionsOf(recipe);
-  const batches = trainingBatches(recipe, data, 0).flat();
-  const largest = batches.reduce((most, batch) => (batch.inputIds.length > most.inputIds.length ? batch : most));
-  const stored = [...source.checkpoint.tensors.values()];
-  const found = stored.find(({ quantized }) => quantized);
-  const existing =
-    found && ({ kind: found.dtype.toLowerCase(), blockSize: 64, double: found.quantized?.absmax.dtype === 'U8' } as QuantizationConfig);
-  const method = recipe.adapter === 'full' ? 'full' : quantization || existing ? 'qlora' : 'lora';
-  const step = {
-    config: source.config,
-    precision,
-    lora: recipe.adapter === 'full' ? undefined : loraConfigOf(recipe),
-    quantization: existing ?? quantization,
-    stream: streaming !== undefined && wantsStreaming(source, streaming, { precision, quantization }),
-    mapped: stored.some((tensor) => isQuantizable(tensor) && isUsableInPlace(tensor, precision === 'bf16' ? 'bf16' : 'f32')),
-    optimizer: recipe.optimizer,
-    memoryLimit: recipe.memory_limit && recipe.memory_limit * 1e9,
-    gradient_checkpointing: recipe.gradient_checkpointing,
-    batches: likeMany(largest, recipe.gradient_accumulation_steps),
-  };
-  const machine = { memory: machineMemory(), threads: availableParallelism(), runtime: process.memoryUsage.rss() };
-  return planStep(step, method, machine);
 }
 
 /** One line of where the memory will go. */

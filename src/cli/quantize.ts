@@ -5,10 +5,14 @@ import { localFolder } from '../io/node/folder.js';
 import { byteLengthOf } from '../io/safetensors.js';
 import type { QuantizationConfig } from '../models/quantize.js';
 import { quantizeModel } from '../models/quantized-model.js';
+import { nodeHost } from '../runs/node.js';
+import { inTurns } from '../runs/progress.js';
+import { openDevice } from '../runs/session.js';
 import { LowrankError } from '../util/errors.js';
-import { bytes, peakMemory, type Terminal, withProgress } from './console.js';
+import { bytes } from '../util/format.js';
+import { type Terminal, tensorProgress } from './console.js';
 import { interruptible } from './interrupt.js';
-import { findModel, openDevice } from './session.js';
+import { contextOf, findModel } from './session.js';
 
 export interface QuantizeOptions {
   json?: boolean;
@@ -29,20 +33,20 @@ export async function quantizeCommand(terminal: Terminal, options: QuantizeOptio
   const out = resolve(options.out);
   if (existsSync(out)) throw new LowrankError('exists already', { place: out, mend: 'remove it, or choose another --out' });
   const source = await findModel(terminal, options.model);
-  const backend = await openDevice(terminal, options.device);
+  const backend = await openDevice(options.device, contextOf(terminal));
   const model = quantizeModel(source, backend, { kind, double, blockSize });
   try {
     const { elements, bytes: quantized } = model.quantized;
     const size = model.tensors.reduce((sum, { dtype, shape }) => sum + byteLengthOf(dtype, shape), 0);
     await interruptible(terminal, 'stopping', async (signal) => {
-      const tensors = withProgress(terminal, model.tensors, 'quantising', signal);
+      const tensors = inTurns(model.tensors, tensorProgress(terminal, 'quantising'), signal);
       await localFolder(dirname(out)).create(basename(out), (folder) =>
         writeModel(folder, { ...model, tensors }, source, { maxShardBytes }),
       );
     });
     terminal.clearBar();
     const bits = (8 * quantized) / elements;
-    const peak = peakMemory();
+    const { peak } = nodeHost.machine();
     terminal.result(
       { out, bytes: size, format: kind, quantized_parameters: elements, bits_per_parameter: bits, peak_rss_gb: peak / 1e9 },
       `quantised    ${out} (${bytes(size)}, ${kind} at ${bits.toFixed(3)} bits per parameter)\nmemory       ${bytes(peak)} peak`,

@@ -6,7 +6,7 @@ import { encodeSafetensors } from '../io/safetensors.js';
 import { openModelFromFiles } from '../models/chosen-files.js';
 import { buildModel } from '../models/load.js';
 import { Builder } from '../nn/builder.js';
-import { parseRecipe } from '../train/recipe.js';
+import { parseRecipe } from '../runs/recipe.js';
 import type { JsonObject } from '../util/json.js';
 import { Random, streams } from '../util/philox.js';
 import type { Terminal } from './console.js';

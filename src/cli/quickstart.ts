@@ -4,17 +4,22 @@ import type { Question } from '../data/questions.js';
 import type { ExactMatch } from '../generate/exact-match.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
-import { type DatasetRows, heldBatches, prepareData, type RunData } from '../train/data.js';
-import { loadOptionsOf, type Recipe } from '../train/recipe.js';
-import { type TrainEvent, type TrainResult, train } from '../train/run.js';
+import { openTextCodec } from '../models/text-model.js';
+import { type DatasetRows, heldBatches, prepareData, type RunData } from '../runs/data.js';
+import type { TrainEvent, TrainResult } from '../runs/events.js';
+import { nodeHost, readRecipe } from '../runs/node.js';
+import { loadOptionsOf, type Recipe } from '../runs/recipe.js';
+import { dataEvents } from '../runs/run.js';
+import { openDevice, type Session } from '../runs/session.js';
+import { type Trained, train } from '../runs/train.js';
 import { countAnswered } from '../train/step.js';
-import { duration, peakMemory, type Terminal, thousands } from './console.js';
+import { duration, type Terminal, thousands } from './console.js';
 import { heldQuestions, measureExactMatch } from './eval.js';
 import { interruptedExitCode, interruptible } from './interrupt.js';
 import { findQuickstartModel } from './quickstart-model.js';
 import { tellOfCompiler, tinyOrders } from './quickstart-tiny.js';
-import { codecOf, openDevice, openSession, readDatasets, readRecipe, type Session } from './session.js';
-import { describeData, outcome, trainReporter } from './train.js';
+import { outcome, runListener } from './run-listener.js';
+import { contextOf, openSession, readDatasets } from './session.js';
 
 const recipePath = resolve(dirname(fileURLToPath(import.meta.url)), '../../examples/orders/recipe.yaml');
 /** Answers shown side by side. */
@@ -38,7 +43,7 @@ export interface QuickstartJob {
 
 /** `lowrank quickstart`: a small model learns to turn orders into JSON; before, training, after. */
 export async function quickstartCommand(terminal: Terminal, overrides: string[], options: { device?: string }): Promise<void> {
-  const backend = await openDevice(terminal, options.device);
+  const backend = await openDevice(options.device, contextOf(terminal));
   await backend.close();
   const plain = backend.name === 'reference';
   if (plain) tellOfCompiler(terminal, options.device === undefined);
@@ -57,9 +62,10 @@ async function orders(terminal: Terminal, overrides: string[]): Promise<Quicksta
 export async function quickstart(terminal: Terminal, job: QuickstartJob, device: string): Promise<void> {
   const { recipe, source, datasets, tests } = job;
   terminal.note(`model      ${source.name}`);
-  const codec = codecOf(source, recipe);
+  const codec = openTextCodec(source, recipe.chat_template_jinja);
   const data = await prepareData(recipe, codec, datasets, tests);
-  describeData(terminal, recipe, data);
+  const report = runListener(terminal);
+  for (const event of dataEvents(recipe, data)) report(event);
   const session = await openSession(terminal, source, codec, { device, ...loadOptionsOf(recipe) });
   terminal.note(`device     ${session.backend.description}`);
   try {
@@ -95,7 +101,7 @@ export async function quickstart(terminal: Terminal, job: QuickstartJob, device:
           stopped: endOf(result),
           train_seconds: result.seconds,
           tokens_per_second: result.tokens_per_second,
-          peak_rss_gb: peakMemory() / 1e9,
+          peak_rss_gb: nodeHost.machine().peak / 1e9,
           [`${kind}_dir`]: folder,
         },
         '',
@@ -114,12 +120,12 @@ function trainUntilAnswered(
   { recipe, tests }: QuickstartJob,
   data: RunData,
   signal: AbortSignal,
-): ReturnType<typeof train> {
+): Promise<Trained> {
   const testRows = new Set(tests.flatMap(({ rows }) => rows.map(({ place }) => place)));
   const validation = { ...data, held: data.held.filter(({ row }) => !testRows.has(row)) };
   const rows = validation.held.length;
   const misses = Math.floor(rows * wrongShare);
-  const report = trainReporter(terminal, recipe);
+  const report = runListener(terminal);
   let left = '';
   const onEvent = (event: TrainEvent) => {
     report(event);
@@ -137,7 +143,8 @@ function trainUntilAnswered(
     terminal.note(`check      step ${step}: ${answered} of ${examples} validation rows answered, ${left}`);
     return undefined;
   };
-  return train({ recipe, source, text, data: validation, folder: localFolder(recipe.output_dir), signal, onEvent, stopAfter });
+  const folder = localFolder(recipe.output_dir);
+  return train({ recipe, source, text, data: validation, folder, overwrite: true, signal, onEvent, stopAfter });
 }
 
 function endOf({ stopped, steps }: TrainResult): string {

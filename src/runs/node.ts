@@ -1,7 +1,16 @@
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { availableParallelism, freemem, totalmem } from 'node:os';
+import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import type { ModelSource } from '../io/model-source.js';
+import { localFolder } from '../io/node/folder.js';
 import * as io from '../io/node.js';
 import { ggufLayouts } from '../models/families.js';
+import { LowrankError } from '../util/errors.js';
+import { bytes } from '../util/format.js';
 import type { JsonObject } from '../util/json.js';
+import type { Host } from './host.js';
+import { parseRecipe, type Recipe } from './recipe.js';
 
 export type OpenModelOptions = Omit<io.OpenModelOptions, 'layouts'>;
 
@@ -13,4 +22,64 @@ export function openModel(spec: string, options: OpenModelOptions = {}): Promise
 /** The config.json of a model that `openModel` would open; of a model on the hub nothing else is downloaded, unless it is a .gguf file. */
 export function readModelConfig(spec: string, options: OpenModelOptions = {}): Promise<JsonObject> {
   return io.readModelConfig(spec, { ...options, layouts: ggufLayouts() });
+}
+
+/** Node's part of a run: local files, the hub and its cache, the machine's memory. */
+export const nodeHost: Host = {
+  openModel: (name, { near, ...options } = {}) => openModel(beside(name, near) ?? name, options),
+  readText: async (path, what, { near } = {}) => {
+    const found = beside(path, near) ?? path;
+    return { path: found, text: await readTextFile(found, what) };
+  },
+  writeText: (path, text) => localFolder(dirname(path)).writeText(basename(path), text),
+  folder: localFolder,
+  isSame: (a, b) => resolve(a) === resolve(b),
+  quantizedBases: () => localFolder(quantizedFolder()),
+  machine: () => {
+    const limit = process.constrainedMemory?.() || Number.POSITIVE_INFINITY;
+    return {
+      memory: Math.min(totalmem(), limit),
+      free: Math.min(freemem(), limit),
+      threads: availableParallelism(),
+      resident: process.memoryUsage.rss(),
+      peak: process.resourceUsage().maxRSS * 1024,
+    };
+  },
+};
+
+/** Where bases that were quantised to be streamed are kept. */
+export const quantizedFolder = (): string => join(io.cacheFolder(), 'lowrank', 'quantized');
+
+/** Reads a recipe's file; `overrides` as `parseRecipe` takes them. */
+export async function readRecipe(path: string, overrides: readonly string[] = []): Promise<Recipe> {
+  return parseRecipe(await readTextFile(path, 'a recipe'), path, overrides);
+}
+
+/** A path as it was written, from the folder `near` or from the current one, whichever exists. */
+export function beside(path: string, near = '.'): string | undefined {
+  if (isAbsolute(path)) return existsSync(path) ? path : undefined;
+  return [join(near, path), path].find((candidate) => existsSync(candidate));
+}
+
+/** Texts longer than this do not fit a string. */
+const maxTextBytes = 0x1fff_ffe8;
+
+async function readTextFile(path: string, what: string): Promise<string> {
+  try {
+    const content = await readFile(path);
+    if (content.length > maxTextBytes)
+      throw new LowrankError(`${bytes(content.length)} is too large for one file`, { place: path, mend: 'split it' });
+    return new TextDecoder('utf-8', { fatal: true }).decode(content);
+  } catch (error) {
+    if (error instanceof LowrankError) throw error;
+    if (error instanceof TypeError) throw new LowrankError('the text is not UTF-8', { place: path, mend: 'convert the file to UTF-8' });
+    const { code } = error as NodeJS.ErrnoException;
+    const problem = code === 'ENOENT' ? 'there is no such file' : code === 'EISDIR' ? 'is a folder' : `cannot be read (${code})`;
+    throw new LowrankError(problem, {
+      place: path,
+      expected: what,
+      mend: `check the path; the current folder is ${resolve('.')}`,
+      cause: error,
+    });
+  }
 }

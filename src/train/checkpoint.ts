@@ -3,34 +3,33 @@ import { restoreTensors, saveTensors } from '../io/tensors.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import { LowrankError } from '../util/errors.js';
 import { isObject, parseJson } from '../util/json.js';
-import type { Recipe } from './recipe.js';
-import type { Tuning } from './tuning.js';
 
 const stateFile = 'trainer_state.json';
 const optimizerFile = 'optimizer.safetensors';
 
 /** What a run must have in common with the checkpoint that it goes on from. */
 export interface RunIdentity {
-  recipe: Recipe;
-  /** Of the training data, see `fingerprint`. */
+  /** Its settings by name, as JSON has them. */
+  recipe: Readonly<Record<string, unknown>>;
+  /** A hash of the training data. */
   data: string;
   base: { name: string; identity: string };
 }
 
 /**
- * Writes `checkpoint-<step>`: the adapter or the model, the optimizer's states and trainer_state.json. All randomness derives from the seed and the
- * step, so that there is no other state.
+ * Writes `checkpoint-<step>`: what `saveWeights` writes of the adapter or the model, the optimizer's states and trainer_state.json. All randomness
+ * derives from the seed and the step, so that there is no other state. Of all checkpoints the newest `keep` stay.
  */
 export async function saveCheckpoint(
   folder: Folder,
-  tuning: Tuning,
+  saveWeights: (inner: Folder) => Promise<void>,
   optimizer: Optimizer,
   identity: RunIdentity,
   keep: number,
 ): Promise<string> {
   const name = `checkpoint-${optimizer.steps}`;
   await folder.create(name, async (inner) => {
-    await tuning.saveCheckpoint(inner);
+    await saveWeights(inner);
     await saveTensors(inner, optimizerFile, optimizer.tensors());
     await inner.writeText(stateFile, `${JSON.stringify({ global_step: optimizer.steps, ...identity }, null, 2)}\n`);
   });
@@ -46,24 +45,8 @@ export async function listCheckpoints(folder: Folder): Promise<string[]> {
   return names.sort((a, b) => step(a) - step(b));
 }
 
-/** Keys of a recipe that may change between a run and its continuation: they do not touch what is computed. */
-const changeable = new Set<keyof Recipe>([
-  'base_model',
-  'datasets',
-  'test_datasets',
-  'output_dir',
-  'logging_steps',
-  'saves_per_epoch',
-  'save_steps',
-  'save_total_limit',
-  'evals_per_epoch',
-  'eval_steps',
-  'eval_max_new_tokens',
-  'memory_limit',
-]);
-
-/** The step that a checkpoint was written after. Throws where the run is another one. */
-export async function checkpointStep(folder: Folder, identity: RunIdentity): Promise<number> {
+/** The step that a checkpoint was written after. Throws where the run is another one, in other settings than those that are `changeable`. */
+export async function checkpointStep(folder: Folder, identity: RunIdentity, changeable: ReadonlySet<string>): Promise<number> {
   const place = `${folder.path}/${stateFile}`;
   const text = await folder.readText(stateFile);
   if (text === undefined) {
@@ -77,14 +60,17 @@ export async function checkpointStep(folder: Folder, identity: RunIdentity): Pro
     throw new LowrankError('not the state of a run', { place, mend: 'resume from an earlier checkpoint, or train anew with --overwrite' });
   }
   const mend = 'resume with the same recipe and data, or train anew with --overwrite';
-  for (const key of new Set([...Object.keys(identity.recipe), ...Object.keys(state.recipe)]) as Set<keyof Recipe>) {
+  for (const key of new Set([...Object.keys(identity.recipe), ...Object.keys(state.recipe)])) {
     const [then, now] = [JSON.stringify(state.recipe[key]), JSON.stringify(identity.recipe[key])];
-    if (then !== now && !changeable.has(key))
-      throw new LowrankError(`the run had ${key} = ${then}, the recipe has ${now}`, { place, mend });
+    if (then === now || changeable.has(key)) continue;
+    const had = then === undefined ? `no ${key}` : `${key} = ${then}`;
+    throw new LowrankError(`the run had ${had}, the recipe has ${now ?? 'none'}`, { place, mend });
   }
   if (state.data !== identity.data) throw new LowrankError('the run had other training data', { place, mend });
-  if (isObject(state.base) && state.base.identity !== identity.base.identity) {
-    throw new LowrankError(`the run had another base model, ${state.base.name}`, { place, mend });
+  const base = isObject(state.base) ? state.base : {};
+  if (base.identity !== identity.base.identity) {
+    const named = typeof base.name === 'string' ? `, ${base.name}` : '';
+    throw new LowrankError(`the run had another base model${named}`, { place, mend });
   }
   return state.global_step as number;
 }

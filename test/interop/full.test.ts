@@ -11,10 +11,11 @@ import { writeModel } from '../../src/io/model-folder.js';
 import { localFolder } from '../../src/io/node/folder.js';
 import { loadModel } from '../../src/models/load.js';
 import { openTextCodec } from '../../src/models/text-model.js';
+import { prepareData, type RunData, trainingBatches } from '../../src/runs/data.js';
+import type { TrainEvent } from '../../src/runs/events.js';
 import { openModel } from '../../src/runs/node.js';
-import { prepareData, type RunData, trainingBatches } from '../../src/train/data.js';
-import { parseRecipe, type Recipe } from '../../src/train/recipe.js';
-import { type TrainEvent, train } from '../../src/train/run.js';
+import { parseRecipe, type Recipe } from '../../src/runs/recipe.js';
+import { train } from '../../src/runs/train.js';
 import { rows, writeTinyModel } from '../helpers/tiny-model.js';
 import { askPeers, distance, json, logitsOf, relativeError, temporaryFolder, tensorsOf } from './peers.js';
 

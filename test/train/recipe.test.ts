@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { loraConfigOf, parseRecipe, recipeKeys } from '../../src/train/recipe.js';
+import { loraConfigOf, parseRecipe, recipeKeys } from '../../src/runs/recipe.js';
 import { LowrankError } from '../../src/util/errors.js';
 
 const minimal = 'base_model: some/model\ndatasets: [data.jsonl]\n';

@@ -1,8 +1,10 @@
 import { type Batch, batchesOf, splitExamples, stepsPerEpoch } from '../data/batches.js';
 import type { DatasetOptions } from '../data/formats.js';
 import { type DataStatistics, type Example, prepareExamples } from '../data/prepare.js';
-import type { Row } from '../data/rows.js';
+import { type Row, readRows } from '../data/rows.js';
 import type { TextCodec } from '../models/text-model.js';
+import { LowrankError } from '../util/errors.js';
+import type { Host } from './host.js';
 import type { Recipe, RecipeDataset } from './recipe.js';
 
 /** The rows of one entry of `datasets` or `test_datasets`. */
@@ -17,6 +19,31 @@ export interface RunData {
   /** From test_datasets, or split off by val_set_size; may be empty. */
   held: Example[];
   statistics: { path: string; test: boolean; statistics: DataStatistics }[];
+}
+
+/** Where a recipe comes from. */
+export interface Origin {
+  /** What errors call it: the file's path. */
+  name: string;
+  /** The folder that its relative paths begin at. */
+  near?: string;
+}
+
+/** Reads the rows of a recipe's data sets. */
+export function readDatasets(host: Host, datasets: readonly RecipeDataset[], { name, near }: Origin): Promise<DatasetRows[]> {
+  return Promise.all(
+    datasets.map(async (dataset) => {
+      if (!/\.jsonl?$/.test(dataset.path)) {
+        throw new LowrankError('not a data set that can be read', {
+          place: `${name}: ${dataset.path}`,
+          expected: 'a .jsonl or .json file',
+          mend: 'convert it, or correct the path',
+        });
+      }
+      const { path, text } = await host.readText(dataset.path, 'a data set', { near });
+      return { dataset, rows: await readRows(text, path) };
+    }),
+  );
 }
 
 /** The options of a data set as the recipe as a whole sets them. */

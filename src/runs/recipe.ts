@@ -135,6 +135,29 @@ export const Recipe = z.strictObject({
 export type Recipe = z.output<typeof Recipe>;
 export type RecipeDataset = z.output<typeof dataset>;
 
+/** A recipe as one writes it: with the keys that differ from their defaults. */
+export type RecipeInput = Omit<z.input<typeof Recipe>, 'adapter' | 'datasets' | 'test_datasets'> & {
+  adapter?: Recipe['adapter'] | null;
+  datasets: (string | RecipeDataset)[];
+  test_datasets?: (string | RecipeDataset)[];
+};
+
+/** Keys that may change between a run and its continuation: they do not touch what is computed. */
+export const changeableKeys: ReadonlySet<string> = new Set<keyof Recipe>([
+  'base_model',
+  'datasets',
+  'test_datasets',
+  'output_dir',
+  'logging_steps',
+  'saves_per_epoch',
+  'save_steps',
+  'save_total_limit',
+  'evals_per_epoch',
+  'eval_steps',
+  'eval_max_new_tokens',
+  'memory_limit',
+]);
+
 /** Larger files are not recipes. */
 const maxCharacters = 1 << 20;
 
@@ -166,8 +189,29 @@ export function parseRecipe(text: string, name: string, overrides: readonly stri
   const overridden = overrides.map((override) => applyOverride(doc, override));
   const result = Recipe.safeParse(plainValues(doc, name));
   if (result.success) return result.data;
-  throw explain(result.error.issues[0], doc, lines, name, overridden);
+  const placeOf = (path: Path, atKey: boolean) => {
+    if (overridden.some((keys) => keys.every((key, i) => key === String(path[i])))) return `command line: ${path.join('.')}`;
+    const { line, col } = lines.linePos(offsetOf(doc, path, atKey));
+    return `${name}:${line}:${col}`;
+  };
+  throw explain(result.error.issues[0], placeOf, (path) => doc.getIn(path) !== undefined);
 }
+
+/** A recipe out of an object, with all defaults. Errors name the key; `name` is what they call the recipe. */
+export function checkRecipe(recipe: RecipeInput, name = 'recipe'): Recipe {
+  if (typeof recipe !== 'object' || recipe === null || Array.isArray(recipe))
+    throw new LowrankError('not a recipe', { place: name, expected: 'an object with keys', mend: 'begin with base_model and datasets' });
+  const result = Recipe.safeParse(recipe);
+  if (result.success) return result.data;
+  const valueAt = (path: Path) => path.reduce<unknown>((value, key) => (value as Record<string, unknown> | undefined)?.[key], recipe);
+  throw explain(
+    result.error.issues[0],
+    () => name,
+    (path) => valueAt(path) !== undefined,
+  );
+}
+
+type Path = readonly (string | number)[];
 
 function plainValues(doc: Document, name: string): unknown {
   try {
@@ -209,13 +253,11 @@ function keysAt(path: readonly PropertyKey[]): string[] {
   return Object.keys(path.length === 0 ? Recipe.shape : path[0] === 'datasets' || path[0] === 'test_datasets' ? dataset.shape : {});
 }
 
-function explain(issue: z.core.$ZodIssue, doc: Document, lines: LineCounter, name: string, overridden: string[][]): LowrankError {
+/** What is wrong with a recipe; `placeOf` says where a value stands, or with `atKey` its key, `has` whether there is one. */
+function explain(issue: z.core.$ZodIssue, placeOf: (path: Path, atKey: boolean) => string, has: (path: Path) => boolean): LowrankError {
   const unknown = issue.code === 'unrecognized_keys' ? issue.keys[0] : undefined;
   const path = [...issue.path, ...(unknown === undefined ? [] : [unknown])].map((part) => (typeof part === 'number' ? part : String(part)));
-  const byCommand = overridden.some((keys) => keys.every((key, i) => key === String(path[i])));
-  const offset = offsetOf(doc, path, unknown !== undefined);
-  const position = lines.linePos(offset);
-  const place = byCommand ? `command line: ${path.join('.')}` : `${name}:${position.line}:${position.col}`;
+  const place = placeOf(path, unknown !== undefined);
   const key = path.join('.');
   if (unknown !== undefined) {
     const near = nearest(unknown, keysAt(issue.path));
@@ -224,13 +266,13 @@ function explain(issue: z.core.$ZodIssue, doc: Document, lines: LineCounter, nam
       mend: near ? `write "${near}", or remove it` : 'remove it; `lowrank train --help` lists the keys',
     });
   }
-  const missing = issue.code === 'invalid_type' && doc.getIn(path) === undefined;
+  const missing = issue.code === 'invalid_type' && !has(path);
   const help = path.length > 0 ? Recipe.shape[path[0] as keyof typeof Recipe.shape]?.description : undefined;
   return new LowrankError(missing ? `${key} is missing` : `${key}: ${issue.message}`, { place, expected: help, mend: `correct ${key}` });
 }
 
 /** Where a key or its value stands in the text; for what is missing, the object that should hold it. */
-function offsetOf(doc: Document, path: readonly (string | number)[], atKey: boolean): number {
+function offsetOf(doc: Document, path: Path, atKey: boolean): number {
   const nodeAt = (n: number) => (n === 0 ? doc.contents : doc.getIn(path.slice(0, n), true)) as Node | undefined;
   const holder = atKey ? nodeAt(path.length - 1) : undefined;
   const key = isMap(holder) ? holder.items.find((pair) => isScalar(pair.key) && pair.key.value === path.at(-1))?.key : undefined;

@@ -1,35 +1,20 @@
 import { stringify } from 'yaml';
-import type { ParameterCount, Tuner } from '../adapters/tuner.js';
-import type { MemoryUse, Span } from '../core/backend.js';
+import type { Tuner } from '../adapters/tuner.js';
+import type { Span } from '../core/backend.js';
 import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import type { TextModel } from '../models/text-model.js';
 import { createOptimizer, type Optimizer } from '../optim/optimizer.js';
+import { checkpointStep, listCheckpoints, type RunIdentity, restoreOptimizer, saveCheckpoint } from '../train/checkpoint.js';
+import { type LoopOptions, type StepRecord, trainLoop } from '../train/loop.js';
+import { opTimes } from '../train/profile.js';
+import { evaluateLoss, type StepResult } from '../train/step.js';
 import { debug, debugLevel } from '../util/debug.js';
 import { LowrankError } from '../util/errors.js';
-import { checkpointStep, listCheckpoints, type RunIdentity, restoreOptimizer, saveCheckpoint } from './checkpoint.js';
 import { countSteps, fingerprint, heldBatches, type RunData, trainingBatches } from './data.js';
-import { type LoopOptions, type StepRecord, trainLoop } from './loop.js';
-import { opTimes } from './profile.js';
-import type { Recipe } from './recipe.js';
-import { evaluateLoss, type StepResult } from './step.js';
+import type { Progress, TrainEvent, TrainResult } from './events.js';
+import { changeableKeys, type Recipe } from './recipe.js';
 import { beginTuning, openTuning, type Tuning } from './tuning.js';
-
-/** What happens in a run, for consoles and records. */
-export type TrainEvent =
-  | ({ type: 'start'; total_steps: number; steps_per_epoch: number; step: number } & ParameterCount)
-  | { type: 'step'; record: StepRecord; progress: Progress }
-  | { type: 'evaluation'; step: number; loss: number; perplexity: number }
-  | { type: 'checkpoint'; step: number; path: string }
-  | { type: 'end'; result: TrainResult };
-
-/** Where a run stands. Seconds and tokens count from this run's own first step. */
-export interface Progress {
-  seconds: number;
-  remaining_seconds: number;
-  tokens: number;
-  tokens_per_second: number;
-}
 
 export interface TrainInputs {
   recipe: Recipe;
@@ -40,9 +25,11 @@ export interface TrainInputs {
   folder: Folder;
   /** The checkpoint to go on from. */
   resume?: Folder;
+  /** Replaces an earlier run in `folder`, which else is refused. */
+  overwrite?: boolean;
   /** The adapter to begin with (lora_model_dir). */
   start?: Folder;
-  /** When it fires, the step under way is finished and saved. */
+  /** When it fires, the step under way is finished and saved; before the first one it ends all with its reason. */
   signal?: AbortSignal;
   onEvent?: (event: TrainEvent) => void;
   /** Asked after each step but the last; a text, which says why, ends the run there with a whole result. */
@@ -51,34 +38,41 @@ export interface TrainInputs {
   onProfile?: (step: number, spans: readonly Span[]) => Promise<void>;
 }
 
-export interface TrainResult {
-  steps: number;
-  total_steps: number;
-  interrupted: boolean;
-  /** Why `stopAfter` ended the run. */
-  stopped?: string;
-  /** Of the last step, and the mean of the last tenth of the steps of this run. */
-  loss: number;
-  mean_loss: number;
-  eval_loss?: number;
-  seconds: number;
-  tokens: number;
-  tokens_per_second: number;
-  /** output_dir, where an adapter was trained, */
-  adapter_dir?: string;
-  /** and where the whole model was. */
-  model_dir?: string;
-  memory: MemoryUse;
-  /** Of weights that were read from their file as they were used. */
-  streamed_bytes_per_step?: number;
+/** What a training leaves: its result, and what was trained, which still is in the model until its `dispose`. */
+export interface Trained {
+  tuner: Tuner;
+  result: TrainResult;
 }
 
 /**
- * Trains what the recipe says, an adapter or the whole model, and leaves it in place. A run that is not resumed replaces an earlier one in its folder, from its
- * first step on. Checkpoints appear in the folder as it goes; at the end, and when it is
- * interrupted, the adapter or model with tokenizer, model card and recipe. Full fine-tuning needs a model that was loaded with `trainable`.
+ * Trains what the recipe says, an adapter or the whole model, and leaves it in place. Checkpoints appear in the folder as it goes; at the end, and
+ * when it is interrupted, the adapter or model with tokenizer, model card and recipe. The folder is locked meanwhile. An earlier run in it is refused
+ * unless `resume` or `overwrite` is given, and then replaced from the first step on. Full fine-tuning needs a model that was loaded with `trainable`.
  */
-export async function train(inputs: TrainInputs): Promise<{ tuner: Tuner; result: TrainResult }> {
+export async function train(inputs: TrainInputs): Promise<Trained> {
+  const { folder, recipe, resume, overwrite } = inputs;
+  const unlock = await folder.lock();
+  try {
+    if (!resume && !overwrite) await refuseEarlierRun(folder, recipe);
+    return await trainLocked(inputs);
+  } finally {
+    await unlock();
+  }
+}
+
+/** Throws where a folder holds checkpoints or a result: never is an earlier run overwritten unasked. */
+export async function refuseEarlierRun(folder: Folder, { adapter }: Recipe): Promise<void> {
+  const names = await folder.list();
+  const result = adapter === 'full' ? 'config.json' : 'adapter_model.safetensors';
+  if (!names.includes(result) && (await listCheckpoints(folder)).length === 0) return;
+  throw new LowrankError('holds an earlier run', {
+    place: folder.path,
+    mend: 'go on with --resume, start anew with --overwrite, or choose another output_dir=…',
+  });
+}
+
+/** `train` for a caller that has locked the folder and looked for an earlier run in it. */
+export async function trainLocked(inputs: TrainInputs): Promise<Trained> {
   const { recipe, source, text, data } = inputs;
   const identity: RunIdentity = { recipe, data: await fingerprint(data), base: { name: source.name, identity: source.identity } };
   const { tuning, step } = await begin(inputs, identity);
@@ -104,7 +98,7 @@ async function begin(inputs: TrainInputs, identity: RunIdentity): Promise<{ tuni
   const { recipe, source, text, resume, start } = inputs;
   const what = { recipe, source, model: text.model };
   if (!resume) return { tuning: await beginTuning(what, start), step: 0 };
-  const step = await checkpointStep(resume, identity);
+  const step = await checkpointStep(resume, identity, changeableKeys);
   return { tuning: await openTuning(what, resume), step };
 }
 
@@ -168,10 +162,12 @@ class Run {
       finished: () => this.stopped !== undefined,
       runStep: (step, run) => this.profiled(step, run),
     });
+    // Not a step was made: the folder stays as it was.
+    if (interrupted && steps === this.firstStep) signal?.throwIfAborted();
     if (interrupted && this.saved !== steps) await this.save();
     await this.writeResult(steps);
     const tail = this.losses.slice(-Math.max(1, Math.ceil(this.losses.length / 10)));
-    const result: TrainResult = {
+    return {
       steps,
       total_steps,
       interrupted,
@@ -186,8 +182,6 @@ class Run {
       memory: this.inputs.text.model.backend.memory(),
       streamed_bytes_per_step: stream && (stream.bytesRead - readBefore) / (steps - this.firstStep),
     };
-    onEvent?.({ type: 'end', result });
-    return result;
   }
 
   /** Times a step's ops for DEBUG=2, and for `onProfile` one step's. */
@@ -213,16 +207,17 @@ class Run {
     this.tokens += record.tokens;
     this.stepSeconds += record.seconds;
     const seconds = (performance.now() - this.begun) / 1000;
-    const progress = {
+    const progress: Progress = {
       seconds,
       remaining_seconds: (seconds / (step - this.firstStep)) * (total_steps - step),
       tokens: this.tokens,
       tokens_per_second: this.tokens / this.stepSeconds,
     };
-    onEvent?.({ type: 'step', record, progress });
+    const logged = step % recipe.logging_steps === 0 || step === total_steps;
+    onEvent?.({ type: 'step', record, progress, logged });
     if (step < total_steps && !signal?.aborted) this.stopped = await stopAfter?.(step);
     const last = step === total_steps || this.stopped !== undefined;
-    if (step % recipe.logging_steps === 0 || last) await this.log(record, progress);
+    if (logged || last) await this.log(record, progress);
     if (data.held.length > 0 && (step % this.evaluateEvery === 0 || last) && !signal?.aborted) await this.evaluate(step);
     if (step % this.saveEvery === 0 || last) await this.save();
   }
@@ -262,19 +257,26 @@ class Run {
 
   private async save(): Promise<void> {
     const { folder, recipe, onEvent } = this.inputs;
-    const name = await saveCheckpoint(folder, this.tuning, this.optimizer, this.identity, recipe.save_total_limit);
+    const name = await saveCheckpoint(
+      folder,
+      (inner) => this.tuning.saveCheckpoint(inner),
+      this.optimizer,
+      this.identity,
+      recipe.save_total_limit,
+    );
     this.saved = this.optimizer.steps;
     onEvent?.({ type: 'checkpoint', step: this.saved, path: `${folder.path}/${name}` });
   }
 
   /** The adapter or model with all that a reader of the folder needs. */
   private async writeResult(steps: number): Promise<void> {
-    const { folder, recipe } = this.inputs;
+    const { folder, recipe, onEvent } = this.inputs;
     const { total_steps } = this.options;
     await this.tuning.saveResult(folder, async (inner) => {
       await inner.writeText('training_args.yaml', stringify(recipe));
       await inner.writeText('README.md', this.tuning.card({ steps, total_steps, loss: this.losses.at(-1), evalLoss: this.evalLoss }));
     });
+    onEvent?.({ type: 'save', step: steps, path: folder.path });
   }
 }
 

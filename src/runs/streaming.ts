@@ -1,25 +1,28 @@
-import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { freemem } from 'node:os';
-import { join } from 'node:path';
 import type { Backend } from '../core/backend.js';
 import type { StoredTensor } from '../io/checkpoint.js';
 import { writeModel } from '../io/model-folder.js';
 import type { ModelSource } from '../io/model-source.js';
-import { localFolder } from '../io/node/folder.js';
-import { cacheFolder } from '../io/node.js';
 import { isUsableInPlace, type LoadOptions } from '../models/load.js';
 import { bitsPerParameter, isQuantizable, type QuantizationConfig } from '../models/quantize.js';
 import { quantizeModel } from '../models/quantized-model.js';
-import { openModel } from '../runs/node.js';
 import { LowrankError } from '../util/errors.js';
-import { bytes, type Terminal, withProgress } from './console.js';
+import type { SessionEvent } from './events.js';
+import type { Host } from './host.js';
+import { inTurns } from './progress.js';
 
 /** When a base is streamed from its file: always, or where its layers would take more than half of the memory there is. */
 export interface Streaming {
   mode: true | 'auto';
   /** Bytes of memory that the process may hold; default: what the machine has free. */
   limit?: number;
+}
+
+/** Where streaming happens and who hears of it. */
+export interface StreamingContext {
+  host: Host;
+  onEvent?: (event: SessionEvent) => void;
+  /** Ends quantising with its reason. */
+  signal?: AbortSignal;
 }
 
 /** The layers' matrices: how they are to be quantised where they are not yet, what they take, and whether they can be streamed. */
@@ -32,12 +35,11 @@ function matricesOf(source: ModelSource, { precision, quantization }: LoadOption
   return { made, streamable: made !== undefined || matrices.every(usable), size: sizes.reduce((sum, n) => sum + n, 0) };
 }
 
-/** Whether a base is to be streamed. */
-export function wantsStreaming(source: ModelSource, { mode, limit }: Streaming, options: LoadOptions): boolean {
+/** Whether a base is to be streamed on a machine with `free` bytes of memory. */
+export function wantsStreaming(source: ModelSource, { mode, limit }: Streaming, options: LoadOptions, free: number): boolean {
   if (mode === true) return true;
-  const available = limit ?? Math.min(freemem(), process.constrainedMemory?.() || Number.POSITIVE_INFINITY);
   const { streamable, size } = matricesOf(source, options);
-  return streamable && size > available / 2;
+  return streamable && size > (limit ?? free) / 2;
 }
 
 /**
@@ -45,14 +47,13 @@ export function wantsStreaming(source: ModelSource, { mode, limit }: Streaming, 
  * cache; one that is not, or already is, is streamed from its own files. Throws where it must be streamed and cannot.
  */
 export async function streamedSource(
-  terminal: Terminal,
   source: ModelSource,
   backend: Backend,
   streaming: Streaming,
   options: LoadOptions,
-  signal: AbortSignal,
+  context: StreamingContext,
 ): Promise<ModelSource | undefined> {
-  if (!wantsStreaming(source, streaming, options)) return undefined;
+  if (!wantsStreaming(source, streaming, options, context.host.machine().free)) return undefined;
   if (!backend.fetch) {
     if (streaming.mode === 'auto') return undefined;
     throw new LowrankError(`the backend ${backend.name} cannot map files`, { place: 'stream_base', mend: 'use --device cpu' });
@@ -63,38 +64,37 @@ export async function streamedSource(
       place: `stream_base: ${source.name}`,
       mend: `set adapter: qlora, which quantises them into a file, or take one stored in safetensors as ${options.precision}`,
     });
-  const streamed = made ? await cachedQuantized(terminal, source, backend, made, signal) : source;
-  terminal.note(`streaming  ${bytes(size)} of weights from ${streamed.name}`);
+  const streamed = made ? await cachedQuantized(source, backend, made, context) : source;
+  context.onEvent?.({ type: 'streaming', bytes: size, path: streamed.name });
   return streamed;
 }
 
-/** Where bases that were quantised to be streamed are kept. */
-export const quantizedFolder = (): string => join(cacheFolder(), 'lowrank', 'quantized');
-
 /** The quantised model in the cache, made where it is not there yet. */
 async function cachedQuantized(
-  terminal: Terminal,
   source: ModelSource,
   backend: Backend,
   config: QuantizationConfig,
-  signal: AbortSignal,
+  { host, onEvent, signal }: StreamingContext,
 ): Promise<ModelSource> {
-  const key = createHash('sha256')
-    .update(JSON.stringify([source.name, source.identity, config]))
-    .digest('hex')
-    .slice(0, 16);
-  const folder = localFolder(quantizedFolder());
-  const path = join(folder.path, key);
-  if (!existsSync(path)) {
-    terminal.note(`quantising ${source.name} into ${path}`);
+  const key = await hash(JSON.stringify([source.name, source.identity, config]));
+  const bases = host.quantizedBases();
+  const { path } = bases.folder(key);
+  if (!(await bases.list()).includes(key)) {
     const model = quantizeModel(source, backend, config);
+    const report = (done: number, total: number) => onEvent?.({ type: 'quantizing', model: source.name, path, done, total });
+    report(0, model.tensors.length);
     try {
-      const tensors = withProgress(terminal, model.tensors, 'quantising', signal);
-      await folder.create(key, (inner) => writeModel(inner, { ...model, tensors }, source));
+      const tensors = inTurns(model.tensors, report, signal);
+      await bases.create(key, (inner) => writeModel(inner, { ...model, tensors }, source));
     } finally {
       model.dispose();
-      terminal.clearBar();
     }
   }
-  return openModel(path);
+  return host.openModel(path);
+}
+
+/** The first 16 hexadecimal digits of SHA-256. */
+async function hash(text: string): Promise<string> {
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)));
+  return Array.from(digest.subarray(0, 8), (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

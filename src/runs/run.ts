@@ -1,0 +1,199 @@
+import type { Span } from '../core/backend.js';
+import type { Sequence } from '../data/prepare.js';
+import { previewSequence } from '../data/preview.js';
+import type { Folder } from '../io/folder.js';
+import type { ModelSource } from '../io/model-source.js';
+import { openTextCodec, type TextCodec } from '../models/text-model.js';
+import { listCheckpoints } from '../train/checkpoint.js';
+import { chromeTrace } from '../train/profile.js';
+import { LowrankError } from '../util/errors.js';
+import { bytes } from '../util/format.js';
+import { countSteps, prepareData, type RunData, readDatasets } from './data.js';
+import type { RunEvent, RunResult } from './events.js';
+import type { Host } from './host.js';
+import { planRun } from './plan.js';
+import { checkRecipe, loadOptionsOf, parseRecipe, type Recipe, type RecipeInput, streamingOf } from './recipe.js';
+import { findModel, openSession, type Session } from './session.js';
+import { refuseEarlierRun, trainLocked } from './train.js';
+
+/** Where a run is and who hears of it. */
+export interface RunContext {
+  host: Host;
+  /** What errors call the recipe: its file. */
+  name?: string;
+  /** Folder that the recipe's relative paths begin at, where they lead to something from there; default: the current one. */
+  near?: string;
+  /** Hears of all that happens, as it happens. */
+  onEvent?: (event: RunEvent) => void;
+  /** Before the first step it ends the run with its reason; later the step under way is finished and saved, and the result is `interrupted`. */
+  signal?: AbortSignal;
+}
+
+export interface RunOptions extends RunContext {
+  /** The backend; default: the fastest that works. */
+  device?: string;
+  /** Goes on from the newest checkpoint in output_dir (true), or from this one. */
+  resume?: boolean | string;
+  /** Replaces an earlier run in output_dir. */
+  overwrite?: boolean;
+  /** Trains although the plan says that the memory does not hold it. */
+  force?: boolean;
+  /** File for the profile of one step, a Chrome trace. */
+  profile?: string;
+  /** Asked after each step but the last; a text, which says why, ends the run there with a whole result. */
+  stopAfter?: (step: number) => Promise<string | undefined>;
+}
+
+export interface PreviewPart {
+  text: string;
+  supervised: boolean;
+}
+
+/** The first examples of a recipe, as `previewRun` shows them. */
+export interface Preview {
+  /** Of all training data. */
+  examples: number;
+  /** `file:line` of each row, and the text of its sequences in runs of tokens that are supervised and that are not. */
+  shown: { row: string; sequences: PreviewPart[][] }[];
+}
+
+/**
+ * Trains what a recipe says, given as an object or as the text of a file: reads the data, finds the model, plans, loads, trains, and leaves the
+ * result in output_dir, which is locked meanwhile. Prints nothing; `onEvent` hears of everything. Throws a LowrankError where another run writes
+ * into output_dir, where that holds an earlier run and neither `resume` nor `overwrite` is given, and where the memory would not hold the run.
+ */
+export async function startRun(recipe: RecipeInput | string, options: RunOptions): Promise<RunResult> {
+  const { host, onEvent } = options;
+  const checked = read(recipe, options);
+  const folder = host.folder(checked.output_dir);
+  const unlock = await folder.lock();
+  let result: RunResult;
+  try {
+    const resume = await findCheckpoint(folder, checked, options);
+    result = await trainPrepared(await prepare(checked, options), folder, resume, options);
+  } finally {
+    await unlock();
+  }
+  onEvent?.({ type: 'end', result });
+  return result;
+}
+
+/** The first `count` examples as a run would train on them, with what is supervised in each. Writes nothing. */
+export async function previewRun(recipe: RecipeInput | string, options: RunContext, count = 3): Promise<Preview> {
+  const { codec, data, source } = await prepare(read(recipe, options), options);
+  await source.checkpoint.close();
+  const partsOf = (sequence: Sequence) => {
+    const parts: PreviewPart[] = [];
+    previewSequence(codec.tokenizer, sequence, (text, supervised) => {
+      parts.push({ text, supervised });
+      return text;
+    });
+    return parts;
+  };
+  const shown = data.train.slice(0, count).map(({ row, sequences }) => ({ row, sequences: sequences.map(partsOf) }));
+  return { examples: data.train.length, shown };
+}
+
+const nameOf = ({ name = 'recipe' }: RunContext) => name;
+
+function read(recipe: RecipeInput | string, context: RunContext): Recipe {
+  return typeof recipe === 'string' ? parseRecipe(recipe, nameOf(context)) : checkRecipe(recipe, nameOf(context));
+}
+
+/** The checkpoint to go on from; a folder with an earlier run is refused unless it is to be resumed or replaced. */
+async function findCheckpoint(folder: Folder, recipe: Recipe, { host, resume, overwrite }: RunOptions): Promise<Folder | undefined> {
+  if (typeof resume === 'string') return host.folder(resume);
+  if (!resume) {
+    if (!overwrite) await refuseEarlierRun(folder, recipe);
+    return undefined;
+  }
+  const last = (await listCheckpoints(folder)).at(-1);
+  if (last === undefined) throw new LowrankError('holds no checkpoint', { place: folder.path, mend: 'train without --resume' });
+  return folder.folder(last);
+}
+
+/** What a run has before it needs a device. */
+interface Prepared {
+  recipe: Recipe;
+  source: ModelSource;
+  codec: TextCodec;
+  data: RunData;
+}
+
+/** Reads the data, finds the model, makes examples. */
+async function prepare(recipe: Recipe, context: RunContext): Promise<Prepared> {
+  const { host, near, onEvent, signal } = context;
+  const origin = { name: nameOf(context), near };
+  const datasets = await readDatasets(host, recipe.datasets, origin);
+  const tests = await readDatasets(host, recipe.test_datasets ?? [], origin);
+  signal?.throwIfAborted();
+  const source = await findModel(recipe.base_model, context, { revision: recipe.revision_of_model, near });
+  try {
+    if (recipe.adapter === 'full' && host.isSame(source.name, recipe.output_dir))
+      throw new LowrankError('output_dir is the base model’s folder', { place: recipe.output_dir, mend: 'choose another output_dir=…' });
+    const codec = openTextCodec(source, recipe.chat_template_jinja);
+    const data = await prepareData(recipe, codec, datasets, tests);
+    signal?.throwIfAborted();
+    for (const event of dataEvents(recipe, data)) onEvent?.(event);
+    return { recipe, source, codec, data };
+  } catch (error) {
+    await source.checkpoint.close();
+    throw error;
+  }
+}
+
+/** One event per data set, what was left out of it, and the steps that all make. */
+export function* dataEvents(recipe: Recipe, data: RunData): Generator<RunEvent> {
+  for (const { path, test, statistics } of data.statistics) {
+    const { dropped, truncated } = statistics;
+    yield { type: 'data', path, held_out: test, statistics };
+    if (dropped > 0) yield warning(`${dropped} rows of ${path} are longer than sequence_len ${recipe.sequence_len} and were dropped`);
+    if (truncated > 0) yield warning(`${truncated} rows of ${path} were cut to sequence_len ${recipe.sequence_len}`);
+  }
+  yield { type: 'steps', ...countSteps(recipe, data) };
+}
+
+const warning = (message: string): RunEvent => ({ type: 'warning', message });
+
+/** Plans, loads and trains; closes the model. */
+async function trainPrepared(prepared: Prepared, folder: Folder, resume: Folder | undefined, options: RunOptions): Promise<RunResult> {
+  const { recipe, source, codec, data } = prepared;
+  const { host, device, onEvent, signal, stopAfter } = options;
+  let session: Session | undefined;
+  try {
+    const planned_rss_bytes = await checkPlan(prepared, options);
+    signal?.throwIfAborted();
+    session = await openSession(source, codec, { device, ...loadOptionsOf(recipe), streaming: streamingOf(recipe) }, options);
+    const onProfile = profileWriter(session, options);
+    const start = recipe.lora_model_dir === undefined ? undefined : host.folder(recipe.lora_model_dir);
+    const inputs = { recipe, source, text: session.text, data, folder, resume, start, signal, stopAfter, onEvent };
+    const { tuner, result } = await trainLocked({ ...inputs, onProfile });
+    tuner.dispose();
+    return { ...result, peak_rss_bytes: host.machine().peak, planned_rss_bytes };
+  } finally {
+    await (session?.close() ?? source.checkpoint.close());
+  }
+}
+
+/** The bytes that the run would hold at most; throws where the machine has fewer. */
+async function checkPlan({ recipe, source, data }: Prepared, { host, onEvent, force, ...context }: RunOptions): Promise<number> {
+  const machine = host.machine();
+  const plan = await planRun(recipe, source, data, machine);
+  onEvent?.({ type: 'plan', plan, memory_bytes: machine.memory });
+  if (plan.fits || force) return plan.peak_rss_bytes;
+  throw new LowrankError(`the run would hold ${bytes(plan.peak_rss_bytes)} of memory, and the machine has ${bytes(machine.memory)}`, {
+    place: nameOf({ host, ...context }),
+    mend: 'set adapter: qlora, gradient_checkpointing: true or stream_base: true, or lower sequence_len; --force tries nevertheless',
+  });
+}
+
+/** Writes the profile of a step where one is wanted. */
+function profileWriter({ backend }: Session, { host, profile: path, onEvent }: RunOptions) {
+  if (path === undefined) return undefined;
+  if (!backend.takeProfile)
+    throw new LowrankError(`the backend ${backend.name} keeps no profile`, { place: '--profile', mend: 'use --device cpu' });
+  return async (step: number, spans: readonly Span[]) => {
+    await host.writeText(path, JSON.stringify(chromeTrace(spans)));
+    onEvent?.({ type: 'profile', step, path });
+  };
+}
