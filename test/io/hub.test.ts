@@ -138,6 +138,21 @@ test('a cut connection is resumed where it broke', async () => {
   expect(new Uint8Array(readFileSync(blob()))).toEqual(model['model.safetensors']);
 });
 
+test('a signal ends a download with its reason; the next attempt goes on where it ended', async () => {
+  const { requests } = await serve({ cut: { file: 'model.safetensors', after: 20_000, times: 1 } });
+  const controller = new AbortController();
+  const reason = new Error('enough');
+  const onProgress = ({ file }: { file: string }) => file === 'model.safetensors' && controller.abort(reason);
+  await expect(openModel('owner/model', { onProgress, signal: controller.signal })).rejects.toBe(reason);
+  const { size } = lstatSync(`${blob()}.incomplete`);
+  expect(size).toBeGreaterThan(0);
+  requests.length = 0;
+  await expect(openModel('owner/model', { signal: controller.signal })).rejects.toBe(reason);
+  expect(requests).toEqual([]);
+  await (await openModel('owner/model')).checkpoint.close();
+  expect(requests.filter(({ range }) => range === `bytes=${size}-`).length).toBeGreaterThan(0);
+});
+
 test('an earlier process’s part is completed; a server without ranges begins again', async () => {
   for (const noRanges of [false, true]) {
     const { requests } = await serve({ noRanges });
