@@ -4,6 +4,7 @@ export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     exclude: ['test/interop/**', 'test/arm/**'],
+    setupFiles: ['./test/helpers/messages.ts'],
     reporters: ['default', './test/helpers/not-run.ts'],
     testTimeout: 60_000,
     hookTimeout: 60_000,

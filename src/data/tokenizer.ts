@@ -213,7 +213,8 @@ function checkedModel(tokenizerJson: JsonObject): JsonObject {
   const { model, added_tokens: added = [] } = tokenizerJson;
   const fail = (problem: string) => new LowrankError(problem, { place: 'tokenizer.json', mend: reload });
   if (!isObject(model)) throw fail('it has no object "model"');
-  if (!modelTypes.includes(String(model.type))) throw fail(`"model.type" is ${model.type}; expected ${modelTypes.join(', ')}`);
+  if (!modelTypes.includes(String(model.type)))
+    throw fail(`"model.type" is ${JSON.stringify(model.type) ?? 'missing'}; expected ${modelTypes.join(', ')}`);
   const { vocab } = model;
   if (Array.isArray(vocab)) {
     if (vocab.length > maxTokenId) throw fail(`the vocabulary has ${vocab.length} entries`);

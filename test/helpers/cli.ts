@@ -6,7 +6,10 @@ export interface Outcome {
   err: string;
 }
 
-/** Runs the command line as a user would; `onError` sees what arrives on standard error. */
+/**
+ * Runs the command line as a user would; `onError` sees what arrives on standard error. A line that says "undefined" is an error: it was made of a
+ * value that was not there.
+ */
 export function lowrank(
   args: readonly string[],
   {
@@ -27,5 +30,11 @@ export function lowrank(
     onError?.(err, () => child.kill('SIGINT'));
   });
   child.stdin.end(input);
-  return new Promise((done) => child.on('close', (code) => done({ code, out, err })));
+  return new Promise((done, fail) =>
+    child.on('close', (code) => {
+      const empty = `${out}\n${err}`.split('\n').find((line) => /\bundefined\b|\[object Object\]/.test(line));
+      if (empty === undefined) done({ code, out, err });
+      else fail(new Error(`lowrank ${args.join(' ')} says: ${empty}`));
+    }),
+  );
 }

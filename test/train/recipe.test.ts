@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { loraConfigOf, parseRecipe, recipeKeys } from '../../src/runs/recipe.js';
+import { checkRecipe, loraConfigOf, parseRecipe, type RecipeInput, recipeKeys } from '../../src/runs/recipe.js';
 import { LowrankError } from '../../src/util/errors.js';
 
 const minimal = 'base_model: some/model\ndatasets: [data.jsonl]\n';
@@ -59,6 +59,33 @@ describe('recipes', () => {
       lora_rank_pattern: { q_proj: 2 },
       datasets: [{ path: 'a.json' }, { path: 'b.json' }],
     });
+  });
+
+  test('an object is the recipe that its text is, also one that has its defaults', () => {
+    const object: RecipeInput = { base_model: 'some/model', datasets: ['data.jsonl'], adapter: null, bnb_config_kwargs: {} };
+    const parsed = parseRecipe(JSON.stringify(object), 'r');
+    expect(checkRecipe(object)).toEqual(parsed);
+    expect(checkRecipe(parsed)).toEqual(parsed);
+  });
+
+  test.each<[string, unknown, RegExp, RegExp]>([
+    ['an unknown key', { base_model: 'x', datasets: ['a'], lora_rank: 4 }, /^unknown key "lora_rank"$/, /"lora_r"/],
+    ['an unknown key of a data set', { base_model: 'x', datasets: [{ path: 'a', tpye: 'b' }] }, /"datasets\.0\.tpye"/, /"type"/],
+    ['a wrong type', { base_model: 'x', datasets: ['a'], lora_r: 'four' }, /^lora_r: /, /correct lora_r/],
+    ['a missing key', { base_model: 'x' }, /^datasets is missing$/, /datasets/],
+    ['a key without a value', { base_model: undefined, datasets: ['a'] }, /^base_model is missing$/, /base_model/],
+    ['no object', undefined, /^not a recipe$/, /base_model/],
+    ['a list', ['x'], /^not a recipe$/, /base_model/],
+  ])('an object with %s is refused with the reason', (_, value, problem, mend) => {
+    const error = (() => {
+      try {
+        checkRecipe(value as RecipeInput, 'mine');
+      } catch (thrown) {
+        return thrown;
+      }
+    })();
+    expect(error).toBeInstanceOf(LowrankError);
+    expect(error).toMatchObject({ place: 'mine', problem: expect.stringMatching(problem), mend: expect.stringMatching(mend) });
   });
 
   test('every key has a help text or speaks for itself', () => {

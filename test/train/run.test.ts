@@ -185,6 +185,22 @@ describe('a run', () => {
     expect(existsSync(join(root, 'refused'))).toBe(false);
   });
 
+  test('an earlier run is refused unless it is replaced or resumed, and so is a folder that another run writes', async () => {
+    await run('taken', ['max_steps=1']);
+    const before = adapterBytes('taken');
+    await expect(run('taken', ['max_steps=1', 'seed=43'])).rejects.toThrow(/taken: holds an earlier run/);
+    expect(adapterBytes('taken').equals(before)).toBe(true);
+    rmSync(join(root, 'taken', 'checkpoint-1'), { recursive: true });
+    // A result without checkpoints is one, too.
+    await expect(run('taken', ['max_steps=1', 'seed=43'])).rejects.toThrow(/taken: holds an earlier run/);
+    const unlock = await localFolder(join(root, 'taken')).lock();
+    await expect(run('taken', ['max_steps=1', 'seed=43'], { overwrite: true })).rejects.toThrow(/another run writes into this folder/);
+    await unlock();
+    await run('taken', ['max_steps=1', 'seed=43'], { overwrite: true });
+    expect(adapterBytes('taken').equals(before)).toBe(false);
+    expect(readdirSync(join(root, 'taken')).filter((name) => name.startsWith('.'))).toEqual([]);
+  });
+
   test('save_total_limit keeps the newest checkpoints', async () => {
     await run('limited', ['save_total_limit=2', 'save_steps=3']);
     expect(
