@@ -148,7 +148,7 @@ describe('a run from TypeScript', () => {
     expect(examples).toBe(20);
     expect(shown).toHaveLength(2);
     expect(shown[1].row).toBe(`${at('train.jsonl')}:2`);
-    const text = shown[0].parts.map(({ text, supervised }) => (supervised ? `‹${text}›` : text)).join('');
+    const text = shown[0].sequences[0].map(({ text, supervised }) => (supervised ? `‹${text}›` : text)).join('');
     expect(text).toMatch(/assistant\n‹[a-z]+<\|im_end\|>›/);
     expect(events.map(({ type }) => type)).toEqual(['data', 'data', 'steps']);
     expect(readdirSync(at('seen'))).toEqual(before);
