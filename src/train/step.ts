@@ -22,6 +22,8 @@ export interface StepOptions {
   /** `offload_disk`: what is kept goes to `offloadFolder`. */
   gradient_checkpointing: boolean | 'offload_disk';
   offloadFolder?: string;
+  /** The most micro-batches that a step of the run has; default: as many as this one. */
+  gradient_accumulation_steps?: number;
   seed: number;
 }
 
@@ -57,12 +59,13 @@ export async function trainStep(
   const sums = [zeros(backend, [1], 'f32', 'workspace'), zeros(backend, [1], 'f32', 'workspace')];
   const [lossSum, squares] = sums;
   const turn = eventLoopTurns();
+  // An epoch's last step may have fewer micro-batches than the others: counted by the most, no pass of a run repeats another one's masks.
+  const passes = Math.max(options.gradient_accumulation_steps ?? 0, microBatches.length);
   try {
     for (const [i, batch] of microBatches.entries()) {
       await turn();
       const { seed, gradient_checkpointing: checkpointing } = options;
-      // Each pass of a run has dropout masks of its own, also after a resume.
-      const dropout = { seed, step: optimizer.steps * microBatches.length + i };
+      const dropout = { seed, step: optimizer.steps * passes + i };
       const offloadFolder = checkpointing === 'offload_disk' ? options.offloadFolder : undefined;
       const pass = { dropout, recompute: checkpointing !== false, offloadFolder };
       const sink = { scale: 1 / terms, gradients, lossSum };

@@ -143,6 +143,22 @@ test('full fine-tuning has no base to compare with', async () => {
   await expect(lossAndGradients(tuner, [concatenate(pairs)], { objective: preference })).rejects.toThrow(/changes the base itself/);
 });
 
+test('no two passes of a run have the same dropout masks, though the last step of an epoch has fewer of them', async () => {
+  const model = tinyLlama(backend, config);
+  const adapter = await createAdapter(model, parseAdapterConfig({ r: 2, lora_dropout: 0.5 }, 'test'), 1);
+  const run = vi.spyOn(backend, 'run');
+  const recorder = new Recorder();
+  for (const count of [3, 1, 3, 1]) {
+    const batches = pairs.slice(0, count).map((pair) => concatenate([pair]));
+    await trainStep(adapter, recorder as unknown as Optimizer, batches, { ...options, gradient_accumulation_steps: 3 });
+    recorder.steps++;
+  }
+  const keys = run.mock.calls.flatMap(([op, , , attributes]) => (op === 'dropoutMask' ? JSON.stringify(attributes) : []));
+  run.mockRestore();
+  expect(keys.length).toBe(8 * adapter.layers.size);
+  expect(new Set(keys).size).toBe(keys.length);
+});
+
 test('between micro-batches the event loop gets its turns', async () => {
   const { adapter } = await setUp();
   let clock = 0;
