@@ -82,10 +82,10 @@ export class Tensor implements TensorView {
     return new Tensor(this.storage, this.offset, this.dtype, shape);
   }
 
-  /** The same memory as another tensor of its own, held like any new tensor. For results that overwrite their input. */
-  alias(): Tensor {
+  /** The same memory as another tensor of its own, held like any new tensor; `shape` of equal size. For results that overwrite their input. */
+  alias(shape = this.shape): Tensor {
+    const alias = this.view(shape);
     this.storage.hold();
-    const alias = new Tensor(this.storage, this.offset, this.dtype, this.shape);
     adopt(alias);
     return alias;
   }

@@ -7,7 +7,11 @@ import type { GgufMetadata } from './gguf-metadata.js';
 /**
  * config.json as Hugging Face has it, from the metadata (names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
  */
-export async function ggufConfig(gguf: GgufFile, metadata: GgufMetadata, { architecture, config }: GgufLayout): Promise<JsonObject> {
+export async function ggufConfig(
+  gguf: GgufFile,
+  metadata: GgufMetadata,
+  { architecture, config, numbers = {} }: GgufLayout,
+): Promise<JsonObject> {
   const key = (name: string) => `${architecture}.${name}`;
   const count = (name: string) => {
     const value = metadata.required(key(name), metadata.count(key(name)));
@@ -30,8 +34,10 @@ export async function ggufConfig(gguf: GgufFile, metadata: GgufMetadata, { archi
     throw new LowrankError('there is no tensor "token_embd.weight"', { place: gguf.file.name, mend: 'take a file of a whole model' });
   const contextLength = count('context_length');
   const epsilon = key('attention.layer_norm_rms_epsilon');
+  const named = Object.entries(numbers).map(([name, to]) => [to, metadata.number(key(name))]);
   return {
     ...config,
+    ...Object.fromEntries(named.filter(([, value]) => value !== undefined)),
     vocab_size: embedding.shape[0],
     hidden_size: width,
     intermediate_size: count('feed_forward_length'),

@@ -40,6 +40,24 @@ export function withHeads<S extends z.ZodType<HeadSizes>>(schema: S) {
     }));
 }
 
+/** What every family's schema gives. */
+export type DecoderConfig = Omit<z.output<typeof decoderSizes>, 'num_key_value_heads' | 'head_dim'> & {
+  num_key_value_heads: number;
+  head_dim: number;
+};
+
+/** How layers see their keys: `sliding_window`, and `layer_types` where they differ (transformers 4.53). */
+export const slidingWindow = {
+  sliding_window: size.nullish(),
+  layer_types: z.array(z.string()).nullish(),
+};
+
+/** The window of a layer whose `layer_types` say that it slides; 0 where they say that it does not; undefined where they say nothing. */
+export function windowOfType(c: { sliding_window?: number | null; layer_types?: string[] | null }, index: number): number | undefined {
+  const type = c.layer_types?.[index];
+  return type === undefined ? undefined : type === 'sliding_attention' ? (c.sliding_window ?? 0) : 0;
+}
+
 /** Checks a config.json against an architecture's schema; the error names the model and every key that is wrong. */
 export function parseConfig<T>(schema: z.ZodType<T>, config: Readonly<Record<string, unknown>>, model: string): T {
   const result = schema.safeParse(config);

@@ -2,10 +2,18 @@ import type { GgufLayout } from '../io/gguf-layout.js';
 import { LowrankError, nearest } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
 import type { Family } from './family.js';
+import { granite } from './granite.js';
 import { llama } from './llama.js';
+import { ministral, mistral } from './mistral.js';
+import { olmo2 } from './olmo2.js';
+import { qwen2 } from './qwen2.js';
+import { qwen3 } from './qwen3.js';
+import { smollm3 } from './smollm3.js';
 
 /** Every family that can be loaded: a new one is a file and a line here. */
-const families = new Map([llama].map((family): [string, Family] => [family.modelType, family]));
+const families = new Map(
+  [llama, mistral, ministral, qwen2, qwen3, smollm3, olmo2, granite].map((family): [string, Family] => [family.modelType, family]),
+);
 
 /** Makes a family of your own known, in the place of one of the same `model_type`. */
 export function registerFamily(family: Family): void {

@@ -57,7 +57,7 @@ export const usualPaths: ModelPaths = {
 };
 
 /** llama.cpp's names of the modules of most families. */
-export const usualGgufModules = {
+const usualGgufModules = {
   token_embd: 'model.embed_tokens',
   output_norm: 'model.norm',
   output: 'lm_head',
@@ -71,6 +71,11 @@ export const usualGgufModules = {
   'blk.ffn_up': 'mlp.up_proj',
   'blk.ffn_down': 'mlp.down_proj',
 } as const;
+
+/** How llama.cpp's files hold most families, besides what config.json says of all of one. */
+export function usualGguf(architecture: string): Omit<GgufLayout, 'config'> {
+  return { architecture, modules: usualGgufModules, layers: usualPaths.layers, permuted: {} };
+}
 
 /** C, F, L, H, G, V and what else a config.json says. */
 export type Shape = readonly [C: number, F: number, L: number, H: number, G: number, V: number, more?: JsonObject];

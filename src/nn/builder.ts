@@ -64,8 +64,8 @@ export class Builder {
     return this.add(path, new Embedding(this.take(`${path}.weight`, [vocabulary, width])));
   }
 
-  rmsNorm(path: string, width: number, eps: number): RMSNorm {
-    return this.add(path, new RMSNorm(this.take(`${path}.weight`, [width]), eps));
+  rmsNorm(path: string, width: number, eps: number, offset?: number): RMSNorm {
+    return this.add(path, new RMSNorm(this.take(`${path}.weight`, [width]), eps, offset));
   }
 
   private add<M extends Module>(path: string, module: M): M {

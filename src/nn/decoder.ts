@@ -3,6 +3,7 @@ import type { DType } from '../core/dtype.js';
 import { discard, scope } from '../core/scope.js';
 import { type Results, recompute } from '../core/tape.js';
 import { fromArray, type Tensor } from '../core/tensor.js';
+import { scale } from '../ops/index.js';
 import type { Builder } from './builder.js';
 import type { ForwardOptions, LayerContext, PackedTokens } from './context.js';
 import type { LayerStream } from './layer-stream.js';
@@ -26,6 +27,9 @@ export interface DecoderParts {
   readonly layers: readonly DecoderLayer[];
   readonly norm: RMSNorm;
   readonly head: Linear;
+  /** Factor of the embeddings, and of the hidden states before the output projection; 1 where absent. */
+  readonly embeddingScale?: number;
+  readonly logitScale?: number;
   /** All that the layers use, whose tables grow with the longest sequence. */
   readonly rotaries: readonly RotaryEmbedding[];
   readonly maxPositions: number;
@@ -81,7 +85,7 @@ export class Decoder implements CausalLM {
     const { backend, parts } = this;
     return scope(() => {
       const context = this.contextOf(tokens, pass);
-      let x = parts.embedding.forward(fromArray(backend, tokens.inputIds), this.dtype);
+      let x = scale(parts.embedding.forward(fromArray(backend, tokens.inputIds), this.dtype), parts.embeddingScale ?? 1);
       const runLayer = this.layerRunner(context);
       for (const [index, layer] of parts.layers.entries()) {
         const input = x;
@@ -123,7 +127,8 @@ export class Decoder implements CausalLM {
   }
 
   logits(hidden: Tensor, pass: ForwardOptions = {}): Tensor {
-    return this.parts.head.forward(hidden, pass, { dtype: 'f32', category: 'logits' });
+    const { head, logitScale = 1 } = this.parts;
+    return head.forward(scale(hidden, logitScale), pass, { dtype: 'f32', category: 'logits' });
   }
 
   dispose(): void {

@@ -46,18 +46,20 @@ export class Embedding {
   }
 }
 
-/** Root-mean-square normalisation with weight [C]. */
+/** Root-mean-square normalisation with weight [C], to which `offset` is added. */
 export class RMSNorm {
   weight: Tensor;
   readonly eps: number;
+  readonly offset: number;
 
-  constructor(weight: Tensor, eps: number) {
+  constructor(weight: Tensor, eps: number, offset = 0) {
     this.weight = weight;
     this.eps = eps;
+    this.offset = offset;
   }
 
   forward(x: Tensor): Tensor {
-    return rmsNorm(x, this.weight, this.eps);
+    return rmsNorm(x, this.weight, this.eps, this.offset);
   }
 }
 

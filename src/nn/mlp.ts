@@ -17,8 +17,8 @@ export class GatedMlp {
     this.down = projections.down;
   }
 
-  /** x [T,C] → residual + MLP(x), which is `kept` where an earlier pass has kept it. */
-  forward(x: Tensor, residual: Tensor, pass: ForwardOptions, kept?: Tensor): Tensor {
+  /** x [T,C] → (residual +) MLP(x), which is `kept` where an earlier pass has kept it. */
+  forward(x: Tensor, residual: Tensor | undefined, pass: ForwardOptions, kept?: Tensor): Tensor {
     const h = gated(this.gate.forward(x, pass), this.up.forward(x, pass), this.activation);
     return this.down.forward(h, pass, { residual, kept });
   }

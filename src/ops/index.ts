@@ -5,4 +5,6 @@ export { embedding } from './embedding.js';
 export { type ActivationKind, activationKinds, gated } from './gated.js';
 export { type DropoutKey, type LinearOptions, type LoraBranch, linear } from './linear.js';
 export { rmsNorm } from './norm.js';
+export { reshape } from './reshape.js';
 export { type RopeTables, rope } from './rope.js';
+export { scale } from './scale.js';

@@ -4,34 +4,11 @@ import { LowrankError, nearest } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
 import { countParameters } from './dry-run.js';
 
-const tied = { tie_word_embeddings: true };
-
 /**
- * Families that can be planned and not yet loaded, each under its model_type: what their config.json on the hub says (Qwen, google, mistralai).
+ * Families that can be planned and not yet loaded, each under its model_type: what their config.json on the hub says.
  * The tests hold the published counts of parameters.
  */
 const planned: Readonly<Record<string, Readonly<Record<string, Shape>>>> = {
-  mistral: {
-    'mistral-7b': [4096, 14336, 32, 32, 8, 32000],
-    'mistral-7b-v0.3': [4096, 14336, 32, 32, 8, 32768],
-  },
-  qwen2: {
-    'qwen2.5-0.5b': [896, 4864, 24, 14, 2, 151936, tied],
-    'qwen2.5-1.5b': [1536, 8960, 28, 12, 2, 151936, tied],
-    'qwen2.5-3b': [2048, 11008, 36, 16, 2, 151936, tied],
-    'qwen2.5-7b': [3584, 18944, 28, 28, 4, 152064],
-    'qwen2.5-14b': [5120, 13824, 48, 40, 8, 152064],
-    'qwen2.5-32b': [5120, 27648, 64, 40, 8, 152064],
-    'qwen2.5-72b': [8192, 29568, 80, 64, 8, 152064],
-  },
-  qwen3: {
-    'qwen3-0.6b': [1024, 3072, 28, 16, 8, 151936, { ...tied, head_dim: 128 }],
-    'qwen3-1.7b': [2048, 6144, 28, 16, 8, 151936, { ...tied, head_dim: 128 }],
-    'qwen3-4b': [2560, 9728, 36, 32, 8, 151936, { ...tied, head_dim: 128 }],
-    'qwen3-8b': [4096, 12288, 36, 32, 8, 151936, { head_dim: 128 }],
-    'qwen3-14b': [5120, 17408, 40, 40, 8, 151936, { head_dim: 128 }],
-    'qwen3-32b': [5120, 25600, 64, 64, 8, 151936, { head_dim: 128 }],
-  },
   gemma2: {
     'gemma-2-2b': [2304, 9216, 26, 8, 4, 256000, { head_dim: 256 }],
     'gemma-2-9b': [3584, 14336, 42, 16, 8, 256000, { head_dim: 256 }],
@@ -52,9 +29,6 @@ interface Differences {
 }
 
 const differences: Readonly<Record<string, Differences>> = {
-  mistral: {},
-  qwen2: { qkvBias: true },
-  qwen3: { headNorms: true },
   gemma2: { postNorms: true, tied: true },
 };
 

@@ -1,4 +1,6 @@
-"""Logits, losses, gradients and training curves of small random Llamas, from transformers and PEFT in fp32.
+"""Logits, losses, gradients and training curves of small random models, from transformers and PEFT in fp32.
+
+usage: models.py [NAME …]; without names all of them.
 
 Writes test/golden/models/<name>/: config.json and model.safetensors (the base), adapter/ (as PEFT saves it), golden.safetensors
 (`ids.<i>`, `labels.<i>`, `logits.<i>`, `adapted.<i>` of each example, `gradient.<parameter>`) and golden.json (loss, 20-step curve).
@@ -7,11 +9,12 @@ Examples run one by one, so that nothing is padded; the loss is the sum over all
 import json
 import pathlib
 import shutil
+import sys
 
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
+from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 
 OUT = pathlib.Path(__file__).parents[2] / "test" / "golden" / "models"
 BASE = dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, vocab_size=160,
@@ -26,6 +29,14 @@ MODELS = {
     "linear-rope": dict(rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=2.5)),
     "dynamic-rope": dict(rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, factor=2.0), max_position_embeddings=16),
     "biases": dict(attention_bias=True, mlp_bias=True, num_key_value_heads=6),
+    "mistral": dict(model_type="mistral", sliding_window=9, head_dim=8),
+    "ministral": dict(model_type="ministral", sliding_window=7, head_dim=8, layer_types=["sliding_attention", "full_attention"]),
+    "qwen2": dict(model_type="qwen2"),
+    "qwen2-window": dict(model_type="qwen2", use_sliding_window=True, sliding_window=5, max_window_layers=1, tie_word_embeddings=False),
+    "qwen3": dict(model_type="qwen3", head_dim=12),
+    "olmo2": dict(model_type="olmo2", num_key_value_heads=3, attention_bias=True),
+    "granite": dict(model_type="granite", embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=2.0),
+    "smollm3": dict(model_type="smollm3", no_rope_layer_interval=2, pad_token_id=0),
 }
 LENGTHS = [33, 7, 20]
 
@@ -65,9 +76,9 @@ def make(name, overrides):
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(5)
-    config = LlamaConfig(**{**BASE, **overrides})
+    config = AutoConfig.for_model(**{"model_type": "llama", **BASE, **overrides})
     config.use_cache = False
-    model = LlamaForCausalLM(config).eval()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
@@ -124,5 +135,5 @@ def curve(model, parameters, pairs):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for model_name, model_overrides in MODELS.items():
-        make(model_name, model_overrides)
+    for model_name in sys.argv[1:] or MODELS:
+        make(model_name, MODELS[model_name])

@@ -1,0 +1,34 @@
+import { z } from 'zod';
+import { decoderSizes, slidingWindow, windowOfType, withHeads } from './config.js';
+import { defineFamily, shapesOf, usualPaths } from './family.js';
+import { usualDecoder } from './usual.js';
+
+const act = z.literal('silu').default('silu');
+
+/**
+ * MistralForCausalLM: Mistral 7B, Nemo, Small, whose queries may see a window of keys (https://huggingface.co/docs/transformers/model_doc/mistral).
+ * llama.cpp writes them as `llama`.
+ */
+export const mistral = defineFamily({
+  modelType: 'mistral',
+  architecture: 'MistralForCausalLM',
+  paths: usualPaths,
+  defaultTargets: ['q_proj', 'v_proj'],
+  schema: withHeads(decoderSizes.extend({ ...slidingWindow, hidden_act: act })),
+  parts: usualDecoder((c) => ({ window: c.sliding_window ?? 0 })),
+  shapes: shapesOf('mistral', {
+    'mistral-7b': [4096, 14336, 32, 32, 8, 32000],
+    'mistral-7b-v0.3': [4096, 14336, 32, 32, 8, 32768],
+  }),
+});
+
+/** Ministral3ForCausalLM's predecessor of 8B: as Mistral, with a window in some layers (`layer_types`). */
+export const ministral = defineFamily({
+  modelType: 'ministral',
+  architecture: 'MinistralForCausalLM',
+  paths: usualPaths,
+  defaultTargets: ['q_proj', 'v_proj'],
+  schema: withHeads(decoderSizes.extend({ ...slidingWindow, hidden_act: act })),
+  parts: usualDecoder((c, index) => ({ window: windowOfType(c, index) ?? c.sliding_window ?? 0 })),
+  shapes: {},
+});

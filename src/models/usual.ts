@@ -1,0 +1,140 @@
+import type { Backend } from '../core/backend.js';
+import type { Tensor } from '../core/tensor.js';
+import { type Attended, Attention } from '../nn/attention.js';
+import type { Builder } from '../nn/builder.js';
+import type { LayerContext } from '../nn/context.js';
+import type { DecoderLayer, DecoderParts } from '../nn/decoder.js';
+import type { RMSNorm } from '../nn/layers.js';
+import { GatedMlp } from '../nn/mlp.js';
+import { type RopeParameters, RotaryEmbedding } from '../nn/rotary.js';
+import { type ActivationKind, add, scale } from '../ops/index.js';
+import type { DecoderConfig } from './config.js';
+import { usualPaths } from './family.js';
+
+/** The norms of a layer by where they stand; each is there or not. */
+export interface LayerNorms {
+  beforeAttention?: string;
+  afterAttention?: string;
+  beforeMlp?: string;
+  afterMlp?: string;
+}
+
+/** In what a layer is not Llama's; everything may be left out. */
+export interface LayerFacts {
+  norms?: LayerNorms;
+  /** What is added to the weights of norms. */
+  normOffset?: number;
+  /** Biases of all four projections, or of all but the output's. */
+  attentionBias?: boolean | 'qkv';
+  mlpBias?: boolean;
+  activation?: ActivationKind;
+  /** Norms of queries and keys: over each head, or over all heads at once. */
+  queryNorms?: 'each head' | 'all heads';
+  /** The rotary parameters, if not those of config.json; null: the layer is told no positions. */
+  rope?: RopeParameters | null;
+  /** Keys that a query sees, itself included; 0 for all. */
+  window?: number;
+  /** Factor of the attention's scores; default 1/√D. */
+  attentionScale?: number;
+  /** Factor of what attention and MLP add to the residual. */
+  residualScale?: number;
+}
+
+const preNorms: LayerNorms = { beforeAttention: 'input_layernorm', beforeMlp: 'post_attention_layernorm' };
+
+/** y = x + attention(x), then y + mlp(y), with norms before either, behind it, or both; under the names that most checkpoints have. */
+class UsualLayer implements DecoderLayer {
+  private readonly norms: { [place in keyof LayerNorms]: RMSNorm | undefined };
+  private readonly attention: Attention;
+  private readonly mlp: GatedMlp;
+  private readonly residualScale: number;
+
+  constructor(index: number, c: DecoderConfig, facts: LayerFacts, rotary: RotaryEmbedding | undefined, build: Builder) {
+    const path = `${usualPaths.layers}.${index}`;
+    const { norms = preNorms, normOffset, mlpBias, activation = 'silu', residualScale = 1 } = facts;
+    const norm = (name: string | undefined) => name && build.rmsNorm(`${path}.${name}`, c.hidden_size, c.rms_norm_eps, normOffset);
+    const [C, F] = [c.hidden_size, c.intermediate_size];
+    const beforeAttention = norm(norms.beforeAttention);
+    this.attention = attentionOf(index, c, facts, rotary, build);
+    const [afterAttention, beforeMlp] = [norm(norms.afterAttention), norm(norms.beforeMlp)];
+    this.mlp = new GatedMlp(activation, {
+      gate: build.linear(`${path}.mlp.gate_proj`, C, F, mlpBias),
+      up: build.linear(`${path}.mlp.up_proj`, C, F, mlpBias),
+      down: build.linear(`${path}.mlp.down_proj`, F, C, mlpBias),
+    });
+    this.norms = { beforeAttention, afterAttention, beforeMlp, afterMlp: norm(norms.afterMlp) } as typeof this.norms;
+    this.residualScale = residualScale;
+  }
+
+  forward(x: Tensor, context: LayerContext, kept?: { output: Tensor } & Partial<Attended>): { output: Tensor } & Attended {
+    const { norms } = this;
+    // Where nothing stands between a product and the sum with the residual, the product adds it itself.
+    const [afterAttention, afterMlp] = [norms.afterAttention, norms.afterMlp].map((norm) => this.between(norm));
+    const attended = this.attention.forward(norms.beforeAttention?.forward(x) ?? x, afterAttention ? undefined : x, context, kept);
+    const y = afterAttention ? add(x, afterAttention(attended.y)) : attended.y;
+    const normed = norms.beforeMlp?.forward(y) ?? y;
+    const { pass } = context;
+    if (!afterMlp) return { output: this.mlp.forward(normed, y, pass, kept?.output), ...attended };
+    return { output: add(y, afterMlp(this.mlp.forward(normed, undefined, pass))), ...attended };
+  }
+
+  private between(norm: RMSNorm | undefined): ((x: Tensor) => Tensor) | undefined {
+    const { residualScale } = this;
+    if (!norm && residualScale === 1) return undefined;
+    return (x) => scale(norm?.forward(x) ?? x, residualScale);
+  }
+}
+
+function attentionOf(index: number, c: DecoderConfig, facts: LayerFacts, rotary: RotaryEmbedding | undefined, build: Builder): Attention {
+  const path = `${usualPaths.layers}.${index}.self_attn`;
+  const { attentionBias = false, queryNorms, normOffset, window, attentionScale } = facts;
+  const [C, D] = [c.hidden_size, c.head_dim];
+  const [Q, K] = [c.num_attention_heads * D, c.num_key_value_heads * D];
+  const norm = (name: string, width: number) =>
+    queryNorms && build.rmsNorm(`${path}.${name}`, queryNorms === 'all heads' ? width : D, c.rms_norm_eps, normOffset);
+  return new Attention(index, D, {
+    q: build.linear(`${path}.q_proj`, C, Q, attentionBias !== false),
+    k: build.linear(`${path}.k_proj`, C, K, attentionBias !== false),
+    v: build.linear(`${path}.v_proj`, C, K, attentionBias !== false),
+    o: build.linear(`${path}.o_proj`, Q, C, attentionBias === true),
+    qNorm: norm('q_norm', Q),
+    kNorm: norm('k_norm', K),
+    rotary,
+    window,
+    scale: attentionScale,
+  });
+}
+
+/** Factors around the layers. */
+export type DecoderScales = Pick<DecoderParts, 'embeddingScale' | 'logitScale'>;
+
+/** A decoder of such layers; `facts` says in what each of them is not Llama's. */
+export function usualDecoder<C extends DecoderConfig>(
+  facts: (c: C, index: number) => LayerFacts,
+  scales: (c: C) => DecoderScales = () => ({}),
+) {
+  return (c: C, build: Builder, backend: Backend): DecoderParts => {
+    const rotaries = new Map<RopeParameters, RotaryEmbedding>();
+    const rotaryOf = (rope: RopeParameters) => {
+      const rotary = rotaries.get(rope) ?? new RotaryEmbedding(backend, rope, c.head_dim, c.max_position_embeddings);
+      rotaries.set(rope, rotary);
+      return rotary;
+    };
+    const embedding = build.embedding(usualPaths.embedding, c.vocab_size, c.hidden_size);
+    const layers = Array.from({ length: c.num_hidden_layers }, (_, index) => {
+      const of = facts(c, index);
+      const { rope = c.rope_parameters } = of;
+      return new UsualLayer(index, c, of, rope === null ? undefined : rotaryOf(rope), build);
+    });
+    return {
+      ...scales(c),
+      embedding,
+      layers,
+      norm: build.rmsNorm(usualPaths.norm, c.hidden_size, c.rms_norm_eps, facts(c, 0).normOffset),
+      head: build.head(usualPaths.head, embedding, c.tie_word_embeddings),
+      rotaries: [...rotaries.values()],
+      maxPositions: c.max_position_embeddings,
+      keyWidth: c.num_key_value_heads * c.head_dim,
+    };
+  };
+}
