@@ -152,7 +152,6 @@ function hubFetch(id: string, revision: string, access: HubAccess): typeof fetch
       throw refusal(response, id, revision, access);
     } catch (error) {
       if (error instanceof LowrankError) throw error;
-      access.signal?.throwIfAborted();
       const cause = (error as Error).cause;
       const reason = cause === undefined ? messageOf(error) : messageOf(cause);
       const mend = 'check the connection and HF_ENDPOINT; with HF_HUB_OFFLINE=1 only the cache is used';

@@ -133,8 +133,8 @@ async function prepare(recipe: Recipe, context: RunContext): Promise<Prepared> {
       throw new LowrankError('output_dir is the base model’s folder', { place: recipe.output_dir, mend: 'choose another output_dir=…' });
     const codec = openTextCodec(source, recipe.chat_template_jinja);
     const data = await prepareData(recipe, codec, datasets, tests);
-    signal?.throwIfAborted();
     for (const event of dataEvents(recipe, data)) onEvent?.(event);
+    signal?.throwIfAborted();
     return { recipe, source, codec, data };
   } catch (error) {
     await source.checkpoint.close();

@@ -23,13 +23,15 @@ const root = mkdtempSync(join(tmpdir(), 'lowrank-lock-'));
 const at = (...names: string[]) => join(root, ...names);
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-/** A process that has locked a folder, and holds it until it is killed. */
+/** A script that locks a folder, says so, and holds the lock until it is killed. */
+const holding = (path: string) => `const { localFolder } = await import('./dist/io/node/folder.js');
+  await localFolder(${JSON.stringify(path)}).lock();
+  console.log('locked');
+  setInterval(() => {}, 1000);`;
+
+/** A process that has locked a folder. */
 async function holder(path: string): Promise<ChildProcess> {
-  const script = `const { localFolder } = await import('./dist/io/node/folder.js');
-    await localFolder(${JSON.stringify(path)}).lock();
-    console.log('locked');
-    setInterval(() => {}, 1000);`;
-  const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(process.execPath, ['--input-type=module', '-e', holding(path)], { stdio: ['ignore', 'pipe', 'inherit'] });
   await once(child.stdout!, 'data');
   return child;
 }
@@ -109,9 +111,28 @@ test.runIf(process.platform === 'linux')('a process that has the number of one t
   await expect(localFolder(at('number')).lock()).rejects.toThrow(`${process.pid}, which is this one, since 2026-01-02T03:04:05Z`);
 });
 
+test.runIf(process.platform === 'linux')(
+  'a process that has ended counts for nothing though its parent has not asked how it ended',
+  async () => {
+    const script = `'${process.execPath}' --input-type=module -e "$SCRIPT" & exec sleep 60`;
+    const env = { ...process.env, SCRIPT: holding(at('asleep')) };
+    const parent = spawn('sh', ['-c', script], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+    await once(parent.stdout!, 'data');
+    const { pid } = JSON.parse(readFileSync(lockFile('asleep'), 'utf8'));
+    process.kill(pid, 'SIGKILL');
+    const isEnding = () => !readFileSync(`/proc/${pid}/stat`, 'utf8').includes(') Z ');
+    while (isEnding()) await setTimeout(5);
+    await (await localFolder(at('asleep')).lock())();
+    await killed(parent);
+  },
+);
+
 test('of another machine nothing is known: its lock holds, and what to remove is said', async () => {
-  forge('machine', { pid: 1, host: 'elsewhere' });
-  await expect(localFolder(at('machine')).lock()).rejects.toThrow(new RegExp(`process 1 on elsewhere.*remove ${lockFile('machine')}`, 's'));
+  // No process here has that number.
+  forge('machine', { pid: 0x7fff_ffff, host: 'elsewhere' });
+  await expect(localFolder(at('machine')).lock()).rejects.toThrow(
+    new RegExp(`process 2147483647 on elsewhere.*remove ${lockFile('machine')}`, 's'),
+  );
 });
 
 test('a lock without contents was left by a process that ended as it wrote', async () => {

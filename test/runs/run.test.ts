@@ -179,11 +179,12 @@ describe('a run from TypeScript', () => {
     const { events } = await run(recipeOf('short', { sequence_len, max_steps: 1, test_datasets: undefined }));
     const [{ statistics }] = of(events, 'data');
     expect(statistics.dropped).toBeGreaterThan(0);
-    expect(of(events, 'warning')).toEqual([
-      {
-        type: 'warning',
-        message: `${statistics.dropped} rows of train.jsonl are longer than sequence_len ${sequence_len} and were dropped`,
-      },
+    expect(of(events, 'warning').map(({ message }) => message)).toEqual([
+      `${statistics.dropped} rows of train.jsonl are longer than sequence_len ${sequence_len} and were dropped`,
+    ]);
+    const cut = await run(recipeOf('cut', { sequence_len, excess_length_strategy: 'truncate', max_steps: 1, test_datasets: undefined }));
+    expect(of(cut.events, 'warning').map(({ message }) => message)).toEqual([
+      `${statistics.dropped} rows of train.jsonl were cut to sequence_len ${sequence_len}`,
     ]);
   });
 });
@@ -235,7 +236,8 @@ describe('what a run goes on from', () => {
   });
 
   test.each<[string, (event: RunEvent) => boolean]>([
-    ['before all', () => true],
+    ['when the data are read', (event) => event.type === 'steps'],
+    ['when it is planned', (event) => event.type === 'plan'],
     ['while the model loads', (event) => event.type === 'loading' && event.done === 3],
     ['when it is loaded', (event) => event.type === 'start'],
   ])('a signal %s ends the run with its reason, and an earlier one stays as it was', async (_, wanted) => {
@@ -247,7 +249,12 @@ describe('what a run goes on from', () => {
     });
     expect(readdirSync(at('stays'))).toEqual(before);
     expect(adapter('stays').equals(bytes)).toBe(true);
-    await expect(run(recipeOf('never'), abortAt(wanted))).rejects.toMatchObject({ name: 'AbortError' });
+    const events: RunEvent[] = [];
+    const { signal, onEvent } = abortAt(wanted);
+    const never = run(recipeOf('never'), { signal, onEvent: (event) => void (events.push(event) && onEvent?.(event)) });
+    await expect(never).rejects.toMatchObject({ name: 'AbortError' });
+    // It is the last that was heard of the run.
+    expect(wanted(events.at(-1)!)).toBe(true);
     expect(existsSync(at('never'))).toBe(false);
   });
 });
