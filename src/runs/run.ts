@@ -159,11 +159,14 @@ const warning = (message: string): RunEvent => ({ type: 'warning', message });
 async function trainPrepared(prepared: Prepared, folder: Folder, resume: Folder | undefined, options: RunOptions): Promise<RunResult> {
   const { recipe, source, codec, data } = prepared;
   const { host, device, onEvent, signal, stopAfter } = options;
-  let session: Session | undefined;
+  let close = () => source.checkpoint.close();
   try {
     const planned_rss_bytes = await checkPlan(prepared, options);
     signal?.throwIfAborted();
-    session = await openSession(source, codec, { device, ...loadOptionsOf(recipe), streaming: streamingOf(recipe) }, options);
+    // From here on the source is the session's, also where that does not come about.
+    close = async () => {};
+    const session = await openSession(source, codec, { device, ...loadOptionsOf(recipe), streaming: streamingOf(recipe) }, options);
+    close = session.close;
     const onProfile = profileWriter(session, options);
     const start = recipe.lora_model_dir === undefined ? undefined : host.folder(recipe.lora_model_dir);
     const inputs = { recipe, source, text: session.text, data, folder, resume, start, signal, stopAfter, onEvent };
@@ -171,7 +174,7 @@ async function trainPrepared(prepared: Prepared, folder: Folder, resume: Folder 
     tuner.dispose();
     return { ...result, peak_rss_bytes: host.machine().peak, planned_rss_bytes };
   } finally {
-    await (session?.close() ?? source.checkpoint.close());
+    await close();
   }
 }
 
