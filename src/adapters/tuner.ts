@@ -13,6 +13,7 @@ export interface Tuner {
   readonly model: CausalLM;
   /** The trained tensors, f32, under the names that files give them. */
   parameters(): Map<string, Tensor>;
+  /** How many numbers are trained, of how many. */
   count(): ParameterCount;
   /** Runs `body` on the model as it was before it was tuned; throws where that is gone. */
   withBase<R>(body: () => R): R;

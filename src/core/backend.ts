@@ -81,7 +81,9 @@ export interface Backend {
   fetch?(range: MappedRange): void;
   /** Lets part of a mapped file or of paged memory go after all that was enqueued before, if the process then holds more than `limit` bytes. */
   release?(range: MappedRange, limit: number): void;
+  /** Whether `run` takes this op. In place of a fused one that is missing `src/ops` runs others that together do the same. */
   supports(op: OpName): boolean;
+  /** Enqueues an op of the table. Operands have the dtypes and shapes that the table declares; outputs are written. */
   run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void;
   /** Resolves when all that was enqueued is done; rejects with the first error of an op since the last call. */
   sync(): Promise<void>;
@@ -91,6 +93,7 @@ export interface Backend {
   takeProfile?(): Promise<Span[]>;
   /** Names the phase of the ops that follow, for profiles. */
   mark?(phase: string): void;
+  /** Bytes in use and their peaks, by category. */
   memory(): MemoryUse;
   /** Starts a new measurement of the peaks from the current use. */
   resetPeak(): void;

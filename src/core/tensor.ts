@@ -46,6 +46,7 @@ export class Tensor implements TensorView {
   /** Of a weight in 4 or 8 bits. */
   quantization?: Quantization;
 
+  /** `shape` seen in `storage` from `offset` bytes on. Holds nothing: `empty` and `fromArray` make tensors that own memory. */
   constructor(storage: Storage, offset: number, dtype: DType, shape: readonly number[]) {
     this.storage = storage;
     this.offset = offset;
@@ -105,6 +106,7 @@ export class Tensor implements TensorView {
     throw new LowrankError(`a tensor of ${this.dtype} cannot be read as f32`);
   }
 
+  /** The elements of an i32 tensor, after everything enqueued before; throws for another dtype. */
   async toInt32(): Promise<Int32Array> {
     if (this.dtype !== 'i32') throw new LowrankError(`a tensor of ${this.dtype} cannot be read as i32`);
     const bytes = await this.read();
@@ -116,6 +118,7 @@ export class Tensor implements TensorView {
     return this.backend.read(this.buffer, this.offset, this.bytes);
   }
 
+  /** Enqueues a copy of raw little-endian bytes, as many as the tensor has, into its memory. */
   write(data: Uint8Array): void {
     if (data.byteLength !== this.bytes) throw new LowrankError(`write: ${data.byteLength} bytes for a tensor of ${this.bytes}`);
     this.backend.write(this.buffer, data, this.offset);

@@ -6,13 +6,13 @@ import type { Example, Sequence } from './prepare.js';
 export interface Batch {
   /** [T] */
   inputIds: Int32Array;
-  /** [T]: the token to be predicted at each position, −100 where none is; never a token of the next sequence. */
+  /** [T], the token to be predicted at each position, −100 where none is; never a token of the next sequence. */
   labels: Int32Array;
-  /** [T]: the position in its sequence, from 0. */
+  /** [T], the position in its sequence, from 0. */
   positions: Int32Array;
   /** [S,4]: (query start, query end, key start, key end) of each sequence; both ranges are the sequence's tokens. */
   segments: Int32Array;
-  /** [S]: the example of the batch that each sequence belongs to, from 0 on. */
+  /** [S], the example of the batch that each sequence belongs to, from 0 on. */
   exampleOf: Int32Array;
   /** Labels that are not −100. */
   supervised: number;

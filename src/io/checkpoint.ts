@@ -39,6 +39,7 @@ export type QuantizedParts =
 export interface Checkpoint {
   readonly tensors: ReadonlyMap<string, StoredTensor>;
   readonly metadata: Readonly<Record<string, string>>;
+  /** Closes its files. What was mapped from them stays. */
   close(): Promise<void>;
 }
 

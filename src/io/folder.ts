@@ -4,6 +4,7 @@ import type { FileSource } from './source.js';
 export interface Folder {
   /** For messages. */
   readonly path: string;
+  /** Writes a text as UTF-8, in place of an earlier one. */
   writeText(name: string, text: string): Promise<void>;
   /** Writes a file piece by piece. */
   write(name: string, chunks: AsyncIterable<Uint8Array>): Promise<void>;
@@ -11,6 +12,7 @@ export interface Folder {
   append(name: string, line: string): Promise<void>;
   /** The text of a file, or undefined where there is none. */
   readText(name: string): Promise<string | undefined>;
+  /** A file for reading piece by piece; throws a LowrankError where there is none. */
   open(name: string): Promise<FileSource>;
   /** Names of files and folders; none where the folder does not exist. */
   list(): Promise<string[]>;
@@ -19,6 +21,7 @@ export interface Folder {
    * holds it, where another run does. Leaves nothing behind.
    */
   lock(): Promise<() => Promise<void>>;
+  /** Removes a file or a folder with all in it, if it is there. */
   remove(name: string): Promise<void>;
   /** A folder inside this one. */
   folder(name: string): Folder;

@@ -10,6 +10,7 @@ export interface FileSource {
   readonly path?: string;
   /** Exactly `length` bytes from `offset`; an error where the file is shorter. */
   read(offset: number, length: number): Promise<Uint8Array>;
+  /** Gives the file back; reading afterwards is an error. */
   close(): Promise<void>;
 }
 

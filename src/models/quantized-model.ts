@@ -19,6 +19,10 @@ export interface QuantizedModel {
   dispose(): void;
 }
 
+/**
+ * A model to be written with its layers' matrices quantised, one tensor at a time. `backend` makes the codes. Throws a LowrankError where the
+ * source is quantised already.
+ */
 export function quantizeModel(source: ModelSource, backend: Backend, quantization: QuantizationConfig): QuantizedModel {
   const stored = [...source.checkpoint.tensors.values()];
   const already = stored.find(({ quantized }) => quantized);

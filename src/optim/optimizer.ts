@@ -17,6 +17,7 @@ export interface Optimizer {
   step(gradients: Gradients, learningRate: number, gradientScale: number): void;
   /** The states for checkpoints, f32 or u8, under `<state>.<parameter>`; the caller may write them to go on from there. */
   tensors(): Map<string, Tensor>;
+  /** Frees the states. The parameters stay. */
   dispose(): void;
 }
 
@@ -47,6 +48,8 @@ export const optimizers = {
   adafactor: { algorithm: 'adafactor', bits: 32 },
   sgd: { algorithm: 'sgd', bits: 32 },
 } as const satisfies Record<string, Choice>;
+
+/** Names of optimizers, as transformers has them. */
 export type OptimizerName = keyof typeof optimizers;
 
 /** Names that transformers' Trainer exempts from weight decay (Trainer.get_decay_parameter_names): biases and the weights of norms. */

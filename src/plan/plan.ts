@@ -129,6 +129,7 @@ async function planMethod(method: PlanMethod, request: PlanRequest, model: PlanM
   return { ...(plan as MethodPlan), ...(method === 'full' ? { trainable_parameters: model.parameters } : {}) };
 }
 
+/** What training a model takes by each method, with a recommendation. Sizes in bytes. */
 export interface Plan {
   model: string;
   parameters: number;

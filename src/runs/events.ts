@@ -12,6 +12,7 @@ export interface Progress {
   tokens_per_second: number;
 }
 
+/** How a training went and where its result is. */
 export interface TrainResult {
   steps: number;
   total_steps: number;

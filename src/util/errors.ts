@@ -18,6 +18,7 @@ export class LowrankError extends Error {
   readonly expected?: string;
   readonly mend?: string;
 
+  /** `problem` says what is wrong, without a full stop; the message is composed of it and the details. */
   constructor(problem: string, details: ErrorDetails = {}) {
     const { place, expected, mend, cause } = details;
     const parts = [place ? `${place}: ${problem}` : problem];

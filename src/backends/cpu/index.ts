@@ -17,6 +17,7 @@ import { LowrankError, messageOf } from '../../util/errors.js';
 import { type Addon, type Handle, loadAddon } from './addon.js';
 import { encode } from './command.js';
 
+/** How the processor is opened. */
 export interface CpuOptions {
   /** Threads that compute; LOWRANK_THREADS, or else the number of cores that this process may use. */
   threads?: number;

@@ -56,6 +56,7 @@ export class ReferenceBackend implements Backend {
   private readonly without: ReadonlySet<OpName>;
   private closed = false;
 
+  /** Opens the loops, all ops or `without` some fused ones. Throws where one of these is required. */
   constructor({ without = [] }: ReferenceOptions = {}) {
     const required = without.find((op) => !(opTable[op] as OpDeclaration).fused);
     if (required) throw new LowrankError(`the op "${required}" has no fallback`, { place: 'reference', expected: 'fused ops' });
