@@ -168,10 +168,12 @@ export class AdapterSet {
   private readonly adapters = new Map<string, Adapter>();
   private current?: string;
 
+  /** The name of the adapter that answers; undefined where the base model does. */
   get active(): string | undefined {
     return this.current;
   }
 
+  /** Whether there is an adapter of this name. */
   has(name: string): boolean {
     return this.adapters.has(name);
   }
@@ -190,12 +192,14 @@ export class AdapterSet {
     this.current = name;
   }
 
+  /** Frees the named adapter, if there is one; was it the active one, the base model answers. */
   remove(name: string): void {
     if (this.current === name) this.current = undefined;
     this.adapters.get(name)?.dispose();
     this.adapters.delete(name);
   }
 
+  /** Frees all of them. */
   dispose(): void {
     for (const name of [...this.adapters.keys()]) this.remove(name);
   }

@@ -48,6 +48,7 @@ export class LoraLinear implements LinearAdapter {
   }
 }
 
+/** An adapter of low-rank updates, PEFT’s LORA. */
 export type LoraAdapter = Adapter<LoraConfig, LoraLinear>;
 
 /** Initialisations that change the base model; a finished adapter of that kind needs only its own tensors where it was converted. */

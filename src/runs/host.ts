@@ -30,11 +30,14 @@ export interface Host {
   openModel(name: string, options?: FindModelOptions): Promise<ModelSource>;
   /** The whole of a text file, and the path it was found under; `what` says in errors what was looked for. */
   readText(path: string, what: string, options?: FindOptions): Promise<{ path: string; text: string }>;
+  /** Writes a text file as UTF-8, in place of an earlier one. */
   writeText(path: string, text: string): Promise<void>;
+  /** A folder of results, which need not exist yet. */
   folder(path: string): Folder;
   /** Whether two paths are the same place. */
   isSame(a: string, b: string): boolean;
   /** Where bases that were quantised to be streamed are kept. */
   quantizedBases(): Folder;
+  /** Memory and threads as they are now. */
   machine(): Machine;
 }
