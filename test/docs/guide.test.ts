@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
+import { transform } from 'esbuild';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { recipeKeys } from '../../src/runs/recipe.js';
 import { lowrank } from '../helpers/cli.js';
@@ -37,14 +38,24 @@ async function follow({ name, fences }: Page): Promise<void> {
   const cwd = join(folder, name);
   mkdirSync(cwd);
   symlinkSync(resolve('examples'), join(cwd, 'examples'));
+  mkdirSync(join(cwd, 'node_modules'));
+  symlinkSync(resolve('.'), join(cwd, 'node_modules/lowrank'));
   for (const { language, info, text, place } of fences) {
     if (['yaml', 'jsonl'].includes(language) && info !== '') writeFileSync(join(cwd, info), text);
-    if (language === 'sh' && info === '') await runShell(text, place, cwd);
+    if (language === 'sh' && info === '') await run(['sh', '-e', '-c', text], place, cwd);
+    if (language === 'ts') await run([process.execPath, await program(text, cwd)], place, cwd);
   }
 }
 
-function runShell(text: string, place: string, cwd: string): Promise<void> {
-  const child = spawn('sh', ['-e', '-c', text], { cwd, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+/** A TypeScript program as a module that Node runs. */
+async function program(text: string, cwd: string): Promise<string> {
+  const { code } = await transform(text, { loader: 'ts' });
+  writeFileSync(join(cwd, 'program.mjs'), code);
+  return 'program.mjs';
+}
+
+function run([command, ...args]: string[], place: string, cwd: string): Promise<void> {
+  const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
   let said = '';
   for (const stream of [child.stdout, child.stderr]) {
     stream.on('data', (part) => {
@@ -52,21 +63,18 @@ function runShell(text: string, place: string, cwd: string): Promise<void> {
     });
   }
   return new Promise((done, fail) =>
-    child.on('close', (code) => (code === 0 ? done() : fail(new Error(`${place}: exit code ${code}\n${text}\n${said}`)))),
+    child.on('close', (code) => (code === 0 ? done() : fail(new Error(`${place}: exit code ${code}\n${args.at(-1)}\n${said}`)))),
   );
 }
 
 const isCommands = ({ language }: Fence) => language === 'sh';
+const isRun = (fence: Fence) => fence.language === 'ts' || (isCommands(fence) && fence.info === '');
 
-describeNative('the commands of a page run in their order', () => {
-  test.each(pages.filter(({ fences }) => fences.some((fence) => isCommands(fence) && fence.info === '')).map((page) => [page.name, page]))(
-    '%s',
-    async (_, page) => follow(page),
-    60_000,
-  );
+describeNative('the commands and programs of a page run in their order', () => {
+  test.each(pages.filter(({ fences }) => fences.some(isRun)).map((page) => [page.name, page]))('%s', async (_, page) => follow(page));
 });
 
-describe('commands that need a network or a large model', () => {
+describe('commands that need a network, a large model or a certain machine', () => {
   const checked = pages.flatMap(({ fences }) => fences.filter((fence) => isCommands(fence) && fence.info === 'checked'));
   const commands = checked
     .flatMap(({ text, place }) => commandsOf(text).map((words) => [words.join(' '), words, place] as const))
