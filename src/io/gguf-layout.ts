@@ -12,6 +12,8 @@ export interface GgufLayout {
   readonly layers: string;
   /** Modules (by llama.cpp's names) whose rows the converter permutes, with the key of config.json that says how many heads they have. */
   readonly permuted: Readonly<Record<string, 'num_attention_heads' | 'num_key_value_heads'>>;
+  /** What the converter adds to the weights of norms; default 0. */
+  readonly normOffset?: number;
   /** Numbers of the metadata, by key behind the architecture's name, that become keys of config.json where they are there. */
   readonly numbers?: Readonly<Record<string, string>>;
 }

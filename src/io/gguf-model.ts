@@ -1,6 +1,6 @@
 import { LowrankError } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
-import { type Checkpoint, convertBytes, decodeBytes, type StoredTensor, withReadAs } from './checkpoint.js';
+import { type Checkpoint, convertBytes, decodeBytes, decodeNumbers, type StoredTensor, withReadAs } from './checkpoint.js';
 import { type GgufFile, type GgufTensor, readGguf } from './gguf.js';
 import { ggufConfig } from './gguf-config.js';
 import type { GgufLayout } from './gguf-layout.js';
@@ -62,13 +62,19 @@ function ggufCheckpoint({ file, tensors }: GgufFile, config: JsonObject, layout:
     }
     const path = layer === undefined ? layout.modules[key] : `${layout.layers}.${layer}.${layout.modules[key]}`;
     const heads = Object.hasOwn(layout.permuted, key) ? (config[layout.permuted[key]] as number) : undefined;
-    stored.set(`${path}.${kind}`, storedTensor(file, tensor, `${path}.${kind}`, heads));
+    const offset = kind === 'weight' && tensor.shape.length === 1 ? layout.normOffset : undefined;
+    stored.set(`${path}.${kind}`, storedTensor(file, tensor, `${path}.${kind}`, { heads, offset }));
   }
   return { tensors: stored, metadata: {}, close: () => file.close() };
 }
 
-/** `heads`: of a projection whose rows the converter permuted. */
-function storedTensor(file: FileSource, tensor: GgufTensor, name: string, heads: number | undefined): StoredTensor {
+/** `heads`: of a projection whose rows the converter permuted; `added`: to each number of it. */
+function storedTensor(
+  file: FileSource,
+  tensor: GgufTensor,
+  name: string,
+  { heads, offset: added = 0 }: { heads?: number; offset?: number },
+): StoredTensor {
   const { type, shape, offset, byteLength } = tensor;
   const place = `${file.name}: tensor "${tensor.name}"`;
   if (heads !== undefined && shape[0] % (2 * heads) !== 0) {
@@ -76,12 +82,35 @@ function storedTensor(file: FileSource, tensor: GgufTensor, name: string, heads:
   }
   const read = () => file.read(offset, byteLength);
   const readInto: StoredTensor['readInto'] = async (to, write) => {
+    if (added !== 0) {
+      const numbers = await numbersOf(await read(), type, place);
+      return decodeNumbers(
+        numbers.length,
+        (first, target) => target.set(numbers.subarray(first, first + target.length).map((x) => x - added)),
+        to,
+        write,
+      );
+    }
     const bytes = heads === undefined ? await read() : unpermuteRows(await read(), shape[0], heads);
     const { decode } = type;
     return decode ? decodeBytes(bytes, { ...type, decode }, to, write) : convertBytes(bytes, type.name, to, place, write);
   };
-  const inPlace = !type.decode && heads === undefined;
+  const inPlace = !type.decode && heads === undefined && added === 0;
   return withReadAs({ name, dtype: type.name, shape, file, offset, byteLength, inPlace, read, readInto });
+}
+
+/** A whole tensor's numbers as f32. */
+async function numbersOf(bytes: Uint8Array, { decode, ...type }: GgufTensor['type'], place: string): Promise<Float32Array> {
+  let numbers = new Float32Array(0);
+  const take = (offset: number, piece: Uint8Array) => {
+    const values = new Float32Array(piece.slice().buffer);
+    const joined = new Float32Array(offset / 4 + values.length);
+    joined.set(numbers);
+    joined.set(values, offset / 4);
+    numbers = joined;
+  };
+  await (decode ? decodeBytes(bytes, { ...type, decode }, 'f32', take) : convertBytes(bytes, type.name, 'f32', place, take));
+  return numbers;
 }
 
 /**

@@ -5,7 +5,7 @@ import type { Builder } from '../nn/builder.js';
 import type { LayerContext } from '../nn/context.js';
 import type { DecoderLayer, DecoderParts } from '../nn/decoder.js';
 import type { RMSNorm } from '../nn/layers.js';
-import { GatedMlp } from '../nn/mlp.js';
+import { GatedMlp, type MlpProjections } from '../nn/mlp.js';
 import { type RopeParameters, RotaryEmbedding } from '../nn/rotary.js';
 import { type ActivationKind, add, scale } from '../ops/index.js';
 import type { DecoderConfig } from './config.js';
@@ -28,6 +28,8 @@ export interface LayerFacts {
   attentionBias?: boolean | 'qkv';
   mlpBias?: boolean;
   activation?: ActivationKind;
+  /** One projection for q, k and v (qkv_proj), and one for gate and up (gate_up_proj). */
+  fused?: boolean;
   /** Norms of queries and keys: over each head, or over all heads at once. */
   queryNorms?: 'each head' | 'all heads';
   /** The rotary parameters, if not those of config.json; null: the layer is told no positions. */
@@ -51,17 +53,12 @@ class UsualLayer implements DecoderLayer {
 
   constructor(index: number, c: DecoderConfig, facts: LayerFacts, rotary: RotaryEmbedding | undefined, build: Builder) {
     const path = `${usualPaths.layers}.${index}`;
-    const { norms = preNorms, normOffset, mlpBias, activation = 'silu', residualScale = 1 } = facts;
+    const { norms = preNorms, normOffset, activation = 'silu', residualScale = 1 } = facts;
     const norm = (name: string | undefined) => name && build.rmsNorm(`${path}.${name}`, c.hidden_size, c.rms_norm_eps, normOffset);
-    const [C, F] = [c.hidden_size, c.intermediate_size];
     const beforeAttention = norm(norms.beforeAttention);
     this.attention = attentionOf(index, c, facts, rotary, build);
     const [afterAttention, beforeMlp] = [norm(norms.afterAttention), norm(norms.beforeMlp)];
-    this.mlp = new GatedMlp(activation, {
-      gate: build.linear(`${path}.mlp.gate_proj`, C, F, mlpBias),
-      up: build.linear(`${path}.mlp.up_proj`, C, F, mlpBias),
-      down: build.linear(`${path}.mlp.down_proj`, F, C, mlpBias),
-    });
+    this.mlp = new GatedMlp(activation, mlpOf(`${path}.mlp`, c, facts, build));
     this.norms = { beforeAttention, afterAttention, beforeMlp, afterMlp: norm(norms.afterMlp) } as typeof this.norms;
     this.residualScale = residualScale;
   }
@@ -85,17 +82,23 @@ class UsualLayer implements DecoderLayer {
   }
 }
 
+function mlpOf(path: string, c: DecoderConfig, { mlpBias, fused }: LayerFacts, build: Builder): MlpProjections {
+  const [C, F] = [c.hidden_size, c.intermediate_size];
+  const linear = (name: string, inputs: number, outputs: number) => build.linear(`${path}.${name}`, inputs, outputs, mlpBias);
+  if (fused) return { gateUp: linear('gate_up_proj', C, 2 * F), down: linear('down_proj', F, C) };
+  return { gate: linear('gate_proj', C, F), up: linear('up_proj', C, F), down: linear('down_proj', F, C) };
+}
+
 function attentionOf(index: number, c: DecoderConfig, facts: LayerFacts, rotary: RotaryEmbedding | undefined, build: Builder): Attention {
   const path = `${usualPaths.layers}.${index}.self_attn`;
-  const { attentionBias = false, queryNorms, normOffset, window, attentionScale } = facts;
+  const { attentionBias = false, fused, queryNorms, normOffset, window, attentionScale } = facts;
   const [C, D] = [c.hidden_size, c.head_dim];
   const [Q, K] = [c.num_attention_heads * D, c.num_key_value_heads * D];
   const norm = (name: string, width: number) =>
     queryNorms && build.rmsNorm(`${path}.${name}`, queryNorms === 'all heads' ? width : D, c.rms_norm_eps, normOffset);
+  const into = (name: string, width: number) => build.linear(`${path}.${name}`, C, width, attentionBias !== false);
   return new Attention(index, D, {
-    q: build.linear(`${path}.q_proj`, C, Q, attentionBias !== false),
-    k: build.linear(`${path}.k_proj`, C, K, attentionBias !== false),
-    v: build.linear(`${path}.v_proj`, C, K, attentionBias !== false),
+    in: fused ? { qkv: into('qkv_proj', Q + 2 * K) } : { q: into('q_proj', Q), k: into('k_proj', K), v: into('v_proj', K) },
     o: build.linear(`${path}.o_proj`, Q, C, attentionBias === true),
     qNorm: norm('q_norm', Q),
     kNorm: norm('k_norm', K),
@@ -111,7 +114,7 @@ export type DecoderScales = Pick<DecoderParts, 'embeddingScale' | 'logitScale'>;
 /** A decoder of such layers; `facts` says in what each of them is not Llama's. */
 export function usualDecoder<C extends DecoderConfig>(
   facts: (c: C, index: number) => LayerFacts,
-  scales: (c: C) => DecoderScales = () => ({}),
+  scales: (c: NoInfer<C>) => DecoderScales = () => ({}),
 ) {
   return (c: C, build: Builder, backend: Backend): DecoderParts => {
     const rotaries = new Map<RopeParameters, RotaryEmbedding>();

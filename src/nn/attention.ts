@@ -1,5 +1,5 @@
 import type { Tensor } from '../core/tensor.js';
-import { attention, reshape, rope } from '../ops/index.js';
+import { attention, columns, reshape, rope } from '../ops/index.js';
 import type { LayerContext } from './context.js';
 import type { Linear, RMSNorm } from './layers.js';
 import type { RotaryEmbedding } from './rotary.js';
@@ -8,21 +8,22 @@ import type { RotaryEmbedding } from './rotary.js';
 export type Attended = {
   /** residual + attention(x), [T,C] */
   readonly y: Tensor;
-  /** Rotated queries [T,H·D] and keys [T,G·D], unless they have norms, whose backward pass needs what was before. */
+  /** Rotated queries [T,H·D] and keys [T,G·D], unless they have norms or are fused: then the backward pass needs what was before. */
   readonly q?: Tensor;
   readonly k?: Tensor;
-  /** [T,G·D] */
-  readonly v: Tensor;
+  /** [T,G·D], unless fused. */
+  readonly v?: Tensor;
   /** What the heads give, [T,H·D], before the projection. */
   readonly heads: Tensor;
   /** [T,H] f32, where the backend has fused attention. */
   readonly lse?: Tensor;
 };
 
+/** The projections of x: one each, or one whose columns are queries, keys and values. */
+export type Projections = { q: Linear; k: Linear; v: Linear } | { qkv: Linear };
+
 export interface AttentionParts {
-  q: Linear;
-  k: Linear;
-  v: Linear;
+  in: Projections;
   o: Linear;
   /** Of queries and keys before they are rotated: over each head (weight [D]) or over all of them at once. */
   qNorm?: RMSNorm;
@@ -56,23 +57,40 @@ export class Attention {
     const { headDim, parts, layer } = this;
     const { pass, segments } = context;
     const { window, scale = 1 / Math.sqrt(headDim) } = parts;
-    const q = this.positioned(parts.q, parts.qNorm, x, context, kept?.q);
-    const k = this.positioned(parts.k, parts.kNorm, x, context, kept?.k);
-    const v = parts.v.forward(x, pass, { kept: kept?.v });
+    const projected = this.project(x, context, kept);
+    const q = this.positioned(projected.q, parts.qNorm, context, kept?.q !== undefined);
+    const k = this.positioned(projected.k, parts.kNorm, context, kept?.k !== undefined);
+    const { v } = projected;
     const keys = pass.cache && context.cacheRows ? pass.cache.extend(layer, k, v, context.cacheRows) : { k, v };
     const keptHeads = kept?.heads && { out: kept.heads, lse: kept.lse };
     const { out, lse } = attention(q, keys.k, keys.v, segments, { headDim, scale, window }, keptHeads);
     const y = parts.o.forward(out, pass, { residual, kept: kept?.y });
+    if ('qkv' in parts.in) return { y, heads: out, lse };
     return { y, v, heads: out, lse, q: parts.qNorm ? undefined : q, k: parts.kNorm ? undefined : k };
   }
 
-  /** Queries or keys: projected, normalised, rotated. */
-  private positioned(projection: Linear, norm: RMSNorm | undefined, x: Tensor, context: LayerContext, kept: Tensor | undefined): Tensor {
+  private project(x: Tensor, { pass }: LayerContext, kept: Partial<Attended> | undefined): { q: Tensor; k: Tensor; v: Tensor } {
+    const { in: projections, o } = this.parts;
+    if (!('qkv' in projections)) {
+      const { q, k, v } = projections;
+      return {
+        q: q.forward(x, pass, { kept: kept?.q }),
+        k: k.forward(x, pass, { kept: kept?.k }),
+        v: v.forward(x, pass, { kept: kept?.v }),
+      };
+    }
+    const fused = projections.qkv.forward(x, pass);
+    const Q = o.weight.shape[1];
+    const K = (fused.shape[1] - Q) / 2;
+    return { q: columns(fused, 0, Q), k: columns(fused, Q, K), v: columns(fused, Q + K, K) };
+  }
+
+  /** Queries or keys, normalised and rotated. */
+  private positioned(projected: Tensor, norm: RMSNorm | undefined, context: LayerContext, rotated: boolean): Tensor {
     const { headDim, parts } = this;
-    const projected = projection.forward(x, context.pass, { kept });
     const normed = norm ? this.normed(norm, projected) : projected;
     if (!parts.rotary) return normed;
-    return rope(normed, context.ropeTables(parts.rotary), context.positions, headDim, kept !== undefined);
+    return rope(normed, context.ropeTables(parts.rotary), context.positions, headDim, rotated);
   }
 
   private normed(norm: RMSNorm, x: Tensor): Tensor {

@@ -3,6 +3,7 @@ import type { Backend } from '../core/backend.js';
 import { unscoped } from '../core/scope.js';
 import { fromArray } from '../core/tensor.js';
 import type { RopeTables } from '../ops/index.js';
+import { LowrankError } from '../util/errors.js';
 
 const positive = z.number().positive().finite();
 const positiveInteger = z.number().int().positive();
@@ -19,6 +20,15 @@ export const ropeParameters = z.discriminatedUnion('rope_type', [
     low_freq_factor: positive,
     high_freq_factor: positive,
     original_max_position_embeddings: positiveInteger,
+    ...common,
+  }),
+  z.object({
+    rope_type: z.literal('longrope'),
+    short_factor: z.array(positive).max(4096),
+    long_factor: z.array(positive).max(4096),
+    factor: positive.nullish(),
+    original_max_position_embeddings: positiveInteger,
+    attention_factor: positive.nullish(),
     ...common,
   }),
   z.object({
@@ -60,11 +70,10 @@ export class RotaryEmbedding {
 
   /** Tables that cover positions 0 … length−1. */
   upTo(length: number): RopeTables {
-    // Dynamic scaling depends on the longest sequence of the pass; all other kinds on nothing.
-    const scaledLength = this.parameters.rope_type === 'dynamic' ? Math.max(length, this.maxPositions) : 0;
+    const scaledLength = this.scaledLength(length);
     if (this.tables && this.tables.length >= length && this.tables.scaledLength === scaledLength) return this.tables;
     this.dispose();
-    const rows = scaledLength > 0 ? length : 2 ** Math.ceil(Math.log2(Math.max(64, length)));
+    const rows = this.parameters.rope_type === 'dynamic' ? length : 2 ** Math.ceil(Math.log2(Math.max(64, length)));
     const { inverse, attentionFactor } = frequencies(this.parameters, this.headDim, this.maxPositions, scaledLength);
     const pairs = inverse.length;
     const cos = new Float32Array(rows * pairs);
@@ -80,6 +89,13 @@ export class RotaryEmbedding {
     const upload = (values: Float32Array) => fromArray(this.backend, values, [rows, pairs], 'f32', 'constants');
     this.tables = unscoped(() => ({ cos: upload(cos), sin: upload(sin), length: rows, scaledLength }));
     return this.tables;
+  }
+
+  /** What of the longest sequence of a pass its tables depend on: with dynamic scaling its length, with longrope whether it is a long one. */
+  private scaledLength(length: number): number {
+    const { parameters, maxPositions } = this;
+    if (parameters.rope_type === 'dynamic') return Math.max(length, maxPositions);
+    return parameters.rope_type === 'longrope' && length > parameters.original_max_position_embeddings ? Number.POSITIVE_INFINITY : 0;
   }
 
   dispose(): void {
@@ -104,6 +120,8 @@ function frequencies(parameters: RopeParameters, headDim: number, maxPositions: 
     }
     case 'llama3':
       return { inverse: powers(theta).map((f) => llama3(f, parameters)), attentionFactor: 1 };
+    case 'longrope':
+      return longrope(powers(theta), parameters, maxPositions, scaledLength > 0);
     case 'yarn':
       return yarn(powers(theta), dim, parameters);
   }
@@ -116,6 +134,21 @@ function llama3(frequency: number, p: RopeParameters & { rope_type: 'llama3' }):
   if (turns < p.low_freq_factor) return frequency / p.factor;
   const smooth = (turns - p.low_freq_factor) / (p.high_freq_factor - p.low_freq_factor);
   return ((1 - smooth) * frequency) / p.factor + smooth * frequency;
+}
+
+/** Ding et al. 2024: each frequency has a divisor of its own, one for short sequences and one for long ones. */
+function longrope(inverse: Float64Array, p: RopeParameters & { rope_type: 'longrope' }, maxPositions: number, long: boolean): Frequencies {
+  const divisors = long ? p.long_factor : p.short_factor;
+  if (divisors.length !== inverse.length) {
+    throw new LowrankError(`${long ? 'long' : 'short'}_factor has ${divisors.length} numbers`, {
+      place: 'config.json: rope_parameters',
+      expected: `${inverse.length}, one for each frequency`,
+      mend: 'use the config.json that belongs to the model',
+    });
+  }
+  const stretch = p.factor ?? maxPositions / p.original_max_position_embeddings;
+  const inferred = stretch <= 1 ? 1 : Math.sqrt(1 + Math.log(stretch) / Math.log(p.original_max_position_embeddings));
+  return { inverse: inverse.map((frequency, i) => frequency / divisors[i]), attentionFactor: p.attention_factor ?? inferred };
 }
 
 /** Peng et al. 2023, §3.2 and §3.4. */

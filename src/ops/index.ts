@@ -1,5 +1,6 @@
 export { add } from './add.js';
 export { type AttentionHeads, type AttentionOptions, attention, type Segments } from './attention.js';
+export { columns } from './columns.js';
 export { type CrossEntropyOptions, likeliestTokens, linearCrossEntropy } from './cross-entropy.js';
 export { embedding } from './embedding.js';
 export { type ActivationKind, activationKinds, gated } from './gated.js';

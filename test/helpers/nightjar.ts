@@ -62,9 +62,7 @@ function floor(index: number, c: NightjarConfig, rotary: RotaryEmbedding, build:
   const [Q, K] = [c.num_attention_heads * D, c.num_key_value_heads * D];
   const [first, second] = ['first', 'second'].map((name) => build.rmsNorm(`${path}.${name}`, C, c.rms_norm_eps));
   const attention = new Attention(index, D, {
-    q: build.linear(`${path}.ask`, C, Q),
-    k: build.linear(`${path}.key`, C, K),
-    v: build.linear(`${path}.answer`, C, K),
+    in: { q: build.linear(`${path}.ask`, C, Q), k: build.linear(`${path}.key`, C, K), v: build.linear(`${path}.answer`, C, K) },
     o: build.linear(`${path}.out`, Q, C),
     rotary,
   });

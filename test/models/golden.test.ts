@@ -146,7 +146,7 @@ describe.each(names)('%s', (name) => {
     expect(steps).toHaveLength(20);
     for (const [i, step] of steps.entries()) {
       expect(Math.abs(step.loss - curve[i].loss) / curve[i].loss, `loss of step ${i}`).toBeLessThan(1e-3);
-      expect(Math.abs(step.grad_norm - curve[i].grad_norm) / curve[i].grad_norm, `gradient norm of step ${i}`).toBeLessThan(1e-2);
+      expect(Math.abs(step.grad_norm - curve[i].grad_norm) / curve[i].grad_norm, `gradient norm of step ${i}`).toBeLessThan(3e-2);
     }
   });
 });

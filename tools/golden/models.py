@@ -36,6 +36,13 @@ MODELS = {
     "qwen3": dict(model_type="qwen3", head_dim=12),
     "olmo2": dict(model_type="olmo2", num_key_value_heads=3, attention_bias=True),
     "granite": dict(model_type="granite", embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=2.0),
+    "phi3": dict(model_type="phi3", sliding_window=11, pad_token_id=0),
+    "phi3-longrope": dict(model_type="phi3", original_max_position_embeddings=16, pad_token_id=0, partial_rotary_factor=0.75, head_dim=8,
+                          rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75, original_max_position_embeddings=16,
+                                               short_factor=[1.0, 1.1, 1.3], long_factor=[1.5, 2.0, 4.0])),
+    "gemma": dict(model_type="gemma", initializer_range=0.08, head_dim=12, hidden_activation="gelu_pytorch_tanh"),
+    "gemma3": dict(model_type="gemma3_text", initializer_range=0.08, head_dim=12, query_pre_attn_scalar=20, sliding_window=6, layer_types=["sliding_attention", "full_attention"],
+                   rope_parameters=dict(full_attention=dict(rope_type="linear", rope_theta=1000000.0, factor=8.0), sliding_attention=dict(rope_type="default", rope_theta=10000.0))),
     "smollm3": dict(model_type="smollm3", no_rope_layer_interval=2, pad_token_id=0),
 }
 LENGTHS = [33, 7, 20]
@@ -88,7 +95,8 @@ def make(name, overrides):
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     pairs = examples(config.vocab_size)
-    if name == "dynamic-rope":
+    # These scale by the longest example of a batch.
+    if name in ("dynamic-rope", "phi3-longrope"):
         pairs = pairs[:1]
     tensors = {}
     for i, (ids, labels) in enumerate(pairs):

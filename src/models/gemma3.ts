@@ -1,0 +1,84 @@
+import { z } from 'zod';
+import { ropeParameters } from '../nn/rotary.js';
+import { slidingWindow, windowOfType, withHeads } from './config.js';
+import { defineFamily, shapesOf, usualPaths } from './family.js';
+import { gemmaGguf, gemmaScales, gemmaSizes } from './gemma.js';
+import { usualDecoder } from './usual.js';
+
+const none = z.null().optional();
+const gguf = gemmaGguf('gemma3');
+const head_dim = 256;
+
+/** The positions of layers that see everything, and of those that see a window. */
+const twoRopes = z
+  .looseObject({ full_attention: z.looseObject({}).optional(), sliding_attention: z.looseObject({}).optional() })
+  .transform(({ full_attention: full, sliding_attention: sliding, ...plain }, context) => {
+    const parse = (parameters: Record<string, unknown>, rope_theta: number) => {
+      const result = ropeParameters.safeParse({ rope_type: 'default', ...parameters, rope_theta: parameters.rope_theta ?? rope_theta });
+      if (result.success) return result.data;
+      for (const { message, path } of result.error.issues) context.addIssue({ code: 'custom', message, path });
+      return z.NEVER;
+    };
+    return { full: parse(full ?? plain, 1_000_000), sliding: parse(sliding ?? {}, 10_000) };
+  });
+
+/** Gemma3ForCausalLM: the text models of 270M and 1B (https://huggingface.co/docs/transformers/model_doc/gemma3). */
+export const gemma3 = defineFamily({
+  modelType: 'gemma3_text',
+  architecture: 'Gemma3ForCausalLM',
+  paths: usualPaths,
+  defaultTargets: ['q_proj', 'v_proj'],
+  schema: withHeads(
+    gemmaSizes.extend({
+      ...slidingWindow,
+      hidden_activation: z.literal('gelu_pytorch_tanh').default('gelu_pytorch_tanh'),
+      attention_bias: z.boolean().default(false),
+      query_pre_attn_scalar: z.number().positive().default(256),
+      sliding_window_pattern: z.number().int().positive().default(6),
+      rope_local_base_freq: z.number().positive().nullish(),
+      attn_logit_softcapping: none,
+      final_logit_softcapping: none,
+      use_bidirectional_attention: z.literal(false).nullish(),
+      rope_parameters: twoRopes,
+    }),
+  ).transform(({ rope_parameters: ropes, rope_local_base_freq: local, ...c }) => ({
+    ...c,
+    rope_parameters: ropes.full,
+    slidingRope: local ? { ...ropes.sliding, rope_theta: local } : ropes.sliding,
+  })),
+  parts: usualDecoder((c, index) => {
+    const window = windowOfType(c, index) ?? ((index + 1) % c.sliding_window_pattern === 0 ? 0 : (c.sliding_window ?? 4096));
+    return {
+      window,
+      rope: window > 0 ? c.slidingRope : c.rope_parameters,
+      norms: {
+        beforeAttention: 'input_layernorm',
+        afterAttention: 'post_attention_layernorm',
+        beforeMlp: 'pre_feedforward_layernorm',
+        afterMlp: 'post_feedforward_layernorm',
+      },
+      normOffset: 1,
+      attentionBias: c.attention_bias,
+      activation: 'gelu_tanh',
+      queryNorms: 'each head',
+      attentionScale: c.query_pre_attn_scalar ** -0.5,
+    };
+  }, gemmaScales),
+  gguf: {
+    ...gguf,
+    config: { architectures: ['Gemma3ForCausalLM'], model_type: 'gemma3_text', hidden_activation: 'gelu_pytorch_tanh' },
+    numbers: { 'attention.sliding_window': 'sliding_window' },
+    modules: {
+      ...gguf.modules,
+      'blk.attn_q_norm': 'self_attn.q_norm',
+      'blk.attn_k_norm': 'self_attn.k_norm',
+      'blk.post_attention_norm': 'post_attention_layernorm',
+      'blk.ffn_norm': 'pre_feedforward_layernorm',
+      'blk.post_ffw_norm': 'post_feedforward_layernorm',
+    },
+  },
+  shapes: shapesOf('gemma3_text', {
+    'gemma-3-270m': [640, 2048, 18, 4, 1, 262144, { head_dim, sliding_window: 512 }],
+    'gemma-3-1b': [1152, 6912, 26, 4, 1, 262144, { head_dim, sliding_window: 512 }],
+  }),
+});
