@@ -1,6 +1,9 @@
 import { LowrankError } from '../util/errors.js';
 import type { JsonValue } from '../util/json.js';
-import { explainJinja, type Program, parseJinja, renderJinja } from './jinja.js';
+import { bind } from './jinja/operations.js';
+import { fromJson, str } from './jinja/print.js';
+import { explain, Refusal, Template } from './jinja/template.js';
+import { Dict, Func, type Value } from './jinja/values.js';
 import { strftime } from './strftime.js';
 
 /** One turn of a conversation, with the keys that chat templates read: `role`, `content`, `tool_calls`, `reasoning_content`, … */
@@ -16,6 +19,12 @@ export interface Rendering {
   text: string;
   /** What `{% generation %}` blocks enclose, in order; empty where the template has none. */
   generated: Span[];
+  /** A generation block stood in a macro or a block that is not printed at once: what it encloses is not known. */
+  misplaced: boolean;
+  /** For each message the keys whose values the template read. */
+  readKeys: ReadonlySet<string>[];
+  /** Whether the template read the tools. */
+  readTools: boolean;
 }
 
 export interface RenderOptions {
@@ -27,97 +36,91 @@ export interface RenderOptions {
 }
 
 export interface ChatTemplateOptions {
+  /** The model's template named "tool_use", which holds where a conversation has tools. */
+  toolUse?: string;
   /** `bos_token`, `eos_token`, …: what `Tokenizer.specialTokens` holds. */
   specialTokens?: Readonly<Record<string, string>>;
   /** The time that `strftime_now` shows; default: the time of rendering. */
   clock?: () => Date;
 }
 
-/** Noncharacters of Unicode, never part of exchanged text: they mark the ends of generated spans while a template renders. */
-const marks = ['\ufdd0', '\ufdd1'] as const;
-
-/** Raised by `raise_exception` in a template. */
-class Refusal extends Error {}
+/** The keys under which a message's reasoning may stand; templates read the first, older ones the second. */
+const reasoningKeys = ['reasoning_content', 'thinking', 'reasoning'] as const;
 
 /**
  * A chat template in Jinja, rendered as `apply_chat_template` of transformers does, for training and for serving alike.
  * https://huggingface.co/docs/transformers/main/en/chat_templating_writing
  */
 export class ChatTemplate {
-  private readonly program: Program;
+  private readonly plain: Template;
+  private readonly toolUse: Template;
   private readonly specialTokens: Readonly<Record<string, string>>;
   private readonly clock: () => Date;
 
-  /** Throws a LowrankError where the source is no template that the engine reads. */
-  constructor(source: string, { specialTokens = {}, clock = () => new Date() }: ChatTemplateOptions = {}) {
+  /** Throws a LowrankError where the source is no template that can be read. */
+  constructor(source: string, { toolUse, specialTokens = {}, clock = () => new Date() }: ChatTemplateOptions = {}) {
     this.specialTokens = specialTokens;
     this.clock = clock;
-    try {
-      this.program = parseJinja(markGenerations(source));
-    } catch (error) {
-      // The parser reads past its last token where a block or an expression is not closed.
-      const reason = error instanceof TypeError ? 'a block or an expression is not closed' : explainJinja(error);
-      throw new LowrankError(`not a readable Jinja template: ${reason}`, {
-        place: 'chat template',
-        cause: error,
-        mend: 'correct it, or give another as chat_template_jinja',
-      });
-    }
+    this.plain = parse(source, 'chat template');
+    this.toolUse = toolUse === undefined ? this.plain : parse(toolUse, 'chat template tool_use');
   }
 
   /**
-   * The text of a conversation, and what of it the template declares as generated. Keys whose value is null are left out, as
-   * transformers does. Throws a LowrankError naming `place` where the template refuses the messages or fails.
+   * The text of a conversation, and what of it the template declares as generated. Keys whose value is null are left out, and reasoning
+   * is given under all of its names, as transformers does. Throws a LowrankError naming `place` where the template refuses the messages or fails.
    */
   render(messages: readonly Message[], { addGenerationPrompt = false, tools = null, place }: RenderOptions = {}): Rendering {
-    const variables = {
-      ...this.specialTokens,
-      raise_exception: (message: unknown) => {
-        throw new Refusal(String(message));
-      },
-      strftime_now: (format: unknown) => strftime(this.clock(), String(format)),
-      messages: messages.map((message) => Object.fromEntries(Object.entries(message).filter(([, value]) => value !== null))),
-      tools,
-      documents: null,
-      add_generation_prompt: addGenerationPrompt,
-    };
-    if (/[\ufdd0\ufdd1]/.test(JSON.stringify([messages, tools]))) {
-      throw new LowrankError('a message holds U+FDD0 or U+FDD1, which are not characters', { place, mend: 'remove them' });
-    }
     try {
-      return separateMarks(renderJinja(this.program, variables));
+      const given = messages.map(messageValue);
+      const { text, generated, misplaced, reads } = (tools === null ? this.plain : this.toolUse).render({
+        ...this.specialTokens,
+        raise_exception: new Func('raise_exception', (args) => {
+          throw new Refusal(str(bind('raise_exception', ['message'], args)[0]));
+        }),
+        strftime_now: new Func('strftime_now', (args) => strftime(this.clock(), str(bind('strftime_now', ['format'], args)[0]))),
+        messages: given,
+        tools: fromJson(tools),
+        documents: null,
+        add_generation_prompt: addGenerationPrompt,
+      });
+      return { text, generated, misplaced, readKeys: given.map((dict, i) => readKeys(messages[i], dict)), readTools: reads.has('tools') };
     } catch (error) {
       const problem = error instanceof Refusal ? 'the chat template refuses the conversation' : 'the chat template fails';
       const mend = error instanceof Refusal ? 'change the messages to what the template allows' : 'correct the template or the messages';
-      throw new LowrankError(`${problem}: ${explainJinja(error)}`, { place, cause: error, mend });
+      throw new LowrankError(`${problem}: ${explain(error)}`, { place, cause: error, mend });
     }
   }
 }
 
-/**
- * The engine drops `{% generation %}` and `{% endgeneration %}`. Each becomes a block that prints a mark; a block opens and ends it,
- * so that white space is controlled as around the tag itself.
- */
-function markGenerations(source: string): string {
-  return source.replace(/\{%(-?)\s{0,99}(end)?generation\s{0,99}(-?)%\}/g, (_, left, end, right) => {
-    return `{%${left} if true %}{{ "${marks[end ? 1 : 0]}" }}{% endif ${right}%}`;
-  });
+function parse(source: string, place: string): Template {
+  try {
+    return new Template(source);
+  } catch (error) {
+    throw new LowrankError(`not a readable Jinja template: ${explain(error)}`, {
+      place,
+      cause: error,
+      mend: 'correct it, or give another as chat_template_jinja',
+    });
+  }
 }
 
-function separateMarks(marked: string): Rendering {
-  const generated: Span[] = [];
-  let text = '';
-  let start = -1;
-  for (const part of marked.split(/([\ufdd0\ufdd1])/)) {
-    const mark = marks.indexOf(part as (typeof marks)[number]);
-    if (mark < 0) text += part;
-    else if ((mark === 0) !== start < 0) throw new Error('its generation blocks are nested');
-    else if (mark === 0) start = text.length;
-    else {
-      generated.push([start, text.length]);
-      start = -1;
-    }
+/** A message as a template sees it, which notes what is read of it. */
+function messageValue(message: Message): Dict {
+  const reasoning = reasoningKeys.map((key) => message[key]).find((value) => value !== null && value !== undefined);
+  const entries = Object.entries(message).filter(([, value]) => value !== null && value !== undefined);
+  const pairs = entries.map(([key, value]): [string, Value] => [key, fromJson(value)]);
+  if (reasoning !== undefined) {
+    const value = fromJson(reasoning);
+    pairs.unshift(['thinking', value]);
+    pairs.push(['reasoning_content', value]);
   }
-  if (start >= 0) throw new Error('a generation block does not end');
-  return { text, generated };
+  const dict = Dict.of(pairs);
+  dict.reads = new Set();
+  return dict;
+}
+
+/** The keys of a message that a template read; reasoning is read under whichever of its names. */
+function readKeys(message: Message, { reads = new Set() }: Dict): ReadonlySet<string> {
+  if (reasoningKeys.some((key) => reads.has(key))) for (const key of reasoningKeys) if (key in message) reads.add(key);
+  return reads;
 }

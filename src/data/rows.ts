@@ -1,5 +1,5 @@
 import { LowrankError } from '../util/errors.js';
-import { isObject, type JsonObject, type JsonValue, parseJson } from '../util/json.js';
+import { isObject, type JsonObject, type JsonValue, parseExactJson } from '../util/json.js';
 
 export interface Row {
   value: JsonObject;
@@ -20,7 +20,7 @@ export async function* readJsonLines(lines: AsyncIterable<string> | Iterable<str
 
 /** The rows of a JSON text: an array of objects. */
 export function readJsonArray(text: string, name: string): Row[] {
-  const values = parseJson(text, name);
+  const values = parseExactJson(text, name);
   if (!Array.isArray(values)) {
     throw new LowrankError(`the top level is ${isObject(values) ? 'an object' : 'a single value'}`, {
       place: `${name}:1:1`,
@@ -48,7 +48,7 @@ export async function readRows(text: string, name: string): Promise<Row[]> {
 
 function isWhole(line: string): boolean {
   try {
-    parseJson(line, '');
+    parseExactJson(line, '');
     return true;
   } catch {
     return false;
@@ -57,10 +57,10 @@ function isWhole(line: string): boolean {
 
 function parseLine(line: string, name: string, number: number): JsonValue {
   try {
-    return parseJson(line, name);
+    return parseExactJson(line, name);
   } catch {
     // Again, for an error that counts lines from the file's beginning.
-    return parseJson('\n'.repeat(number - 1) + line.replace('\ufeff', ''), name);
+    return parseExactJson('\n'.repeat(number - 1) + line.replace('\ufeff', ''), name);
   }
 }
 

@@ -1,7 +1,25 @@
 import { LowrankError } from './errors.js';
 
-export type JsonValue = null | boolean | number | string | JsonValue[] | { [key: string]: JsonValue };
+export type JsonValue = null | boolean | number | string | JsonNumber | JsonValue[] | { [key: string]: JsonValue };
 export type JsonObject = { [key: string]: JsonValue };
+
+/** A number whose text says more than a double keeps: 20.0, 1e-07, integers above 2⁵³. Only `parseExactJson` makes them. */
+export class JsonNumber extends Number {
+  readonly text: string;
+
+  constructor(text: string) {
+    super(text);
+    this.text = text;
+  }
+}
+
+/** Where an object has keys that JavaScript would put first, such as "7": its keys as they were written. */
+const keyOrder = Symbol('the order of keys');
+
+/** The keys of an object in the order of its text. */
+export function orderedKeys(value: JsonObject): string[] {
+  return (value as { [keyOrder]?: string[] })[keyOrder] ?? Object.keys(value);
+}
 
 /** Deeper nesting than this has no use in the files that are read here, and could exhaust the stack. */
 const maxDepth = 100;
@@ -32,6 +50,52 @@ export function parseJson(text: string, place: string): JsonValue {
   }
 }
 
+/**
+ * The same for rows, whose numbers and keys reach texts: a number that JavaScript would write otherwise is a `JsonNumber`, and
+ * `orderedKeys` gives the keys of an object in their order. Other values are plain.
+ */
+export function parseExactJson(text: string, place: string): JsonValue {
+  const value = parseJson(text, place);
+  return /[:[,]\s*-?(?:\d+[.eE]|\d{16})|-0|"\d+"\s*:/.test(text) ? exactly(text) : value;
+}
+
+const tokens = /[\s\ufeff,:]*([{}[\]]|"[^"\\]*(?:\\.[^"\\]*)*"|[^\s,:{}[\]"]+)/y;
+
+/** The value of a text that is known to be valid JSON, with exact numbers and orders of keys. */
+function exactly(text: string): JsonValue {
+  tokens.lastIndex = 0;
+  const next = (): string => tokens.exec(text)?.[1] ?? '';
+  const read = (token: string): JsonValue => {
+    if (token === '[') {
+      const items: JsonValue[] = [];
+      for (let inner = next(); inner !== ']'; inner = next()) items.push(read(inner));
+      return items;
+    }
+    if (token === '{') {
+      const entries: JsonObject = {};
+      const keys = new Set<string>();
+      for (let inner = next(); inner !== '}'; inner = next()) {
+        const key: string = JSON.parse(inner);
+        keys.add(key);
+        entries[key] = read(next());
+      }
+      if ([...keys].some((key) => /^\d+$/.test(key))) Object.defineProperty(entries, keyOrder, { value: [...keys] });
+      return entries;
+    }
+    const value: JsonValue = JSON.parse(token);
+    if (typeof value !== 'number') return value;
+    const whole = /^-?\d+$/.test(token);
+    return whole
+      ? Number.isSafeInteger(value) && token !== '-0'
+        ? value
+        : new JsonNumber(token)
+      : Number.isInteger(value)
+        ? new JsonNumber(token)
+        : value;
+  };
+  return read(next());
+}
+
 /** The same, and the top level must be an object. */
 export function parseJsonObject(text: string, place: string): JsonObject {
   const value = parseJson(text, place);
@@ -40,7 +104,7 @@ export function parseJsonObject(text: string, place: string): JsonObject {
 }
 
 export function isObject(value: JsonValue | undefined): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
+  return typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof JsonNumber);
 }
 
 /** The offset at which the nesting passes the bound, or −1. */

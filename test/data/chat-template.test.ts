@@ -28,7 +28,7 @@ describe.each(cases)('$name', ({ template: name, tokenizer: kind, messages, tool
   test('without generation tags the turns are found, and the mask is the same', () => {
     const plain = source.replace(/\{%(-?)\s*(?:end)?generation\s*(-?)%\}/g, '{%$1 if true %}{% endif $2%}');
     const template = chatTemplate(plain, tokenizer);
-    expect(template.render(messages, { tools })).toEqual({ text, generated: [] });
+    expect(template.render(messages, { tools })).toMatchObject({ text, generated: [] });
     const labelled = labelConversation(tokenizer, template, { messages, tools, place: 'row' }, {});
     expect(labelled.inputIds).toEqual(ids);
     // Tags may enclose what follows the terminator; a turn's own text ends with it.

@@ -66,7 +66,6 @@ describe('data', () => {
       `{"messages":[{"role":"user","content":"${'a '.repeat(1e5)}"}, {"role":"assistant","content":"b"}]}`,
       /longer than sequence_len 64/,
     ],
-    ['marks of generated spans', '{"messages":[{"role":"assistant","content":"a\ufdd0b\ufdd1"}]}', /^d\.jsonl:1: a message holds U\+FDD0/],
   ])('%s', async (_, text, message, dataset = {}) => {
     const error = await errorOf(() => prepare(text, 'd.jsonl', dataset));
     expect(error.message).toMatch(message);
@@ -127,7 +126,8 @@ describe('chat templates', () => {
     ['a tag that the engine does not know', '{% include "x" %}'],
     ['deep brackets', `{{ ${'('.repeat(1e5)}1${')'.repeat(1e5)} }}`],
     ['too long', 'x'.repeat(300_000)],
-    ['a run of spaces', ' '.repeat(250_000)],
+    ['a generation block without end', '{% generation %}a'],
+    ['a break outside of a loop', '{% for a in b %}{% generation %}{% break %}{% endgeneration %}{% endfor %}'],
   ])('%s is refused when read', async (_, source) => {
     const error = await errorOf(() => new ChatTemplate(source));
     expect(error.message).toMatch(/^chat template: not a readable Jinja template: .*\n {2}to mend: /);
@@ -159,14 +159,13 @@ describe('chat templates', () => {
       /list grows beyond/,
     ],
     ['an exception of its own', '{{ raise_exception("Only tools, please") }}', /refuses the conversation: Only tools, please/],
-    ['a long exception', '{{ raise_exception("x" ~ range(50000)) }}', /refuses the conversation: x0,1,2/],
+    ['a long exception', '{{ raise_exception("x" ~ range(50000) | list) }}', /refuses the conversation: x\[0, 1, 2/],
     ['a filter that does not exist', '{{ messages | nonsense }}', /nonsense/],
     ['a call of what is no function', '{{ messages[0].content() }}', /call/],
     ['loops that do nothing', '{% set r = range(90000) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}', /come to an end/],
     ['filtered loops', '{% set r = range(90000) %}{% for a in r %}{% for b in r if b < 0 %}{% endfor %}{% endfor %}', /come to an end/],
     ['a missing key in a sum', '{{ "a" ~ messages[0].nothing.more + 1 }}', /fails/],
     ['nested generation blocks', '{% generation %}{% generation %}a{% endgeneration %}{% endgeneration %}', /nested/],
-    ['a generation block without end', '{% generation %}a', /does not end/],
   ])('%s', async (_, source, message) => {
     const template = new ChatTemplate(source);
     const error = await errorOf(() => template.render(messages, { place: 'd.jsonl:9' }));
@@ -177,7 +176,7 @@ describe('chat templates', () => {
   test('a template reaches nothing but its variables', () => {
     const source =
       '{{ messages.constructor is defined }} {{ messages[0].__proto__ is defined }} {{ process is defined }} {{ "a".constructor is defined }}';
-    expect(new ChatTemplate(source).render(messages).text).toBe('false false false false');
+    expect(new ChatTemplate(source).render(messages).text).toBe('False False False False');
   });
 
   test('a template in which a turn cannot be located', async () => {
