@@ -3,7 +3,21 @@ import { madeList, spend, spendItems, spendText } from './meter.js';
 import { binary, bind, getItem, isIterable, iterate, listOf, wholeOf } from './operations.js';
 import { str } from './print.js';
 import { pointsOf } from './text.js';
-import { type Arguments, asText, Dict, equal, Iter, ordered, Range, Tuple, truthy, typeName, Undefined, type Value } from './values.js';
+import {
+  type Arguments,
+  asText,
+  Dict,
+  equal,
+  Iter,
+  ordered,
+  orElse,
+  Range,
+  Tuple,
+  truthy,
+  typeName,
+  Undefined,
+  type Value,
+} from './values.js';
 
 /** Jinja's filters on collections. What Python gives as an iterator is one here: it is read once, and only as far as it is asked for. */
 
@@ -85,7 +99,7 @@ function extreme(operator: '<' | '>') {
       best = item;
       bestKey = found;
     }
-    return best ?? new Undefined('No aggregated item, sequence was empty.');
+    return orElse(best, () => new Undefined('No aggregated item, sequence was empty.'));
   };
 }
 
@@ -124,7 +138,7 @@ function first(value: Value): Value {
 
 function last(value: Value): Value {
   if (value instanceof Iter) throw new Error(`'${value.type}' object is not reversible`);
-  return listOf(value).at(-1) ?? new Undefined('No last item, sequence was empty.');
+  return orElse(listOf(value).at(-1), () => new Undefined('No last item, sequence was empty.'));
 }
 
 function reverse(value: Value): Value {

@@ -11,6 +11,7 @@ import {
   equal,
   Iter,
   ordered,
+  orElse,
   PyObject,
   Slice,
   Tuple,
@@ -290,7 +291,7 @@ class Macro extends PyObject {
   }
   override attribute(name: string): Value | undefined {
     if (name === 'name') return this.node.name ?? null;
-    if (name === 'arguments') return this.node.parameters;
+    if (name === 'arguments') return new Tuple(this.node.parameters);
     if (name === 'caller') return mentions(this.node.body, 'caller');
     if (name === 'catch_kwargs') return mentions(this.node.body, 'kwargs');
     return name === 'catch_varargs' ? mentions(this.node.body, 'varargs') : undefined;
@@ -317,7 +318,10 @@ function compileMacro(node: MacroNode): (frame: Frame) => Macro {
       return value;
     });
     if (caller) {
-      frame.scope.set('caller', left.get('caller') ?? new Undefined('No caller defined'));
+      frame.scope.set(
+        'caller',
+        orElse(left.get('caller'), () => new Undefined('No caller defined')),
+      );
       left.delete('caller');
     }
     if (kwargs) frame.scope.set('kwargs', Dict.of(left));
@@ -325,8 +329,11 @@ function compileMacro(node: MacroNode): (frame: Frame) => Macro {
     if (varargs) frame.scope.set('varargs', new Tuple(madeList(positional.slice(parameters.length))));
     else if (positional.length > parameters.length) throw new Error(`macro '${name}' takes not more than ${parameters.length} argument(s)`);
     parameters.forEach((parameter, i) => {
-      const value = given[i] ?? defaults[i - firstDefault]?.(frame) ?? new Undefined(`parameter '${parameter}' was not provided`);
-      frame.scope.set(parameter, value);
+      const fallback = defaults[i - firstDefault] ?? (() => new Undefined(`parameter '${parameter}' was not provided`));
+      frame.scope.set(
+        parameter,
+        orElse(given[i], () => fallback(frame)),
+      );
     });
   };
   return (frame) =>
@@ -376,7 +383,7 @@ function compileBare(node: Expression): Evaluate {
     case 'constant':
       return () => node.value;
     case 'name':
-      return (frame) => frame.scope.get(node.name) ?? new Undefined(`'${node.name}' is undefined`);
+      return (frame) => orElse(frame.scope.get(node.name), () => new Undefined(`'${node.name}' is undefined`));
     case 'list': {
       const items = node.items.map(compile);
       return (frame) => madeList(items.map((item) => item(frame)));

@@ -49,11 +49,11 @@ function indent(value: Value, width: Value = 4, first: Value = false, blank: Val
 }
 
 function truncate(value: Value, length: Value = 255, killwords: Value = false, end: Value = '...', leeway: Value = 5): Value {
-  const text = asText(defined(value));
-  if (text === undefined) throw new Error(`can only truncate a str, not ${typeName(value)}`);
+  const text = asText(value);
   const [size, mark] = [wholeOf(length, 'truncate'), str(end)];
   if (size < pointCount(mark)) throw new Error(`expected length >= ${pointCount(mark)}, got ${size}`);
-  if (pointCount(text) <= size + wholeOf(leeway ?? 5, 'truncate')) return text;
+  if ((lengthOf(value) ?? Number.POSITIVE_INFINITY) <= size + wholeOf(leeway ?? 5, 'truncate')) return value;
+  if (text === undefined) throw new Error(`can only truncate a str, not ${typeName(value)}`);
   const cut = sliceText(text, 0, size - pointCount(mark));
   const word = cut.lastIndexOf(' ');
   return (truthy(killwords) || word < 0 ? cut : cut.slice(0, word)) + mark;

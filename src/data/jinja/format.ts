@@ -3,7 +3,7 @@ import { double, fixed, float, int, isFloat, numberText, type PyNumber, scientif
 import { getAttribute, getItem } from './operations.js';
 import { repr, str } from './print.js';
 import { pointCount, quoteText, sliceText } from './text.js';
-import { type Arguments, asNumber, asText, Dict, defined, isInt, Tuple, typeName, type Value } from './values.js';
+import { type Arguments, asNumber, asText, Dict, defined, isInt, orElse, Range, Tuple, typeName, Undefined, type Value } from './values.js';
 
 /** `text % values`, `text.format(…)` and what both make of numbers. */
 
@@ -109,14 +109,19 @@ export function percentFormat(text: string, values: Value): string {
       const wide = width === undefined ? 0 : number(width);
       const digits = dotted ? number(precision) : undefined;
       if (key !== undefined && !(values instanceof Dict)) throw new Error('format requires a mapping');
-      const value = key === undefined ? take() : ((values as Dict).get(key) ?? missingKey(key));
+      const value = key === undefined ? take() : orElse((values as Dict).get(key), () => missingKey(key));
       return percentPart(value, type, flags, wide, digits);
     },
   );
-  if (next < items.length && !(values instanceof Dict) && !Array.isArray(values)) {
+  if (next < items.length && !hasItems(values)) {
     throw new Error('not all arguments converted during string formatting');
   }
   return made(result);
+}
+
+/** What Python takes for a mapping here, which need not be used up. */
+function hasItems(values: Value): boolean {
+  return Array.isArray(values) || values instanceof Dict || values instanceof Range || values instanceof Undefined;
 }
 
 function missingKey(key: string): never {

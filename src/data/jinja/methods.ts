@@ -11,6 +11,7 @@ import {
   Func,
   isInt,
   Markup,
+  orElse,
   PyObject,
   Range,
   Tuple,
@@ -86,7 +87,7 @@ function splitSpaces(text: string, most: number, fromRight: boolean): string[] {
     if (words.length === most) at = fromRight ? -1 : text.length;
     else while (inside() && !isSpace(text[at])) at += step;
     const word = fromRight ? text.slice(at + 1, start + 1) : text.slice(start, at);
-    words.push(words.length === most ? strip(word, fromRight, !fromRight) : word);
+    words.push(word);
   }
   return fromRight ? words.reverse() : words;
 }
@@ -288,7 +289,7 @@ const listMethods: Record<string, Method<readonly Value[]>> = { ...sequenceMetho
 const dictMethods: Record<string, Method<Dict>> = {
   copy: [[], (dict) => dict.copy()],
   fromkeys: [['iterable', 'value?'], (_, keys, value = null) => fromKeys(keys, value)],
-  get: [['key', 'default?'], (dict, key, fallback = null) => dict.get(key) ?? fallback],
+  get: [['key', 'default?'], (dict, key, fallback = null) => orElse(dict.get(key), () => fallback)],
   items: [[], (dict) => new View(dict, 'items')],
   keys: [[], (dict) => new View(dict, 'keys')],
   values: [[], (dict) => new View(dict, 'values')],

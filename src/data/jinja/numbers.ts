@@ -168,9 +168,19 @@ export function roundFloat(x: number, places: number): number {
   return (x < 0 ? -1 : 1) * Number(fixed(Math.abs(x), places));
 }
 
+/** Decimal digits of any script as those of ASCII. */
+function asciiDigits(text: string): string {
+  return text.replace(/(?![0-9])\p{Nd}/gu, (digit) => {
+    // The ten digits of a script follow each other, and so may scripts.
+    let zero = digit.codePointAt(0) ?? 0;
+    while (/\p{Nd}/u.test(String.fromCodePoint(zero - 1))) zero--;
+    return String(((digit.codePointAt(0) ?? 0) - zero) % 10);
+  });
+}
+
 /** `int(text, base)`, or undefined. */
 export function parseInteger(text: string, base = 10): Int | undefined {
-  const match = /^([+-]?)(0[xX](?=[\da-zA-Z_])|0[oO]|0[bB])?((?:_?[\da-zA-Z])+)$/.exec(text.trim());
+  const match = /^([+-]?)(0[xX](?=[\da-zA-Z_])|0[oO]|0[bB])?((?:_?[\da-zA-Z])+)$/.exec(asciiDigits(text));
   if (!match) return undefined;
   const [, sign, prefix = '', rest] = match;
   const prefixBase = { x: 16, o: 8, b: 2 }[prefix.slice(1).toLowerCase()];
@@ -191,7 +201,7 @@ export function parseInteger(text: string, base = 10): Int | undefined {
 
 /** `float(text)`, or undefined. */
 export function parseFloatText(text: string): number | undefined {
-  const trimmed = text.trim();
+  const trimmed = asciiDigits(text);
   const special = /^([+-]?)(inf|infinity|nan)$/i.exec(trimmed);
   if (special) return special[2].toLowerCase() === 'nan' ? Number.NaN : special[1] === '-' ? -Infinity : Infinity;
   if (!/^[+-]?(\d(_?\d)*\.?(\d(_?\d)*)?|\.\d(_?\d)*)([eE][+-]?\d(_?\d)*)?$/.test(trimmed)) return undefined;

@@ -15,6 +15,7 @@ import {
   Iter,
   isInt,
   Markup,
+  orElse,
   PyObject,
   Range,
   Slice,
@@ -45,6 +46,7 @@ export function binary(operator: string, a: Value, b: Value): Value {
     if (a instanceof Tuple && b instanceof Tuple) return new Tuple(madeList([...a.items, ...b.items]));
   }
   if (operator === '*') {
+    if (typeof a === 'bigint' || typeof b === 'bigint') throw new Error('cannot fit a number into an index-sized integer');
     const [sequence, count] = isInt(b) || typeof b === 'boolean' ? [a, Number(b)] : [b, Number(a)];
     if (isInt(b) || isInt(a) || typeof a === 'boolean' || typeof b === 'boolean') {
       const result = repeated(sequence, Math.max(0, count));
@@ -198,13 +200,16 @@ export function getItem(object: Value, index: Value): Value {
   }
   if (found !== undefined) return found;
   const name = asText(index);
-  return (name === undefined ? undefined : attributeOf(object, name)) ?? missing(object, index);
+  return orElse(name === undefined ? undefined : attributeOf(object, name), () => missing(object, index));
 }
 
 /** `object.name` of a template: an attribute, or else an item. */
 export function getAttribute(object: Value, name: string): Value {
   if (object instanceof Undefined) object.fail();
-  return attributeOf(object, name) ?? itemOf(object, name) ?? missing(object, name);
+  return orElse(
+    orElse(attributeOf(object, name), () => itemOf(object, name)),
+    () => missing(object, name),
+  );
 }
 
 export function missing(object: Value, name: Value): Undefined {

@@ -94,7 +94,7 @@ const digraphs = 'ǄǅǆǇǈǉǊǋǌǱǲǳ';
 
 /** A character at the beginning of a word: a digraph or ligature has only its first letter in upper case. */
 export function titleCase(character: string): string {
-  const digraph = digraphs.indexOf(character);
+  const digraph = character === '' ? -1 : digraphs.indexOf(character);
   if (digraph >= 0) return digraphs[digraph - (digraph % 3) + 1];
   const [first = '', ...rest] = character.toUpperCase();
   return first + rest.join('').toLowerCase();

@@ -178,7 +178,8 @@ export class Dict {
   }
   set(key: Value, value: Value): void {
     const found = keyOf(key);
-    this.entries.set(found, [this.entries.get(found)?.[0] ?? key, value]);
+    const entry = this.entries.get(found);
+    this.entries.set(found, [entry ? entry[0] : key, value]);
   }
   keys(): Value[] {
     spendItems(this.size);
@@ -252,6 +253,11 @@ export function typeName(value: Value): string {
   if (value instanceof Slice) return 'slice';
   if (value instanceof Undefined) return 'Undefined';
   return (value as Iter | PyObject).type;
+}
+
+/** `value`, or what `make` gives where it is not there; `??` would take None for missing. */
+export function orElse<T extends Value | undefined>(value: Value | undefined, make: () => T): Value | T {
+  return value === undefined ? make() : value;
 }
 
 /** Throws for an undefined value, which most operations do not take. */
