@@ -1,11 +1,13 @@
 import { createInterface } from 'node:readline/promises';
 import { AdapterSet } from '../adapters/adapter.js';
 import type { Message } from '../data/chat-template.js';
-import { chatPrompt, streamAnswer } from '../generate/text.js';
+import { framePrompt, framingOf } from '../data/contract.js';
+import { streamAnswer } from '../generate/text.js';
+import type { TextModel } from '../models/text-model.js';
 import { messageOf } from '../util/errors.js';
 import { definitions, type Terminal } from './console.js';
 import { type AnswerOptions, openAnswering, samplingOf } from './generate.js';
-import { attachAdapter } from './session.js';
+import { attachAdapter, codecOf } from './session.js';
 
 const commands = [
   ['/base', 'answer with the base model alone'],
@@ -15,12 +17,32 @@ const commands = [
   ['/exit', 'leave; so does Ctrl-D'],
 ] as const;
 
+const framingNotes = {
+  alpaca: 'trained on instructions in the Alpaca prompt: each message is asked as one, without those before it',
+  completion: 'trained on plain text: each message is continued, without those before it',
+} as const;
+
 /** `lowrank chat`: a conversation on the terminal; Ctrl-C stops an answer, and leaves at the prompt. */
 export async function chatCommand(terminal: Terminal, options: AnswerOptions): Promise<void> {
   const session = await openAnswering(terminal, options);
   const adapters = new AdapterSet();
   let attached = options.adapter;
   const { colors } = terminal;
+  // Each adapter frames prompts as it was trained, and so does the base.
+  const texts = new Map<string | undefined, TextModel>();
+  const current = async (): Promise<TextModel> => {
+    const path = adapters.active;
+    let text = texts.get(path);
+    if (text === undefined) {
+      text = { ...(await codecOf(session.source, path)), model: session.text.model };
+      texts.set(path, text);
+    }
+    return text;
+  };
+  const tellFraming = async () => {
+    const framing = framingOf((await current()).contract);
+    if (framing !== 'chat') terminal.note(framingNotes[framing]);
+  };
   const answerWith = async (path: string) => {
     const before = adapters.active;
     try {
@@ -28,6 +50,7 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
       if (!adapters.has(path)) adapters.add(path, await attachAdapter(terminal, session, path));
       adapters.activate(path);
       attached = path;
+      await tellFraming();
     } catch (error) {
       adapters.activate(before);
       throw error;
@@ -56,7 +79,8 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
 
   let answering: AbortController | undefined;
   try {
-    if (options.adapter !== undefined) await answerWith(options.adapter);
+    if (options.adapter === undefined) await tellFraming();
+    else await answerWith(options.adapter);
     terminal.note(`${session.source.name}${attached ? ` with ${attached}` : ''}; /help lists the commands`);
     // Created only now: lines that arrive before the loop listens would be lost.
     const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: process.stdin.isTTY === true });
@@ -76,9 +100,10 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
         else if (text !== '') {
           messages.push({ role: 'user', content: text });
           answering = new AbortController();
-          const ids = chatPrompt(session.text, messages);
+          const model = await current();
+          const ids = framePrompt(model, messages);
           const show = (piece: string) => process.stdout.write(piece);
-          const answer = await streamAnswer(session.text, ids, { ...samplingOf(options), signal: answering.signal }, show);
+          const answer = await streamAnswer(model, ids, { ...samplingOf(options), signal: answering.signal }, show);
           process.stdout.write('\n');
           messages.push({ role: 'assistant', content: answer.text });
         }

@@ -2,7 +2,7 @@ import { dirname } from 'node:path';
 import type { Question } from '../data/questions.js';
 import { questionsOf } from '../data/questions.js';
 import { type ExactMatch, exactMatch } from '../generate/exact-match.js';
-import { openTextCodec, type TextCodec } from '../models/text-model.js';
+import type { TextCodec } from '../models/text-model.js';
 import { type DatasetRows, datasetOptions, heldBatches, prepareData } from '../runs/data.js';
 import { readRecipe } from '../runs/node.js';
 import { loadOptionsOf, type Recipe, streamingOf } from '../runs/recipe.js';
@@ -11,7 +11,7 @@ import { evaluateLoss } from '../train/step.js';
 import { LowrankError } from '../util/errors.js';
 import type { Terminal } from './console.js';
 import { interruptible } from './interrupt.js';
-import { attachAdapter, findModel, openSession, readDatasets } from './session.js';
+import { attachAdapter, codecOf, findModel, openSession, readDatasets } from './session.js';
 
 export interface EvalOptions {
   json?: boolean;
@@ -26,7 +26,10 @@ export async function evalCommand(terminal: Terminal, path: string, overrides: s
   const tests = await readDatasets(path, recipe.test_datasets ?? []);
   const datasets = recipe.val_set_size > 0 || tests.length === 0 ? await readDatasets(path, recipe.datasets) : [];
   const source = await findModel(terminal, recipe.base_model, { revision: recipe.revision_of_model, near: dirname(path) });
-  const codec = openTextCodec(source, recipe.chat_template_jinja);
+  const codec = await codecOf(source, options.adapter, recipe.chat_template_jinja);
+  const { contract } = codec;
+  if (contract && recipe.chat_template_jinja !== undefined && recipe.chat_template_jinja !== contract.chat_template)
+    terminal.warn('chat_template_jinja is not the template that was trained with: the trained one counts');
   const data = await prepareData(recipe, codec, datasets, tests);
   if (data.held.length === 0) {
     throw new LowrankError('the recipe holds nothing out', { place: path, mend: 'add test_datasets, or val_set_size=0.1' });

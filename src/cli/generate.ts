@@ -1,12 +1,11 @@
 import type { Message } from '../data/chat-template.js';
-import { chatPrompt, streamAnswer, textPrompt } from '../generate/text.js';
-import { openTextCodec } from '../models/text-model.js';
-import { nodeHost } from '../runs/node.js';
-import { baseOfAdapter, type Session } from '../runs/session.js';
+import { framePrompt, textPrompt } from '../data/contract.js';
+import { streamAnswer } from '../generate/text.js';
+import type { Session } from '../runs/session.js';
 import { LowrankError } from '../util/errors.js';
 import { type Terminal, thousands } from './console.js';
 import { interruptible } from './interrupt.js';
-import { attachAdapter, findModel, openSession } from './session.js';
+import { attachAdapter, codecOf, findBase, findModel, openSession } from './session.js';
 
 /** Options of `generate` and `chat`; the sampling ones have transformers' names. */
 export interface AnswerOptions {
@@ -37,8 +36,8 @@ export async function openAnswering(terminal: Terminal, { model, adapter, device
       mend: 'name one with --model, or an adapter with --adapter',
     });
   }
-  const source = await findModel(terminal, model ?? (await baseOfAdapter(nodeHost.folder(adapter!))));
-  return openSession(terminal, source, openTextCodec(source), { device });
+  const source = await (model === undefined ? findBase(terminal, adapter!) : findModel(terminal, model));
+  return openSession(terminal, source, await codecOf(source, adapter), { device });
 }
 
 /** The sampling options as the generator takes them. */
@@ -63,7 +62,7 @@ export async function generateCommand(terminal: Terminal, words: string[], optio
     const adapter = options.adapter === undefined ? undefined : await attachAdapter(terminal, session, options.adapter);
     const messages: Message[] = [{ role: 'user', content: prompt }];
     if (options.system !== undefined) messages.unshift({ role: 'system', content: options.system });
-    const ids = options.raw ? textPrompt(session.text, prompt) : chatPrompt(session.text, messages);
+    const ids = options.raw ? textPrompt(session.text, prompt) : framePrompt(session.text, messages);
     const show = options.json ? () => {} : (piece: string) => process.stdout.write(piece);
     const start = performance.now();
     const answer = await interruptible(terminal, 'stopping', (signal) =>

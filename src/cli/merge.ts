@@ -3,19 +3,19 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { mergeAdapter } from '../adapters/merge.js';
 import { scope } from '../core/scope.js';
 import { writeModel } from '../io/model-folder.js';
+import { homePath } from '../io/node/files.js';
 import { localFolder } from '../io/node/folder.js';
 import { byteLengthOf } from '../io/safetensors.js';
 import { loadModel } from '../models/load.js';
-import { openTextCodec } from '../models/text-model.js';
 import type { CausalLM } from '../nn/model.js';
-import { nodeHost } from '../runs/node.js';
+import { resultTexts } from '../runs/contract.js';
 import { inTurns } from '../runs/progress.js';
-import { baseOfAdapter, type Session } from '../runs/session.js';
+import type { Session } from '../runs/session.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes } from '../util/format.js';
 import { type Terminal, tensorProgress } from './console.js';
 import { interruptible } from './interrupt.js';
-import { attachAdapter, findModel, openSession } from './session.js';
+import { attachAdapter, codecOf, findBase, findModel, openSession } from './session.js';
 
 export interface MergeOptions {
   json?: boolean;
@@ -28,11 +28,12 @@ export interface MergeOptions {
 
 /** `lowrank merge --adapter DIR`: the base with the adapter's update in its weights, in the layout of transformers. */
 export async function mergeCommand(terminal: Terminal, options: MergeOptions): Promise<void> {
-  const out = resolve(options.out ?? join(options.adapter, 'merged'));
+  const out = resolve(homePath(options.out ?? join(options.adapter, 'merged')));
   if (existsSync(out)) throw new LowrankError('exists already', { place: out, mend: 'remove it, or choose another --out' });
-  const source = await findModel(terminal, options.model ?? (await baseOfAdapter(nodeHost.folder(options.adapter))));
+  const source = await (options.model === undefined ? findBase(terminal, options.adapter) : findModel(terminal, options.model));
   // In f32, so that the comparison at the end measures the file's own rounding and nothing else.
-  const session = await openSession(terminal, source, openTextCodec(source), { device: options.device, precision: 'fp32' });
+  const codec = await codecOf(source, options.adapter);
+  const session = await openSession(terminal, source, codec, { device: options.device, precision: 'fp32' });
   try {
     const adapter = await attachAdapter(terminal, session, options.adapter);
     const merged = mergeAdapter(adapter, source.checkpoint);
@@ -40,7 +41,8 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
     await interruptible(terminal, 'stopping', async (signal) => {
       const tensors = inTurns(merged.tensors, tensorProgress(terminal, 'merging'), signal);
       const write = { maxShardBytes: options.maxShardSize };
-      await localFolder(dirname(out)).create(basename(out), (folder) => writeModel(folder, { ...merged, tensors }, source, write));
+      const texts = resultTexts(source, codec);
+      await localFolder(dirname(out)).create(basename(out), (folder) => writeModel(folder, { ...merged, tensors }, texts, write));
     });
     terminal.clearBar();
     const difference = await compare(terminal, session, out);

@@ -6,7 +6,7 @@ import { fullBatch } from '../plan/dry-run.js';
 import { type MethodPlan, type Plan, type PlanMachine, type PlanMethod, type PlanRequest, planModelOn } from '../plan/plan.js';
 import { measureRate } from '../plan/rate.js';
 import { knownShape, unknownShape } from '../plan/shapes.js';
-import { beside, nodeHost, readModelConfig, readRecipe } from '../runs/node.js';
+import { beside, nodeHost, openModelTexts, readRecipe } from '../runs/node.js';
 import { loraConfigOf } from '../runs/recipe.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes } from '../util/format.js';
@@ -76,9 +76,10 @@ async function findConfig(terminal: Terminal, name: string, recipePath?: string)
   if (known) return known;
   try {
     const near = recipePath === undefined ? name : (beside(name, dirname(recipePath)) ?? name);
-    return await readModelConfig(near, {
+    const { config } = await openModelTexts(near, {
       onProgress: ({ file, done, total }) => terminal.bar(total === 0 ? 1 : done / total, `${file}  ${bytes(done)} of ${bytes(total)}`),
     });
+    return config;
   } catch (error) {
     throw recipePath === undefined ? unknownShape(name, error) : error;
   } finally {

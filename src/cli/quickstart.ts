@@ -62,7 +62,7 @@ async function orders(terminal: Terminal, overrides: string[]): Promise<Quicksta
 export async function quickstart(terminal: Terminal, job: QuickstartJob, device: string): Promise<void> {
   const { recipe, source, datasets, tests } = job;
   terminal.note(`model      ${source.name}`);
-  const codec = openTextCodec(source, recipe.chat_template_jinja);
+  const codec = openTextCodec(source, { jinja: recipe.chat_template_jinja, contract: null });
   const data = await prepareData(recipe, codec, datasets, tests);
   const report = runListener(terminal);
   for (const event of dataEvents(recipe, data)) report(event);

@@ -1,7 +1,8 @@
 import { dirname } from 'node:path';
 import type { Adapter } from '../adapters/adapter.js';
 import type { ModelSource } from '../io/model-source.js';
-import type { TextCodec } from '../models/text-model.js';
+import { openTextCodec, type TextCodec } from '../models/text-model.js';
+import { openAdapterCodec } from '../runs/contract.js';
 import { type DatasetRows, readDatasets as readRows } from '../runs/data.js';
 import { nodeHost } from '../runs/node.js';
 import type { RecipeDataset } from '../runs/recipe.js';
@@ -19,6 +20,17 @@ export function contextOf(terminal: Terminal): runs.SessionContext {
 /** Finds a model by id, folder or .gguf file, showing the progress of a download. */
 export function findModel(terminal: Terminal, name: string, options: { revision?: string; near?: string } = {}): Promise<ModelSource> {
   return runs.findModel(name, contextOf(terminal), options);
+}
+
+/** Finds the base that an adapter's folder names. */
+export function findBase(terminal: Terminal, adapter: string): Promise<ModelSource> {
+  return runs.findBase(nodeHost.folder(adapter), contextOf(terminal));
+}
+
+/** The codec of a model alone or with an adapter, framing prompts as was trained. `jinja` is a template for where neither has one. */
+export async function codecOf(source: ModelSource, adapter?: string, jinja?: string): Promise<TextCodec> {
+  if (adapter !== undefined) return openAdapterCodec(source, nodeHost.folder(adapter), jinja);
+  return openTextCodec(source, { jinja: source.contract?.chat_template ?? jinja });
 }
 
 /** Opens the device and puts the model's weights on it; Ctrl-C gives up. */

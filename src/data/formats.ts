@@ -4,7 +4,8 @@ import type { SupervisionOptions } from './chat.js';
 import type { Message } from './chat-template.js';
 import type { Row } from './rows.js';
 
-export type DatasetType = 'chat_template' | 'alpaca' | 'completion' | 'tokenized';
+export const datasetTypes = ['chat_template', 'alpaca', 'completion', 'tokenized'] as const;
+export type DatasetType = (typeof datasetTypes)[number];
 
 /** How a data set is read; the names are Axolotl's. */
 export interface DatasetOptions extends SupervisionOptions {

@@ -107,7 +107,8 @@ export async function prepareExamples(
   return { examples, statistics };
 }
 
-function label(sample: Sample, tokenizer: Tokenizer, template: ChatTemplate | undefined, options: DatasetOptions): Labelled {
+/** The tokens of a sample and their labels, as they are trained. */
+export function label(sample: Sample, tokenizer: Tokenizer, template: ChatTemplate | undefined, options: DatasetOptions): Labelled {
   switch (sample.kind) {
     case 'conversation':
       if (template) return labelConversation(tokenizer, template, sample, options);

@@ -1,7 +1,7 @@
-import { LowrankError } from '../util/errors.js';
 import { refuseDoubleBos } from './chat.js';
 import type { ChatTemplate } from './chat-template.js';
 import { type DatasetOptions, type DatasetType, detectType, readSample, type Sample } from './formats.js';
+import { label } from './prepare.js';
 import type { Row } from './rows.js';
 import type { Tokenizer } from './tokenizer.js';
 
@@ -25,37 +25,78 @@ export function questionsOf(
   let type: DatasetType | undefined;
   return rows.flatMap((row) => {
     type ??= detectType(row, options);
-    const question = questionOf(readSample(row, type, options), tokenizer, template);
+    const question = questionOf(readSample(row, type, options), tokenizer, template, options);
     return question ? [{ ...question, row: row.place }] : [];
   });
 }
 
-function questionOf(sample: Sample, tokenizer: Tokenizer, template: ChatTemplate | undefined): Omit<Question, 'row'> | undefined {
-  const { place } = sample;
-  if (sample.kind === 'conversation') {
-    const { messages, tools } = sample;
-    const last = messages.findLastIndex(({ role, content }) => role === 'assistant' && typeof content === 'string');
-    if (last < 0) return undefined;
-    if (!template)
-      throw new LowrankError('the base model has no chat template, and the data set holds conversations', {
-        place,
-        mend: 'give one as chat_template_jinja, or take a model that was trained for chats',
-      });
-    const { text } = template.render(messages.slice(0, last), { tools, place, addGenerationPrompt: true });
-    const promptIds = tokenizer.encode(text);
-    refuseDoubleBos(tokenizer, promptIds, place);
-    const asked = messages.slice(0, last).findLast(({ role }) => role === 'user');
-    return { promptIds, answer: String(messages[last].content), question: String(asked?.content ?? '') };
+function questionOf(
+  sample: Sample,
+  tokenizer: Tokenizer,
+  template: ChatTemplate | undefined,
+  options: DatasetOptions,
+): Omit<Question, 'row'> | undefined {
+  const asked = upToLastAnswer(sample, options);
+  if (!asked) return undefined;
+  const supervision: DatasetOptions = { roles_to_train: ['assistant'], message_field_training: undefined, train_on_inputs: false };
+  const { inputIds, labels } = label(asked, tokenizer, template, { ...options, ...supervision });
+  const found = lastAnswer(tokenizer, inputIds, labels, options);
+  if (!found) return undefined;
+  const { start, answer } = found;
+  const { place } = asked;
+  switch (asked.kind) {
+    case 'conversation': {
+      const before = asked.messages.slice(0, -1);
+      // What a model is asked with; where the template is sound, training had the same before the answer.
+      const text = template?.render(before, { tools: asked.tools, place, addGenerationPrompt: true }).text ?? '';
+      const promptIds = tokenizer.encode(text);
+      refuseDoubleBos(tokenizer, promptIds, place);
+      return { promptIds, answer, question: String(before.findLast(({ role }) => role === 'user')?.content ?? '') };
+    }
+    case 'text':
+      return { promptIds: [...tokenizer.prefixIds, ...tokenizer.encode(asked.prompt)], answer, question: asked.prompt };
+    case 'tokens': {
+      const promptIds = inputIds.slice(0, start);
+      return { promptIds, answer, question: tokenizer.decode(promptIds) };
+    }
   }
-  if (sample.kind === 'text') {
-    const { prompt, completion } = sample;
-    if (prompt === '') return undefined;
-    return { promptIds: [...tokenizer.prefixIds, ...tokenizer.encode(prompt)], answer: completion, question: prompt };
+}
+
+/** A sample that ends with its last trained answer; undefined where it has none, as a text without a prompt. */
+function upToLastAnswer(sample: Sample, { message_field_training: field }: DatasetOptions): Sample | undefined {
+  if (sample.kind === 'text') return sample.prompt === '' ? undefined : sample;
+  if (sample.kind === 'tokens') return sample;
+  const last = sample.messages.findLastIndex((message) => {
+    const untrained = field !== undefined && (message[field] === false || message[field] === 0);
+    return message.role === 'assistant' && typeof message.content === 'string' && !untrained;
+  });
+  return last < 0 ? undefined : { ...sample, messages: sample.messages.slice(0, last + 1) };
+}
+
+/**
+ * The text of the last supervised run that says anything, which is what a perfect model writes: with what the template puts around a message, and
+ * without special tokens and `eot_tokens`, which answers do not show either.
+ */
+function lastAnswer(
+  tokenizer: Tokenizer,
+  inputIds: readonly number[],
+  labels: readonly number[],
+  { eot_tokens = [] }: DatasetOptions,
+): { start: number; answer: string } | undefined {
+  const ends = new Set(eot_tokens.map((token) => tokenizer.tokenToId(token)));
+  let found: { start: number; answer: string } | undefined;
+  for (let end = labels.length; end > 0; ) {
+    if (labels[end - 1] === -100) {
+      end--;
+      continue;
+    }
+    let start = end - 1;
+    while (start > 1 && labels[start - 1] !== -100) start--;
+    const ids = inputIds.slice(start, end).filter((id) => !ends.has(id));
+    const run = { start, answer: tokenizer.decode(ids, { skipSpecialTokens: true }) };
+    if (run.answer.trim() !== '') return run;
+    found ??= run;
+    end = start;
   }
-  const labels = sample.labels.map(Number);
-  const ids = sample.inputIds.map(Number);
-  const first = labels.findIndex((label, t) => t > 0 && label !== -100);
-  if (first < 0) return undefined;
-  const answer = tokenizer.decode(ids.slice(first), { skipSpecialTokens: true });
-  return { promptIds: ids.slice(0, first), answer, question: tokenizer.decode(ids.slice(0, first)) };
+  return found;
 }

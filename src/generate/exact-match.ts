@@ -1,6 +1,5 @@
 import type { Question } from '../data/questions.js';
-import type { TextModel } from '../models/text-model.js';
-import { answerTexts } from './text.js';
+import { type AnsweringModel, answerTexts } from './text.js';
 
 export interface ExactMatch {
   /** The share of answers that equal the expected text, white space at both ends apart; 0 to 1. */
@@ -19,7 +18,7 @@ export interface ExactMatchOptions {
 }
 
 /** Answers every question greedily and compares. */
-export async function exactMatch(text: TextModel, questions: readonly Question[], options: ExactMatchOptions): Promise<ExactMatch> {
+export async function exactMatch(text: AnsweringModel, questions: readonly Question[], options: ExactMatchOptions): Promise<ExactMatch> {
   const { batch, onProgress, whole = questions.length, ...rest } = options;
   const answers: string[] = [];
   // Prompts of similar length share a cache of little waste.

@@ -1,9 +1,10 @@
-import { refuseDoubleBos } from '../data/chat.js';
-import type { Message } from '../data/chat-template.js';
-import type { TextModel } from '../models/text-model.js';
-import { LowrankError } from '../util/errors.js';
+import type { PromptCodec } from '../data/contract.js';
+import type { CausalLM } from '../nn/model.js';
 import { type Answer, type GenerationOptions, generate } from './generate.js';
 import type { SamplingOptions } from './sampler.js';
+
+/** A model that reads prompts and writes answers. */
+export type AnsweringModel = PromptCodec & { model: CausalLM };
 
 export interface TextOptions extends SamplingOptions {
   max_new_tokens: number;
@@ -13,49 +14,47 @@ export interface TextOptions extends SamplingOptions {
   signal?: AbortSignal;
 }
 
-/** The ids that end an answer: the tokenizer's eos and those that config.json names. */
-export function stopIdsOf({ model, tokenizer }: TextModel): Set<number> {
-  const named = model.config.eos_token_id;
-  const ids = Array.isArray(named) ? named : [named];
-  return new Set([tokenizer.eosTokenId, ...ids].filter((id): id is number => typeof id === 'number'));
+/**
+ * The ids that end an answer: all that the tokenizer, config.json and generation_config.json name, since models are published with any of them
+ * incomplete, and those that training supervised.
+ */
+export function stopIdsOf({ tokenizer, contract, generationConfig }: PromptCodec, config: Readonly<Record<string, unknown>>): Set<number> {
+  const taught = contract?.terminators.map(({ id }) => id) ?? [];
+  const named = [config.eos_token_id, generationConfig?.eos_token_id, tokenizer.eosTokenId, taught].flat();
+  return new Set(named.filter((id): id is number => typeof id === 'number'));
 }
 
-/** Token ids of a conversation with the beginning of the next assistant turn. Throws where the model has no chat template. */
-export function chatPrompt({ tokenizer, template }: TextModel, messages: readonly Message[], place?: string): number[] {
-  if (!template) {
-    throw new LowrankError('the model has no chat template', {
-      place,
-      mend: 'continue plain text instead (--raw), or take an instruction-tuned model',
-    });
-  }
-  const ids = tokenizer.encode(template.render(messages, { addGenerationPrompt: true, place }).text);
-  refuseDoubleBos(tokenizer, ids, place ?? 'chat template');
-  return ids;
-}
-
-/** Token ids of plain text, with the tokenizer's bos before it. */
-export function textPrompt({ tokenizer }: TextModel, text: string): number[] {
-  return [...tokenizer.prefixIds, ...tokenizer.encode(text)];
+/** Where an answer ends: at ids, and before texts. A stop text that is one special token is an id, since answers do not show such tokens. */
+function endsOf(text: AnsweringModel, stop: readonly string[] = []): { stopIds: Set<number>; stop: string[] } {
+  const stopIds = stopIdsOf(text, text.model.config);
+  const texts = stop.filter((word) => {
+    const id = text.tokenizer.tokenToId(word);
+    if (id === undefined || !text.tokenizer.isSpecial(id)) return true;
+    stopIds.add(id);
+    return false;
+  });
+  return { stopIds, stop: texts };
 }
 
 /** The answers' texts to prompts of token ids, all generated together. */
 export async function answerTexts(
-  text: TextModel,
+  text: AnsweringModel,
   prompts: readonly (readonly number[])[],
   options: TextOptions & Pick<GenerationOptions, 'onToken'>,
 ): Promise<string[]> {
-  const answers = await generate(text.model, prompts, { ...options, stopIds: stopIdsOf(text) });
-  return answers.map(({ ids }) => cutAtStop(text.tokenizer.decode(ids, { skipSpecialTokens: true }), options.stop ?? []).text);
+  const { stopIds, stop } = endsOf(text, options.stop);
+  const answers = await generate(text.model, prompts, { ...options, stopIds });
+  return answers.map(({ ids }) => cutAtStop(text.tokenizer.decode(ids, { skipSpecialTokens: true }), stop).text);
 }
 
 /** One answer, piece by piece as it is generated. Text that could be the beginning of a stop string is held back until it is not. */
 export async function streamAnswer(
-  text: TextModel,
+  text: AnsweringModel,
   prompt: readonly number[],
   options: TextOptions,
   onText: (piece: string) => void,
 ): Promise<Answer & { text: string }> {
-  const { stop = [] } = options;
+  const { stopIds, stop } = endsOf(text, options.stop);
   const decoder = text.tokenizer.createDecoder({ skipSpecialTokens: true });
   let whole = '';
   let shown = 0;
@@ -75,7 +74,7 @@ export async function streamAnswer(
     stopped = take(decoder.push(id));
     return stopped;
   };
-  const [answer] = await generate(text.model, [prompt], { ...options, stopIds: stopIdsOf(text), onToken });
+  const [answer] = await generate(text.model, [prompt], { ...options, stopIds, onToken });
   if (!stopped) take(decoder.end());
   show(whole.length);
   return { ...answer, text: whole };

@@ -20,13 +20,10 @@ export async function openGguf(file: FileSource, layouts: readonly GgufLayout[])
     checkWhole(metadata);
     const layout = layoutOf(metadata, layouts);
     const config = await ggufConfig(gguf, metadata, layout);
-    return {
-      name: file.name,
-      config,
-      tokenizer: ggufTokenizer(metadata),
-      checkpoint: ggufCheckpoint(gguf, config, layout),
-      identity: await fingerprint([file]),
-    };
+    const tokenizer = ggufTokenizer(metadata);
+    const checkpoint = ggufCheckpoint(gguf, config, layout);
+    const identity = await fingerprint([file], JSON.stringify([config, tokenizer.tokenizerJson]));
+    return { name: file.name, config, tokenizer, checkpoint, identity };
   } catch (error) {
     await file.close();
     throw error;

@@ -1,6 +1,8 @@
 import { empty, type Tensor } from '../core/tensor.js';
+import { contractFile } from '../data/contract.js';
+import type { JsonObject, JsonValue } from '../util/json.js';
 import type { Folder } from './folder.js';
-import type { ModelSource } from './model-source.js';
+import type { ModelTexts } from './model-source.js';
 import type { TensorToWrite } from './safetensors.js';
 import { writeCheckpoint } from './safetensors-shards.js';
 
@@ -38,32 +40,40 @@ export interface ModelToWrite {
 
 const torchNames: Readonly<Record<PlainType, string>> = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' };
 
+/** What is written beside a model's weights. */
+export type TextsToWrite = Pick<ModelTexts, 'tokenizer' | 'generationConfig' | 'contract'>;
+
 /**
- * Writes a model in Hugging Face's layout: weights in one file or in shards, generation_config.json, the tokenizer's files and, last,
- * config.json, whose `dtype` is that of most elements. `jinja` replaces the source's chat template.
+ * Writes a model in Hugging Face's layout: weights in one file or in shards, generation_config.json, the tokenizer's files, lowrank.json where
+ * it is a run's result and, last, config.json, whose `dtype` is that of most elements.
  */
 export async function writeModel(
   folder: Folder,
   { tensors, config, quantizationConfig }: ModelToWrite,
-  source: ModelSource,
-  { maxShardBytes, jinja }: { maxShardBytes?: number; jinja?: string } = {},
+  texts: TextsToWrite,
+  { maxShardBytes }: { maxShardBytes?: number } = {},
 ): Promise<void> {
   await writeCheckpoint(folder, tensors, { maxShardBytes });
-  await writeJson(folder, 'generation_config.json', source.generationConfig ?? generationConfigOf(config));
-  await writeTokenizer(folder, source, jinja);
+  await writeJson(folder, 'generation_config.json', texts.generationConfig ?? generationConfigOf(config));
+  await writeTokenizer(folder, texts);
+  await writeContract(folder, texts);
   const { torch_dtype: _, quantization_config: __, ...rest } = config;
   const quantization = quantizationConfig && { quantization_config: quantizationConfig };
   const dtype = torchNames[mainType(tensors)];
   await writeJson(folder, 'config.json', { ...rest, dtype, ...quantization });
 }
 
-/** tokenizer.json, tokenizer_config.json and, where there is one, chat_template.jinja; `jinja` replaces the source's template. */
-export async function writeTokenizer(folder: Folder, { tokenizer }: ModelSource, jinja?: string): Promise<void> {
+/** tokenizer.json, tokenizer_config.json and, where there is one, chat_template.jinja. */
+export async function writeTokenizer(folder: Folder, { tokenizer }: TextsToWrite): Promise<void> {
   const { tokenizerJson, tokenizerConfig, chatTemplate } = tokenizer;
   await folder.writeText('tokenizer.json', JSON.stringify(tokenizerJson));
-  await writeJson(folder, 'tokenizer_config.json', tokenizerConfig);
-  const template = jinja ?? chatTemplate;
-  if (template !== undefined) await folder.writeText('chat_template.jinja', template);
+  await writeJson(folder, 'tokenizer_config.json', tokenizerConfig ?? {});
+  if (chatTemplate !== undefined) await folder.writeText('chat_template.jinja', chatTemplate);
+}
+
+/** lowrank.json, where there is a contract. */
+export async function writeContract(folder: Folder, { contract }: Pick<ModelTexts, 'contract'>): Promise<void> {
+  if (contract) await writeJson(folder, contractFile, contract);
 }
 
 function writeJson(folder: Folder, name: string, value: unknown): Promise<void> {
@@ -71,9 +81,9 @@ function writeJson(folder: Folder, name: string, value: unknown): Promise<void> 
 }
 
 /** What transformers takes from config.json where a model has no generation_config.json. */
-function generationConfigOf(config: Readonly<Record<string, unknown>>): Record<string, unknown> {
+export function generationConfigOf(config: Readonly<Record<string, unknown>>): JsonObject {
   const keys = ['bos_token_id', 'eos_token_id', 'pad_token_id'].filter((key) => config[key] !== undefined);
-  return { _from_model_config: true, ...Object.fromEntries(keys.map((key) => [key, config[key]])) };
+  return { _from_model_config: true, ...Object.fromEntries(keys.map((key) => [key, config[key] as JsonValue])) };
 }
 
 /** The bytes of an f32 tensor in a plain dtype, rounded to nearest even. */

@@ -1,3 +1,5 @@
+import { contractFile, parseContract, type RunContract } from '../data/contract.js';
+import type { TokenizerFiles } from '../data/tokenizer.js';
 import { LowrankError } from '../util/errors.js';
 import { type JsonObject, parseJsonObject } from '../util/json.js';
 import { groupQuantized } from './bitsandbytes.js';
@@ -9,13 +11,19 @@ import { type FileSource, type NamedFiles, readText } from './source.js';
 export interface ModelSource {
   /** What the user wrote, for messages. */
   readonly name: string;
+  /** Where it lies on this machine, an absolute path; absent where it came from the hub or from a browser's files. */
+  readonly path?: string;
+  /** The commit on the hub. */
+  readonly revision?: string;
   /** config.json */
   readonly config: JsonObject;
-  readonly tokenizer: { tokenizerJson: JsonObject; tokenizerConfig: JsonObject; chatTemplate?: string };
+  readonly tokenizer: TokenizerFiles;
   /** generation_config.json, where there is one. */
   readonly generationConfig?: JsonObject;
+  /** What it was trained with here, where it is a run's result. */
+  readonly contract?: RunContract;
   readonly checkpoint: Checkpoint;
-  /** Says which base this is: the hub's revision, or a hash of the files. */
+  /** Says which base this is, wherever it lies: a hash over config.json, the tokenizer, and the header and some pages of the weights. */
   readonly identity: string;
 }
 
@@ -27,35 +35,51 @@ export const modelFiles = [
   'tokenizer_config.json',
   'special_tokens_map.json',
   'chat_template.jinja',
+  contractFile,
 ];
 
+/** What a model says besides its weights. */
+export type ModelTexts = Pick<ModelSource, 'name' | 'config' | 'tokenizer' | 'generationConfig' | 'contract'>;
+
 /**
- * A model in Hugging Face's layout: config.json, tokenizer.json, optionally generation_config.json, tokenizer_config.json, special_tokens_map.json
- * and chat_template.jinja, and model.safetensors in one file or in shards. `identity` (default: a fingerprint of the files) says which base it is.
+ * The small files of a model in Hugging Face's layout: config.json, tokenizer.json, and where they are there generation_config.json,
+ * tokenizer_config.json, special_tokens_map.json, chat_template.jinja and lowrank.json.
  */
-export async function openModelFiles(files: NamedFiles, identity?: string): Promise<ModelSource> {
+export async function readModelTexts(files: NamedFiles): Promise<ModelTexts> {
   const config = await readJson(files, 'config.json');
   if (!config) throw missing(files, 'config.json', 'name a folder that holds a model, a .gguf file, or the id of a model on the hub');
-  const tokenizerJson = await readJson(files, 'tokenizer.json');
+  const { tokenizerJson, ...rest } = await readTokenizerFiles(files);
   if (!tokenizerJson) {
     throw missing(files, 'tokenizer.json', 'save the tokenizer with a current version of transformers, which writes this file');
   }
-  // Older repositories name some special tokens only in special_tokens_map.json.
-  const tokenizerConfig = { ...(await readJson(files, 'special_tokens_map.json')), ...(await readJson(files, 'tokenizer_config.json')) };
+  const { tokenizerConfig = {}, chatTemplate } = rest;
   const generationConfig = await readJson(files, 'generation_config.json');
-  const chatTemplate = await readText(files, 'chat_template.jinja');
+  const text = await readText(files, contractFile);
+  const contract = text === undefined ? undefined : parseContract(text, `${files.name}/${contractFile}`);
+  return { name: files.name, config, tokenizer: { tokenizerJson, tokenizerConfig, chatTemplate }, generationConfig, contract };
+}
+
+/** The tokenizer's files that a folder holds: those of a model, or what lies beside an adapter. */
+export async function readTokenizerFiles(files: NamedFiles): Promise<Partial<TokenizerFiles>> {
+  // Older repositories name some special tokens only in special_tokens_map.json.
+  const [map, config] = [await readJson(files, 'special_tokens_map.json'), await readJson(files, 'tokenizer_config.json')];
+  return {
+    tokenizerJson: await readJson(files, 'tokenizer.json'),
+    tokenizerConfig: map || config ? { ...map, ...config } : undefined,
+    chatTemplate: await readText(files, 'chat_template.jinja'),
+  };
+}
+
+/** A model in Hugging Face's layout: its small files, and model.safetensors in one file or in shards. */
+export async function openModelFiles(files: NamedFiles): Promise<ModelSource> {
+  const texts = await readModelTexts(files);
   const opened = await openSafetensors(files);
   try {
     const checkpoint = await groupQuantized(opened);
     const sources = new Set([...opened.tensors.values()].map((tensor) => tensor.file));
-    return {
-      name: files.name,
-      config,
-      tokenizer: { tokenizerJson, tokenizerConfig, chatTemplate },
-      generationConfig,
-      checkpoint,
-      identity: identity ?? (await fingerprint([...sources], JSON.stringify(config))),
-    };
+    const headers = [...opened.tensors.values()].map(({ name, dtype, shape, offset }) => [name, dtype, shape, offset]);
+    const identity = await fingerprint([...sources], JSON.stringify([texts.config, texts.tokenizer.tokenizerJson, headers]));
+    return { ...texts, checkpoint, identity };
   } catch (error) {
     await opened.close();
     throw error;

@@ -1,13 +1,17 @@
 import { ChatTemplate } from '../data/chat-template.js';
-import { Tokenizer } from '../data/tokenizer.js';
-import type { ModelSource } from '../io/model-source.js';
+import { clockText, type PromptCodec, type RunContract } from '../data/contract.js';
+import { Tokenizer, type TokenizerFiles } from '../data/tokenizer.js';
+import type { ModelTexts } from '../io/model-source.js';
 import type { CausalLM } from '../nn/model.js';
 
-/** What turns text into token ids and back. */
-export interface TextCodec {
-  tokenizer: Tokenizer;
-  /** Absent where the model has none: only plain text can be read and continued. */
-  template?: ChatTemplate;
+/** What turns text into token ids and back, and knows how prompts are framed and answers end. */
+export interface TextCodec extends PromptCodec {
+  /** The files that it was made of, with the template where that is another than theirs. */
+  files: TokenizerFiles;
+  /** The source of `template`. */
+  jinja?: string;
+  /** What `strftime_now` shows in the template (`RunContract.clock`). */
+  clock: string;
 }
 
 /** A model that reads and writes text. */
@@ -15,9 +19,48 @@ export interface TextModel extends TextCodec {
   model: CausalLM;
 }
 
-/** The tokenizer and chat template of a model; `jinja` replaces the template. */
-export function openTextCodec(source: ModelSource, jinja?: string): TextCodec {
-  const tokenizer = new Tokenizer(source.tokenizer);
-  const text = jinja ?? tokenizer.chatTemplate;
-  return { tokenizer, template: text === undefined ? undefined : new ChatTemplate(text, { specialTokens: tokenizer.specialTokens }) };
+export interface CodecOptions {
+  /** Replaces the model's template. */
+  jinja?: string;
+  /** Replaces the contract that the model itself brings, if it is a run's result: that of an adapter, or null for a training that begins. */
+  contract?: RunContract | null;
+  /** What `strftime_now` shows; default: the contract's clock, or now. */
+  clock?: string;
+  /** Files that lie beside an adapter, which stand in for the model's own. */
+  files?: Partial<TokenizerFiles>;
+}
+
+/** The tokenizer and chat template of a model. One clock serves all renderings, so that a run does not see two dates. */
+export function openTextCodec(
+  source: ModelTexts,
+  { jinja, contract = source.contract ?? null, clock, files }: CodecOptions = {},
+): TextCodec {
+  const chosen = filesOf(source, files);
+  const tokenizer = new Tokenizer(chosen);
+  const text = jinja ?? contract?.chat_template ?? tokenizer.chatTemplate;
+  const time = clock ?? contract?.clock ?? clockText(new Date());
+  const template =
+    text === undefined ? undefined : new ChatTemplate(text, { specialTokens: tokenizer.specialTokens, clock: () => new Date(time) });
+  return {
+    tokenizer,
+    template,
+    files: text === tokenizer.chatTemplate ? chosen : { ...chosen, chatTemplate: text },
+    jinja: text,
+    clock: time,
+    contract: contract ?? undefined,
+    generationConfig: source.generationConfig,
+  };
+}
+
+/** The tokenizer's files, each from beside the adapter where it is there, and else the model's. */
+function filesOf(
+  { tokenizer: base }: ModelTexts,
+  { tokenizerJson, tokenizerConfig, chatTemplate }: Partial<TokenizerFiles> = {},
+): TokenizerFiles {
+  return {
+    tokenizerJson: tokenizerJson ?? base.tokenizerJson,
+    tokenizerConfig: tokenizerConfig ?? base.tokenizerConfig,
+    // A template in the adapter's tokenizer_config.json is newer than the model's chat_template.jinja.
+    chatTemplate: chatTemplate ?? (tokenizerConfig?.chat_template === undefined ? base.chatTemplate : undefined),
+  };
 }

@@ -84,8 +84,7 @@ export function trainingBatches(recipe: Recipe, { train }: RunData, epoch: numbe
 /** Optimizer steps of an epoch and of the whole run. */
 export function countSteps(recipe: Recipe, { train }: RunData): { steps_per_epoch: number; total_steps: number } {
   const steps_per_epoch = stepsPerEpoch(train, { ...recipe, shuffle: recipe.shuffle_merged_datasets });
-  const wanted = Math.max(1, Math.ceil(steps_per_epoch * recipe.num_epochs));
-  return { steps_per_epoch, total_steps: Math.min(wanted, recipe.max_steps ?? wanted) };
+  return { steps_per_epoch, total_steps: recipe.max_steps ?? Math.max(1, Math.ceil(steps_per_epoch * recipe.num_epochs)) };
 }
 
 /** The held-out examples in their order. */

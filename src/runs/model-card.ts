@@ -1,5 +1,6 @@
 import type { Adapter } from '../adapters/adapter.js';
 import type { Tuner } from '../adapters/tuner.js';
+import { counted } from '../util/format.js';
 import type { Recipe } from './recipe.js';
 
 /** What a run measured. */
@@ -55,10 +56,10 @@ ${history(recipe, figures)}
 `;
 }
 
-function history({ num_epochs, learning_rate }: Recipe, { steps, total_steps, loss, evalLoss }: CardFigures): string {
+function history({ num_epochs, max_steps, learning_rate }: Recipe, { steps, total_steps, loss, evalLoss }: CardFigures): string {
   const figure = (value: number | undefined) => value?.toFixed(4) ?? '–';
-  const epochs = `${num_epochs} epoch${num_epochs === 1 ? '' : 's'}`;
-  const length = steps < total_steps ? `${steps} of the ${total_steps} steps of ${epochs}` : epochs;
+  const whole = max_steps === undefined ? counted(num_epochs, 'epoch') : counted(max_steps, 'step');
+  const length = steps < total_steps ? `${steps} of the ${total_steps} steps${max_steps === undefined ? ` of ${whole}` : ''}` : whole;
   return `Trained with lowrank for ${length} at a peak learning rate of ${learning_rate}.
 Last training loss ${figure(loss)}, held-out loss ${figure(evalLoss)}. The recipe is in training_args.yaml.`;
 }

@@ -2,13 +2,12 @@ import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { availableParallelism, freemem, totalmem } from 'node:os';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
-import type { ModelSource } from '../io/model-source.js';
+import type { ModelSource, ModelTexts } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
 import * as io from '../io/node.js';
-import { ggufLayouts } from '../models/families.js';
+import { familyOf, ggufLayouts } from '../models/families.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes } from '../util/format.js';
-import type { JsonObject } from '../util/json.js';
 import type { Host } from './host.js';
 import { parseRecipe, type Recipe } from './recipe.js';
 
@@ -19,21 +18,22 @@ export function openModel(spec: string, options: OpenModelOptions = {}): Promise
   return io.openModel(spec, { ...options, layouts: ggufLayouts() });
 }
 
-/** The config.json of a model that `openModel` would open; of a model on the hub nothing else is downloaded, unless it is a .gguf file. */
-export function readModelConfig(spec: string, options: OpenModelOptions = {}): Promise<JsonObject> {
-  return io.readModelConfig(spec, { ...options, layouts: ggufLayouts() });
+/** What a model that `openModel` would open says besides its weights, which of a model on the hub are not downloaded. */
+export function openModelTexts(spec: string, options: OpenModelOptions = {}): Promise<ModelTexts> {
+  return io.openModelTexts(spec, { ...options, layouts: ggufLayouts() });
 }
 
 /** Node's part of a run: local files, the hub and its cache, the machine's memory. */
 export const nodeHost: Host = {
-  openModel: (name, { near, ...options } = {}) => openModel(beside(name, near) ?? name, options),
+  openModel: (name, { near, ...options } = {}) =>
+    openModel(beside(name, near) ?? name, { ...options, check: (model) => familyOf(model.config, model.name) }),
   readText: async (path, what, { near } = {}) => {
     const found = beside(path, near) ?? path;
     return { path: found, text: await readTextFile(found, what) };
   },
   writeText: (path, text) => localFolder(dirname(path)).writeText(basename(path), text),
   folder: localFolder,
-  isSame: (a, b) => resolve(a) === resolve(b),
+  isSame: (a, b) => resolve(io.homePath(a)) === resolve(io.homePath(b)),
   quantizedBases: () => localFolder(quantizedFolder()),
   machine: () => {
     const limit = process.constrainedMemory?.() || Number.POSITIVE_INFINITY;
@@ -55,8 +55,9 @@ export async function readRecipe(path: string, overrides: readonly string[] = []
   return parseRecipe(await readTextFile(path, 'a recipe'), path, overrides);
 }
 
-/** A path as it was written, from the folder `near` or from the current one, whichever exists. */
-export function beside(path: string, near = '.'): string | undefined {
+/** A path as it was written, from the folder `near` or from the current one, whichever exists; `~` is the user's home. */
+export function beside(written: string, near = '.'): string | undefined {
+  const path = io.homePath(written);
   if (isAbsolute(path)) return existsSync(path) ? path : undefined;
   return [join(near, path), path].find((candidate) => existsSync(candidate));
 }
@@ -64,7 +65,8 @@ export function beside(path: string, near = '.'): string | undefined {
 /** Texts longer than this do not fit a string. */
 const maxTextBytes = 0x1fff_ffe8;
 
-async function readTextFile(path: string, what: string): Promise<string> {
+async function readTextFile(written: string, what: string): Promise<string> {
+  const path = io.homePath(written);
   try {
     const content = await readFile(path);
     if (content.length > maxTextBytes)

@@ -1,6 +1,7 @@
 import { type Document, isMap, isScalar, LineCounter, type Node, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { LoraConfig } from '../adapters/lora-config.js';
+import { datasetTypes } from '../data/formats.js';
 import type { LoadOptions } from '../models/load.js';
 import { standardQuantization } from '../models/quantize.js';
 import { type OptimizerName, optimizers } from '../optim/optimizer.js';
@@ -12,10 +13,7 @@ const endPolicy = z.enum(['all', 'turn', 'last', 'none']);
 
 const dataset = z.strictObject({
   path: z.string().min(1).describe('file of rows: .jsonl or .json; relative to the recipe or the current folder'),
-  type: z
-    .enum(['chat_template', 'alpaca', 'completion', 'tokenized'])
-    .optional()
-    .describe('format; default: recognised by the keys of the first row'),
+  type: z.enum(datasetTypes).optional().describe('format; default: recognised by the keys of the first row'),
   field: z.string().optional().describe('key of a completion’s text; default text'),
   field_messages: z.string().optional().describe('key of a conversation; default messages, or conversations'),
   field_tools: z.string().optional().describe('key of the tools that a conversation may use; default tools'),
@@ -91,7 +89,7 @@ export const Recipe = z.strictObject({
   micro_batch_size: count.min(1).default(1).describe('examples of a forward pass; they are never padded'),
   gradient_accumulation_steps: count.min(1).default(1),
   num_epochs: z.number().positive().default(1),
-  max_steps: count.min(1).optional().describe('ends earlier than num_epochs'),
+  max_steps: count.min(1).optional().describe('optimizer steps instead of num_epochs, over as many epochs as they take'),
   learning_rate: z.number().positive().default(2e-4),
   lr_scheduler: z.enum(schedulers).default('cosine'),
   cosine_min_lr_ratio: z.number().min(0).max(1).default(0),

@@ -8,6 +8,7 @@ import { listCheckpoints } from '../train/checkpoint.js';
 import { chromeTrace } from '../train/profile.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes } from '../util/format.js';
+import { readContract } from './contract.js';
 import { countSteps, prepareData, type RunData, readDatasets } from './data.js';
 import type { RunEvent, RunResult } from './events.js';
 import type { Host } from './host.js';
@@ -70,7 +71,9 @@ export async function startRun(recipe: RecipeInput | string, options: RunOptions
   let result: RunResult;
   try {
     const resume = await findCheckpoint(folder, checked, options);
-    result = await trainPrepared(await prepare(checked, options), folder, resume, options);
+    // Templates may show the date: a run that goes on sees that of its first day, or its data would be others.
+    const clock = resume && (await readContract(resume))?.clock;
+    result = await trainPrepared(await prepare(checked, options, clock), folder, resume, options);
   } finally {
     await unlock();
   }
@@ -120,8 +123,8 @@ interface Prepared {
   data: RunData;
 }
 
-/** Reads the data, finds the model, makes examples. */
-async function prepare(recipe: Recipe, context: RunContext): Promise<Prepared> {
+/** Reads the data, finds the model, makes examples; `clock` is the time that templates see, now where absent. */
+async function prepare(recipe: Recipe, context: RunContext, clock?: string): Promise<Prepared> {
   const { host, near, onEvent, signal } = context;
   const origin = { name: nameOf(context), near };
   const datasets = await readDatasets(host, recipe.datasets, origin);
@@ -131,7 +134,7 @@ async function prepare(recipe: Recipe, context: RunContext): Promise<Prepared> {
   try {
     if (recipe.adapter === 'full' && host.isSame(source.name, recipe.output_dir))
       throw new LowrankError('output_dir is the base model’s folder', { place: recipe.output_dir, mend: 'choose another output_dir=…' });
-    const codec = openTextCodec(source, recipe.chat_template_jinja);
+    const codec = openTextCodec(source, { jinja: recipe.chat_template_jinja, contract: null, clock });
     const data = await prepareData(recipe, codec, datasets, tests);
     for (const event of dataEvents(recipe, data)) onEvent?.(event);
     signal?.throwIfAborted();

@@ -7,7 +7,8 @@ import type { ModelSource } from '../io/model-source.js';
 import { type LoadOptions, loadModel } from '../models/load.js';
 import type { TextCodec, TextModel } from '../models/text-model.js';
 import { LowrankError } from '../util/errors.js';
-import { isObject, parseJson } from '../util/json.js';
+import { parseJsonObject } from '../util/json.js';
+import { readContract } from './contract.js';
 import type { SessionEvent } from './events.js';
 import type { Host } from './host.js';
 import { type Streaming, streamedSource } from './streaming.js';
@@ -95,14 +96,28 @@ export async function attachAdapter({ source, text }: Session, folder: Folder, {
   return adapter;
 }
 
-/** The base model that an adapter's folder names. */
-export async function baseOfAdapter(folder: Folder): Promise<string> {
+/**
+ * Finds the base that an adapter's folder names: by its path, which may begin at the adapter, or on the hub, at the commit that was trained on
+ * where the adapter says which.
+ */
+export async function findBase(folder: Folder, context: SessionContext): Promise<ModelSource> {
   const place = `${folder.path}/${adapterConfigFile}`;
   const text = await folder.readText(adapterConfigFile);
   if (text === undefined) throw await noAdapter(folder);
-  const config = parseJson(text, place);
-  if (isObject(config) && typeof config.base_model_name_or_path === 'string' && config.base_model_name_or_path !== '') {
-    return config.base_model_name_or_path;
+  const config = parseJsonObject(text, place);
+  const { base_model_name_or_path: name } = config;
+  if (typeof name !== 'string' || name === '') throw new LowrankError('names no base model', { place, mend: 'name it with --model' });
+  const base = (await readContract(folder))?.base;
+  const commit = base?.name === name ? base.revision : config.revision;
+  try {
+    return await findModel(name, context, { near: folder.path, revision: typeof commit === 'string' ? commit : undefined });
+  } catch (error) {
+    if (!(error instanceof LowrankError)) throw error;
+    throw new LowrankError(`the adapter’s base ${name} cannot be opened: ${error.problem}`, {
+      ...error,
+      place: error.place === name ? folder.path : `${folder.path}: ${error.place}`,
+      mend: `${error.mend}; or name the base with --model`,
+      cause: error,
+    });
   }
-  throw new LowrankError('names no base model', { place, mend: 'name it with --model' });
 }

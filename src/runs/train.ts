@@ -11,6 +11,7 @@ import { opTimes } from '../train/profile.js';
 import { evaluateLoss, type StepResult } from '../train/step.js';
 import { debug, debugLevel } from '../util/debug.js';
 import { LowrankError } from '../util/errors.js';
+import { makeContract, resultTexts } from './contract.js';
 import { countSteps, fingerprint, heldBatches, type RunData, trainingBatches } from './data.js';
 import type { Progress, TrainEvent, TrainResult } from './events.js';
 import { changeableKeys, type Recipe } from './recipe.js';
@@ -37,6 +38,8 @@ export interface TrainInputs {
   /** Takes the profile of one step: the third of this run, when all is warm, or the last of fewer. */
   onProfile?: (step: number, spans: readonly Span[]) => Promise<void>;
 }
+
+const logFile = 'trainer_log.jsonl';
 
 /** What a training leaves: its result, and what was trained, which still is in the model until its `dispose`. */
 export interface Trained {
@@ -95,8 +98,9 @@ export async function trainLocked(inputs: TrainInputs): Promise<Trained> {
 }
 
 async function begin(inputs: TrainInputs, identity: RunIdentity): Promise<{ tuning: Tuning; step: number }> {
-  const { recipe, source, text, resume, start } = inputs;
-  const what = { recipe, source, model: text.model };
+  const { recipe, source, text, data, resume, start } = inputs;
+  const contract = makeContract(recipe, source, text, data);
+  const what = { recipe, source, model: text.model, texts: resultTexts(source, { ...text, contract }) };
   if (!resume) return { tuning: await beginTuning(what, start), step: 0 };
   const step = await checkpointStep(resume, identity, changeableKeys);
   return { tuning: await openTuning(what, resume), step };
@@ -202,7 +206,7 @@ class Run {
     const { recipe, data, folder, onEvent, signal, stopAfter } = this.inputs;
     const { step, total_steps } = record;
     // Only now: until a step has gone well an earlier run stays as it was.
-    if (step === 1) await clearRun(folder);
+    if (step === this.firstStep + 1) await (step === 1 ? clearRun(folder) : cutLog(folder, this.firstStep));
     this.losses.push(record.loss);
     this.tokens += record.tokens;
     this.stepSeconds += record.seconds;
@@ -239,7 +243,7 @@ class Run {
       grad_norm,
       supervised_tokens: supervised,
     };
-    await this.inputs.folder.append('trainer_log.jsonl', JSON.stringify(line));
+    await this.inputs.folder.append(logFile, JSON.stringify(line));
   }
 
   private async evaluate(step: number): Promise<void> {
@@ -247,7 +251,7 @@ class Run {
     try {
       const { loss, perplexity } = await evaluateLoss(text.model, heldBatches(recipe, data), { signal });
       this.evalLoss = loss;
-      await folder.append('trainer_log.jsonl', JSON.stringify({ current_steps: step, eval_loss: loss, eval_perplexity: perplexity }));
+      await folder.append(logFile, JSON.stringify({ current_steps: step, eval_loss: loss, eval_perplexity: perplexity }));
       onEvent?.({ type: 'evaluation', step, loss, perplexity });
     } catch (error) {
       // Interrupted: the loop ends after this step and saves.
@@ -289,5 +293,20 @@ export function clock(seconds: number): string {
 
 /** Removes what an earlier run left in its folder. */
 async function clearRun(folder: Folder): Promise<void> {
-  for (const name of [...(await listCheckpoints(folder)), 'trainer_log.jsonl']) await folder.remove(name);
+  for (const name of [...(await listCheckpoints(folder)), logFile]) await folder.remove(name);
+}
+
+/** Removes the log's lines of steps after `last`, which are done again: each step stands in it once. */
+async function cutLog(folder: Folder, last: number): Promise<void> {
+  const lines = ((await folder.readText(logFile)) ?? '').split('\n').filter((line) => line !== '');
+  const stepOf = (line: string): number => {
+    try {
+      return Number((JSON.parse(line) as { current_steps?: unknown }).current_steps);
+    } catch {
+      // Cut off in the middle, as by a killed process.
+      return Number.POSITIVE_INFINITY;
+    }
+  };
+  const kept = lines.filter((line) => !(stepOf(line) > last));
+  if (kept.length < lines.length) await folder.writeText(logFile, kept.map((line) => `${line}\n`).join(''));
 }

@@ -4,8 +4,8 @@ import { FullTuner } from '../adapters/full.js';
 import { createAdapter } from '../adapters/registry.js';
 import type { Tuner } from '../adapters/tuner.js';
 import type { Folder } from '../io/folder.js';
-import { mainType, type PlainType, writeModel, writeTokenizer } from '../io/model-folder.js';
-import type { ModelSource } from '../io/model-source.js';
+import { mainType, type PlainType, writeContract, writeModel, writeTokenizer } from '../io/model-folder.js';
+import type { ModelSource, ModelTexts } from '../io/model-source.js';
 import { restoreTensors } from '../io/tensors.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
@@ -28,6 +28,8 @@ export interface TuningInputs {
   recipe: Recipe;
   source: ModelSource;
   model: CausalLM;
+  /** What stands beside the weights of a result and, as far as the contract goes, of a checkpoint. */
+  texts: ModelTexts;
 }
 
 /** A new adapter, or one that `start` holds (lora_model_dir); or the whole model. */
@@ -68,15 +70,17 @@ class AdapterTuning implements Tuning {
     this.tuner = tuner;
   }
 
-  saveCheckpoint(folder: Folder): Promise<void> {
-    return saveAdapter(folder, this.tuner, this.inputs.source);
+  async saveCheckpoint(folder: Folder): Promise<void> {
+    const { source, texts } = this.inputs;
+    // By its path a local base is found from everywhere, and never taken for a model of the hub.
+    await saveAdapter(folder, this.tuner, { name: source.path ?? source.name, identity: source.identity });
+    await writeContract(folder, texts);
   }
 
   saveResult(folder: Folder, more: (inner: Folder) => Promise<void>): Promise<void> {
-    const { source, recipe } = this.inputs;
-    return folder.publish('adapter_config.json', /^adapter_model\.safetensors$/, async (inner) => {
-      await saveAdapter(inner, this.tuner, source);
-      await writeTokenizer(inner, source, recipe.chat_template_jinja);
+    return folder.publish('adapter_config.json', /^(adapter_model\.safetensors|chat_template\.jinja)$/, async (inner) => {
+      await this.saveCheckpoint(inner);
+      await writeTokenizer(inner, this.inputs.texts);
       await more(inner);
     });
   }
@@ -114,9 +118,8 @@ class FullTuning implements Tuning {
   }
 
   private write(folder: Folder, dtype: PlainType, maxShardBytes?: number): Promise<void> {
-    const { source, recipe } = this.inputs;
     const model = { tensors: this.tuner.tensors(dtype), config: this.tuner.model.config };
-    return writeModel(folder, model, source, { maxShardBytes, jinja: recipe.chat_template_jinja });
+    return writeModel(folder, model, this.inputs.texts, { maxShardBytes });
   }
 
   card(figures: CardFigures): string {

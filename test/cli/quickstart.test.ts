@@ -56,7 +56,7 @@ test('training ends when the validation rows are answered, and the model then an
   const source = await openModel(path);
   const backend = await openBackend(device);
   const { model, dispose } = await loadModel(source, backend, { precision: 'fp32' });
-  const codec = openTextCodec(source, recipe.chat_template_jinja);
+  const codec = openTextCodec(source, { jinja: recipe.chat_template_jinja });
   const data = await prepareData(recipe, codec, datasets, tests);
   const questions = heldQuestions(recipe, codec, [...datasets, ...tests], new Set(data.held.map(({ row }) => row)));
   const { exact_match } = await exactMatch({ ...codec, model }, questions, { max_new_tokens: 16, batch: 72 });

@@ -83,7 +83,7 @@ test('takes only what loading needs, into the layout of Python’s cache', async
       if (done === total) progress.push(file);
     },
   });
-  expect(source).toMatchObject({ name: 'owner/model', identity: `owner/model@${commit}`, config: { model_type: 'llama' } });
+  expect(source).toMatchObject({ name: 'owner/model', revision: commit, config: { model_type: 'llama' } });
   expect(source.tokenizer).toMatchObject({ chatTemplate: '{{ messages }}', tokenizerConfig: { eos_token: '</s>' } });
   expect(source.checkpoint.tensors.has('model.norm.weight')).toBe(true);
   await source.checkpoint.close();
@@ -117,13 +117,13 @@ test('what is in the cache is not downloaded again, and a known commit asks for 
 test('a .gguf repository, and one file among several', async () => {
   await serve();
   const only = await openModel('owner/gguf');
-  expect(only).toMatchObject({ name: 'owner/gguf', identity: `owner/gguf/model.Q4.gguf@${commit}` });
+  expect(only).toMatchObject({ name: 'owner/gguf', revision: commit });
   await only.checkpoint.close();
   expect(await cachedModel('owner/gguf')).toBe(join(home, 'hub/models--owner--gguf/snapshots', commit, 'model.Q4.gguf'));
   const error = await errorOf(openModel('owner/ggufs'));
   expect(error.mend).toBe('choose owner/ggufs/a.Q4.gguf, owner/ggufs/b.Q8.gguf');
   const chosen = await openModel('owner/ggufs/b.Q8.gguf');
-  expect(chosen.identity).toBe(`owner/ggufs/b.Q8.gguf@${commit}`);
+  expect(chosen.revision).toBe(commit);
   await chosen.checkpoint.close();
   expect((await errorOf(openModel('owner/ggufs/c.gguf'))).message).toMatch(/no c\.gguf[\s\S]*a\.Q4\.gguf/);
   expect((await errorOf(openModel('owner/pickled'))).mend).toMatch(/convert its weights/);
@@ -222,7 +222,7 @@ test('an unreachable hub: the cache serves, or the error says so; offline asks n
   await (await openModel('owner/model')).checkpoint.close();
   await hub?.close();
   const cached = await openModel('owner/model');
-  expect(cached.identity).toBe(`owner/model@${commit}`);
+  expect(cached.revision).toBe(commit);
   await cached.checkpoint.close();
   const { requests } = await serve();
   process.env.HF_HUB_OFFLINE = 'TRUE';

@@ -98,6 +98,7 @@ describe('a run', () => {
       'checkpoint-8',
       'checkpoint-12',
       'checkpoint-15',
+      'lowrank.json',
       'tokenizer_config.json',
       'trainer_log.jsonl',
       'training_args.yaml',

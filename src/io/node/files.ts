@@ -1,8 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, open, rename, rm } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
+import { homedir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
 import { LowrankError, messageOf } from '../../util/errors.js';
 import type { FileSource } from '../source.js';
+
+/** A path in which `~` at the beginning is the user's home, as shells have it: those do not see it in a recipe or behind `key=`. */
+export function homePath(path: string): string {
+  return /^~(?=$|[\\/])/.test(path) ? join(homedir(), path.slice(1)) : path;
+}
 
 /** Opens a local file for reading. */
 export function openFile(path: string): Promise<FileSource> {

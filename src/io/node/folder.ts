@@ -2,11 +2,12 @@ import { appendFile, mkdir, readdir, readFile, rename, rm } from 'node:fs/promis
 import { join } from 'node:path';
 import type { LowrankError } from '../../util/errors.js';
 import type { Folder } from '../folder.js';
-import { named, openFile, syncFolder, writeChunks, writeText } from './files.js';
+import { homePath, named, openFile, syncFolder, writeChunks, writeText } from './files.js';
 import { isRunning, lockFolder } from './lock.js';
 
 /** A folder on the local disk, created with its first file. */
-export function localFolder(path: string): Folder {
+export function localFolder(name: string): Folder {
+  const path = homePath(name);
   const at = (name: string) => join(path, name);
   return {
     path,

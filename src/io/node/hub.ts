@@ -7,7 +7,7 @@ import lockfile from 'proper-lockfile';
 import { LowrankError, messageOf } from '../../util/errors.js';
 import { isObject, parseJsonObject } from '../../util/json.js';
 import { findHubModel, type HubAccess, type HubFile, type HubId, type HubModel, HubUnreachable, openDownload, parseHubId } from '../hub.js';
-import { named, writeText } from './files.js';
+import { homePath, named, writeText } from './files.js';
 
 /** Called as a file's bytes arrive. */
 export type DownloadProgress = (progress: { file: string; done: number; total: number }) => void;
@@ -22,18 +22,17 @@ export interface Snapshot {
 }
 
 const isTrue = (value: string | undefined) => ['1', 'ON', 'YES', 'TRUE'].includes(value?.toUpperCase() ?? '');
-const expand = (path: string) => path.replace(/^~(?=$|[/\\])/, homedir());
 
 // The environment is read as Python's huggingface_hub reads it:
 // https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
 
 function homeFolder(): string {
-  return expand(process.env.HF_HOME ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'huggingface'));
+  return homePath(process.env.HF_HOME ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'huggingface'));
 }
 
 /** Where models of the hub are kept. */
 export function cacheFolder(): string {
-  return expand(process.env.HF_HUB_CACHE ?? process.env.HUGGINGFACE_HUB_CACHE ?? join(homeFolder(), 'hub'));
+  return homePath(process.env.HF_HUB_CACHE ?? process.env.HUGGINGFACE_HUB_CACHE ?? join(homeFolder(), 'hub'));
 }
 
 function isOffline(): boolean {
@@ -41,7 +40,7 @@ function isOffline(): boolean {
 }
 
 async function hubAccess(): Promise<HubAccess> {
-  const tokenPath = expand(process.env.HF_TOKEN_PATH ?? join(homeFolder(), 'token'));
+  const tokenPath = homePath(process.env.HF_TOKEN_PATH ?? join(homeFolder(), 'token'));
   const token = process.env.HF_TOKEN || process.env.HUGGING_FACE_HUB_TOKEN || (await readFile(tokenPath, 'utf8').catch(() => ''));
   return { endpoint: process.env.HF_ENDPOINT || undefined, token: token.trim() || undefined };
 }

@@ -1,0 +1,56 @@
+import { columnsRead, contractFile, parseContract, type RunContract, supervisedTerminators } from '../data/contract.js';
+import { stopIdsOf } from '../generate/text.js';
+import type { Folder } from '../io/folder.js';
+import { generationConfigOf } from '../io/model-folder.js';
+import { type ModelSource, type ModelTexts, readTokenizerFiles } from '../io/model-source.js';
+import { openTextCodec, type TextCodec } from '../models/text-model.js';
+import type { JsonObject } from '../util/json.js';
+import { datasetOptions, type RunData } from './data.js';
+import type { Recipe } from './recipe.js';
+
+/** What a run on these data will have trained with: the codec's template and clock, the rows' formats, the ends that were supervised. */
+export function makeContract(recipe: Recipe, source: ModelSource, codec: TextCodec, data: RunData): RunContract {
+  const options = recipe.datasets.map((dataset) => datasetOptions(recipe, dataset));
+  return {
+    version: 1,
+    base: { name: source.name, path: source.path, revision: source.revision, identity: source.identity },
+    chat_template: codec.jinja,
+    clock: codec.clock,
+    datasets: data.statistics.flatMap(({ path, test, statistics: { type, examples } }, i) =>
+      test || type === undefined ? [] : [{ path, type, examples, read: columnsRead(type, options[i]) }],
+    ),
+    terminators: supervisedTerminators(codec.tokenizer, data.train, options, recipe.eot_tokens),
+  };
+}
+
+/** The contract in the folder of a result or a checkpoint; undefined where something else made it. */
+export async function readContract(folder: Folder): Promise<RunContract | undefined> {
+  const text = await folder.readText(contractFile);
+  return text === undefined ? undefined : parseContract(text, `${folder.path}/${contractFile}`);
+}
+
+/**
+ * The codec of a model that answers with the adapter in `folder`: by the adapter's contract. An adapter that was made elsewhere has none; then
+ * tokenizer files and a template that lie beside it count, as its makers expect, and else the model's own. `jinja` is a template for where none
+ * of them has one.
+ */
+export async function openAdapterCodec(source: ModelTexts, folder: Folder, jinja?: string): Promise<TextCodec> {
+  const names = await folder.list();
+  const files = await readTokenizerFiles({
+    name: folder.path,
+    open: async (name) => (names.includes(name) ? folder.open(name) : undefined),
+  });
+  const contract = await readContract(folder);
+  const own = files.chatTemplate !== undefined || files.tokenizerConfig?.chat_template !== undefined;
+  const known = contract ?? (own ? null : source.contract);
+  return openTextCodec(source, { files, contract: known, jinja: known?.chat_template ?? (own ? undefined : jinja) });
+}
+
+/** What is written beside the weights of a result: the model's texts with the template that was trained, every end of an answer, and the contract. */
+export function resultTexts(source: ModelSource, codec: TextCodec): ModelTexts {
+  const { name, config } = source;
+  const ends = [...stopIdsOf(codec, config)];
+  const { _from_model_config: _, ...generation } = source.generationConfig ?? generationConfigOf(config);
+  const generationConfig: JsonObject = ends.length === 0 ? generation : { ...generation, eos_token_id: ends.length === 1 ? ends[0] : ends };
+  return { name, config, tokenizer: codec.files, generationConfig, contract: codec.contract };
+}
