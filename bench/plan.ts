@@ -53,6 +53,7 @@ export async function planSuite(bench: Bench): Promise<Row[]> {
       const { peak_rss_gb: measured, runtime_gb } = await contender.ask<{ peak_rss_gb: number; runtime_gb: number }>({});
       const machine = { memory: Infinity, threads: availableParallelism(), rate, runtime: 1e9 * runtime_gb };
       const step = {
+        name: run.shape,
         config: shapes[run.shape],
         precision: 'bf16' as const,
         lora:
@@ -76,7 +77,7 @@ export async function planSuite(bench: Bench): Promise<Row[]> {
             planned_rss_gb: round(predicted),
             planned_over_measured: round(predicted / measured),
             step_seconds: round(seconds),
-            planned_seconds: round(planned.seconds_per_step ?? 0),
+            planned_seconds: round(Math.sqrt((planned.seconds_per_step?.[0] ?? 0) * (planned.seconds_per_step?.[1] ?? 0))),
           },
           goal: { planned_over_measured: [0.9, 1.1] },
         }),

@@ -14,7 +14,7 @@ export { scope } from './core/scope.js';
 export { Tensor } from './core/tensor.js';
 export { type Batch, batchesOf } from './data/batches.js';
 export { ChatTemplate, type Message } from './data/chat-template.js';
-export { framePrompt, type RunContract, textPrompt } from './data/contract.js';
+export { chatPrompt, type RunContract, textPrompt } from './data/contract.js';
 export { prepareExamples } from './data/prepare.js';
 export { questionsOf } from './data/questions.js';
 export { readRows } from './data/rows.js';

@@ -1,7 +1,7 @@
 import { createInterface } from 'node:readline/promises';
 import { AdapterSet } from '../adapters/adapter.js';
 import type { Message } from '../data/chat-template.js';
-import { framePrompt, framingOf } from '../data/contract.js';
+import { chatPrompt, framingOf } from '../data/contract.js';
 import { streamAnswer } from '../generate/text.js';
 import type { TextModel } from '../models/text-model.js';
 import { messageOf } from '../util/errors.js';
@@ -101,7 +101,7 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
           messages.push({ role: 'user', content: text });
           answering = new AbortController();
           const model = await current();
-          const ids = framePrompt(model, messages);
+          const ids = chatPrompt(model, messages);
           const show = (piece: string) => process.stdout.write(piece);
           const answer = await streamAnswer(model, ids, { ...samplingOf(options), signal: answering.signal }, show);
           process.stdout.write('\n');

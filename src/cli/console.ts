@@ -65,6 +65,23 @@ export function duration(seconds: number): string {
   return s < 3600 ? `${Math.floor(s / 60)}:${two(s % 60)}` : `${Math.floor(s / 3600)}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
 }
 
+/** Seconds from and to, in the unit that suits the larger: `1.2–2.4 s`, `12–24 min`. */
+export function timeRange(range: readonly [number, number]): string {
+  const units = [
+    ['ms', 0.001, 1],
+    ['s', 1, 100],
+    ['min', 60, 6000],
+    ['h', 3600, 86400 * 3],
+    ['days', 86400, Number.POSITIVE_INFINITY],
+  ] as const;
+  const [unit, size] = units.find(([, , below]) => range[1] < below) ?? units[0];
+  // Two digits say enough of a figure that may be off by as much as the range is wide.
+  const [from, to] = range.map((seconds) => thousandsOf(Number((seconds / size).toPrecision(2))));
+  return `${from}–${to} ${unit}`;
+}
+
+const thousandsOf = (n: number) => n.toLocaleString('en', { maximumFractionDigits: 3 });
+
 /** `1,234,567` */
 export function thousands(n: number): string {
   return Math.round(n).toLocaleString('en');

@@ -3,12 +3,14 @@ import type { Question } from '../data/questions.js';
 import { questionsOf } from '../data/questions.js';
 import { type ExactMatch, exactMatch } from '../generate/exact-match.js';
 import type { TextCodec } from '../models/text-model.js';
+import { makeContract } from '../runs/contract.js';
 import { type DatasetRows, datasetOptions, heldBatches, prepareData } from '../runs/data.js';
 import { readRecipe } from '../runs/node.js';
 import { loadOptionsOf, type Recipe, streamingOf } from '../runs/recipe.js';
 import type { Session } from '../runs/session.js';
 import { evaluateLoss } from '../train/step.js';
 import { LowrankError } from '../util/errors.js';
+import { counted } from '../util/format.js';
 import type { Terminal } from './console.js';
 import { interruptible } from './interrupt.js';
 import { attachAdapter, codecOf, findModel, openSession, readDatasets } from './session.js';
@@ -27,13 +29,14 @@ export async function evalCommand(terminal: Terminal, path: string, overrides: s
   const datasets = recipe.val_set_size > 0 || tests.length === 0 ? await readDatasets(path, recipe.datasets) : [];
   const source = await findModel(terminal, recipe.base_model, { revision: recipe.revision_of_model, near: dirname(path) });
   const codec = await codecOf(source, options.adapter, recipe.chat_template_jinja);
-  const { contract } = codec;
-  if (contract && recipe.chat_template_jinja !== undefined && recipe.chat_template_jinja !== contract.chat_template)
+  if (recipe.chat_template_jinja !== undefined && recipe.chat_template_jinja !== codec.jinja)
     terminal.warn('chat_template_jinja is not the template that was trained with: the trained one counts');
   const data = await prepareData(recipe, codec, datasets, tests);
   if (data.held.length === 0) {
     throw new LowrankError('the recipe holds nothing out', { place: path, mend: 'add test_datasets, or val_set_size=0.1' });
   }
+  // A model that says nothing of its training is expected to end as the rows do.
+  codec.contract ??= makeContract(recipe, source, codec, data);
   const session = await openSession(terminal, source, codec, {
     device: options.device,
     ...loadOptionsOf(recipe),
@@ -59,7 +62,7 @@ export async function evalCommand(terminal: Terminal, path: string, overrides: s
           exact_match: match?.exact_match ?? null,
           questions: questions.length,
         },
-        `model        ${source.name}${options.adapter ? ` with ${options.adapter}` : ''}\nloss         ${loss.toFixed(4)} over ${tokens} tokens\nperplexity   ${perplexity.toFixed(3)}${exact ?? ''}`,
+        `model        ${source.name}${options.adapter ? ` with ${options.adapter}` : ''}\nloss         ${loss.toFixed(4)} over ${counted(tokens, 'token')}\nperplexity   ${perplexity.toFixed(3)}${exact ?? ''}`,
       );
     });
     adapter?.dispose();

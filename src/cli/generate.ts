@@ -1,8 +1,9 @@
 import type { Message } from '../data/chat-template.js';
-import { framePrompt, textPrompt } from '../data/contract.js';
+import { chatPrompt, textPrompt } from '../data/contract.js';
 import { streamAnswer } from '../generate/text.js';
 import type { Session } from '../runs/session.js';
 import { LowrankError } from '../util/errors.js';
+import { counted } from '../util/format.js';
 import { type Terminal, thousands } from './console.js';
 import { interruptible } from './interrupt.js';
 import { attachAdapter, codecOf, findBase, findModel, openSession } from './session.js';
@@ -62,7 +63,7 @@ export async function generateCommand(terminal: Terminal, words: string[], optio
     const adapter = options.adapter === undefined ? undefined : await attachAdapter(terminal, session, options.adapter);
     const messages: Message[] = [{ role: 'user', content: prompt }];
     if (options.system !== undefined) messages.unshift({ role: 'system', content: options.system });
-    const ids = options.raw ? textPrompt(session.text, prompt) : framePrompt(session.text, messages);
+    const ids = options.raw ? textPrompt(session.text, prompt) : chatPrompt(session.text, messages);
     const show = options.json ? () => {} : (piece: string) => process.stdout.write(piece);
     const start = performance.now();
     const answer = await interruptible(terminal, 'stopping', (signal) =>
@@ -73,7 +74,9 @@ export async function generateCommand(terminal: Terminal, words: string[], optio
     const { text, finish } = answer;
     if (!options.json) process.stdout.write('\n');
     terminal.result({ text, finish, prompt_tokens: ids.length, tokens: answer.ids.length, tokens_per_second }, '');
-    terminal.note(terminal.colors.dim(`${answer.ids.length} tokens, ${thousands(tokens_per_second)} tokens/s, ended by ${finish}`));
+    terminal.note(
+      terminal.colors.dim(`${counted(answer.ids.length, 'token')}, ${thousands(tokens_per_second)} tokens/s, ended by ${finish}`),
+    );
     adapter?.dispose();
   } finally {
     await session.close();

@@ -8,6 +8,7 @@ import { localFolder } from '../io/node/folder.js';
 import { byteLengthOf } from '../io/safetensors.js';
 import { loadModel } from '../models/load.js';
 import type { CausalLM } from '../nn/model.js';
+import { notFiniteWeight } from '../nn/not-finite.js';
 import { resultTexts } from '../runs/contract.js';
 import { inTurns } from '../runs/progress.js';
 import type { Session } from '../runs/session.js';
@@ -83,7 +84,10 @@ async function logitsOf(model: CausalLM, ids: readonly number[]): Promise<Float3
   const tokens = { inputIds: Int32Array.from(ids), positions: Int32Array.from(ids.keys()), segments: Int32Array.of(0, n, 0, n) };
   const logits = scope(() => model.logits(model.hidden(tokens)));
   try {
-    return await logits.toFloat32();
+    const values = await logits.toFloat32();
+    const broken = values.some(Number.isNaN) ? await notFiniteWeight(model) : undefined;
+    if (broken) throw broken;
+    return values;
   } finally {
     logits.dispose();
   }

@@ -5,6 +5,7 @@ import type { ExactMatch } from '../generate/exact-match.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
 import { openTextCodec } from '../models/text-model.js';
+import { makeContract } from '../runs/contract.js';
 import { type DatasetRows, heldBatches, prepareData, type RunData } from '../runs/data.js';
 import type { TrainEvent, TrainResult } from '../runs/events.js';
 import { nodeHost, readRecipe } from '../runs/node.js';
@@ -66,6 +67,7 @@ export async function quickstart(terminal: Terminal, job: QuickstartJob, device:
   const data = await prepareData(recipe, codec, datasets, tests);
   const report = runListener(terminal);
   for (const event of dataEvents(recipe, data)) report(event);
+  codec.contract = makeContract(recipe, source, codec, data);
   const session = await openSession(terminal, source, codec, { device, ...loadOptionsOf(recipe) });
   terminal.note(`device     ${session.backend.description}`);
   try {

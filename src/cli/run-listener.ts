@@ -1,5 +1,5 @@
 import type { RunEvent, RunResult, SessionEvent } from '../runs/events.js';
-import { bytes } from '../util/format.js';
+import { bytes, counted } from '../util/format.js';
 import { duration, type Terminal, tensorProgress, thousands } from './console.js';
 import { describeRun } from './plan.js';
 
@@ -37,7 +37,7 @@ export function runListener(terminal: Terminal): (event: RunEvent) => void {
       case 'data': {
         const { path, held_out, statistics } = event;
         const { rows, tokens, supervised, longest, type } = statistics;
-        const counts = [`${thousands(rows)} rows`, `${thousands(tokens)} tokens`, `${thousands(supervised)} supervised`];
+        const counts = [counted(rows, 'row'), counted(tokens, 'token'), `${thousands(supervised)} supervised`];
         return terminal.note(`${held_out ? 'held out  ' : 'data      '} ${path}: ${[...counts, `longest ${longest}`, type].join(', ')}`);
       }
       case 'steps':
@@ -77,16 +77,31 @@ function showStep(terminal: Terminal, { record, progress, logged }: RunEvent & {
   if (!terminal.live && logged) terminal.note(`step ${text} lr ${learning_rate.toExponential(2)} ${seconds.toFixed(2)} s/it`);
 }
 
-function showResult(terminal: Terminal, { peak_rss_bytes: peak, planned_rss_bytes: planned, ...result }: RunResult): void {
+function showResult(terminal: Terminal, whole: RunResult): void {
+  const { peak_rss_bytes: peak, planned_rss_bytes: planned, ...result } = whole;
   const { steps, total_steps, interrupted, seconds, tokens_per_second, mean_loss, memory } = result;
   terminal.result({ ...result, peak_rss_gb: peak / 1e9, planned_rss_gb: planned / 1e9 }, '');
-  const state = interrupted ? `interrupted after step ${steps} of ${total_steps}` : `${steps} steps`;
+  const state = interrupted ? `interrupted after step ${steps} of ${total_steps}` : counted(steps, 'step');
   terminal.note(`done       ${state} in ${duration(seconds)}, ${thousands(tokens_per_second)} tokens/s, loss ${mean_loss.toFixed(4)}`);
   terminal.note(`memory     ${bytes(peak)} peak, planned ${bytes(planned)}; tensors ${bytes(memory.peak)}`);
   if (result.streamed_bytes_per_step) terminal.note(`streamed   ${bytes(result.streamed_bytes_per_step)} of weights a step`);
   const [kind, path] = outcome(result);
   terminal.note(`${kind.padEnd(10)} ${path}`);
-  terminal.note(interrupted ? 'next       the same command with --resume' : `next       lowrank chat --${kind} ${path}`);
+  terminal.note(`next       ${interrupted ? 'the same command with --resume' : askingCommand(whole)}`);
+}
+
+/** The command that asks what a run has trained as its rows asked. */
+function askingCommand(result: RunResult): string {
+  const [kind, path] = outcome(result);
+  const from = `--${kind} ${/^[\w./~-]+$/.test(path) ? path : JSON.stringify(path)}`;
+  switch (result.framing) {
+    case 'chat':
+      return `lowrank chat ${from}`;
+    case 'alpaca':
+      return `lowrank generate ${from} "an instruction"`;
+    case 'completion':
+      return `lowrank generate ${from} "the beginning of a text"`;
+  }
 }
 
 /** What a run wrote, as commands name it in their options, and where. */

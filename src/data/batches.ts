@@ -1,4 +1,5 @@
 import { LowrankError } from '../util/errors.js';
+import { counted } from '../util/format.js';
 import { Random, streams } from '../util/philox.js';
 import type { Example, Sequence } from './prepare.js';
 
@@ -50,13 +51,14 @@ export function stepsPerEpoch(examples: readonly Example[], options: BatchOption
 }
 
 /**
- * Splits off evaluation examples: a share below 1, or a number. The choice depends on the seed only; both parts keep the data's order.
+ * Splits off evaluation examples: a share below 1, of which at least one comes, or a number. The choice depends on the seed only; both parts keep the data's order.
  * Throws where nothing would be left to train.
  */
 export function splitExamples(examples: readonly Example[], valSetSize: number, seed: number): { train: Example[]; validation: Example[] } {
-  const count = valSetSize < 1 ? Math.round(examples.length * valSetSize) : valSetSize;
+  // A share is asked for: some example is held out, however few there are.
+  const count = valSetSize > 0 && valSetSize < 1 ? Math.max(1, Math.round(examples.length * valSetSize)) : valSetSize;
   if (!(valSetSize >= 0) || !Number.isInteger(count) || count >= examples.length) {
-    throw new LowrankError(`${valSetSize} of ${examples.length} examples leaves none to train`, {
+    throw new LowrankError(`${valSetSize} of ${counted(examples.length, 'example')} leaves none to train`, {
       place: 'val_set_size',
       expected: 'a share below 1, or a whole number below the number of examples',
       mend: 'lower it',

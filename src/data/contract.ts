@@ -85,9 +85,9 @@ export interface PromptCodec {
  * continued are the last message alone, as every row of such data was. Throws where the framing has no place for a system message, and where a
  * chat template is needed and there is none.
  */
-export function framePrompt(codec: PromptCodec, messages: readonly Message[], place?: string): number[] {
+export function chatPrompt(codec: PromptCodec, messages: readonly Message[], place?: string): number[] {
   const framing = framingOf(codec.contract);
-  if (framing === 'chat') return chatPrompt(codec, messages, place);
+  if (framing === 'chat') return conversationPrompt(codec, messages, place);
   if (messages.some(({ role }) => role === 'system')) {
     throw new LowrankError(`the training rows (${framing}) had no system message, so none can be given`, {
       place,
@@ -98,7 +98,7 @@ export function framePrompt(codec: PromptCodec, messages: readonly Message[], pl
   return textPrompt(codec, framing === 'alpaca' ? alpacaPrompt(content, '') : content, place);
 }
 
-function chatPrompt({ tokenizer, template }: PromptCodec, messages: readonly Message[], place?: string): number[] {
+function conversationPrompt({ tokenizer, template }: PromptCodec, messages: readonly Message[], place?: string): number[] {
   if (!template) {
     throw new LowrankError('the model has no chat template', {
       place,

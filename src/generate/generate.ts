@@ -2,6 +2,7 @@ import { scope } from '../core/scope.js';
 import { empty, fromArray, type Tensor } from '../core/tensor.js';
 import { KvCache } from '../nn/kv-cache.js';
 import type { CausalLM } from '../nn/model.js';
+import { notFiniteWeight } from '../nn/not-finite.js';
 import { LowrankError } from '../util/errors.js';
 import { Random, streams } from '../util/philox.js';
 import { checkSampling, isGreedy, type SamplingOptions, sampleToken } from './sampler.js';
@@ -94,7 +95,9 @@ function checkPrompts(model: CausalLM, prompts: readonly (readonly number[])[], 
 
 /** One forward pass over the pending tokens of all sequences and a choice for each. */
 async function nextTokens(model: CausalLM, cache: KvCache, sequences: readonly Sequence[], options: GenerationOptions): Promise<number[]> {
-  const greedy = isGreedy(options);
+  // The first logits of a prompt show whether anything can be computed at all; later ones need no look.
+  const first = sequences.some(({ cached }) => cached === 0);
+  const greedy = isGreedy(options) && !first;
   const picked = scope(() => {
     const logits = lastLogits(model, cache, sequences);
     if (!greedy) return logits;
@@ -108,6 +111,10 @@ async function nextTokens(model: CausalLM, cache: KvCache, sequences: readonly S
       return Array.from(new Int32Array(bytes.buffer, bytes.byteOffset, sequences.length));
     }
     const logits = await picked.toFloat32();
+    if (first && logits.some(Number.isNaN)) {
+      const mend = 'load it with other precision, or take another model';
+      throw (await notFiniteWeight(model)) ?? new LowrankError('the logits are NaN', { place: 'the model', mend });
+    }
     return sequences.map(({ prompt, ids, random }, i) => {
       const row = logits.subarray(i * model.vocabulary, (i + 1) * model.vocabulary);
       return sampleToken(row, [...prompt, ...ids], options, random);

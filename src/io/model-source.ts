@@ -46,8 +46,7 @@ export type ModelTexts = Pick<ModelSource, 'name' | 'config' | 'tokenizer' | 'ge
  * tokenizer_config.json, special_tokens_map.json, chat_template.jinja and lowrank.json.
  */
 export async function readModelTexts(files: NamedFiles): Promise<ModelTexts> {
-  const config = await readJson(files, 'config.json');
-  if (!config) throw missing(files, 'config.json', 'name a folder that holds a model, a .gguf file, or the id of a model on the hub');
+  const config = await readModelConfig(files);
   const { tokenizerJson, ...rest } = await readTokenizerFiles(files);
   if (!tokenizerJson) {
     throw missing(files, 'tokenizer.json', 'save the tokenizer with a current version of transformers, which writes this file');
@@ -57,6 +56,13 @@ export async function readModelTexts(files: NamedFiles): Promise<ModelTexts> {
   const text = await readText(files, contractFile);
   const contract = text === undefined ? undefined : parseContract(text, `${files.name}/${contractFile}`);
   return { name: files.name, config, tokenizer: { tokenizerJson, tokenizerConfig, chatTemplate }, generationConfig, contract };
+}
+
+/** config.json alone, which is enough to plan with. */
+export async function readModelConfig(files: NamedFiles): Promise<JsonObject> {
+  const config = await readJson(files, 'config.json');
+  if (config) return config;
+  throw missing(files, 'config.json', 'name a folder that holds a model, a .gguf file, or the id of a model on the hub');
 }
 
 /** The tokenizer's files that a folder holds: those of a model, or what lies beside an adapter. */

@@ -5,7 +5,7 @@ import type { Checkpoint } from './checkpoint.js';
 import type { GgufLayout } from './gguf-layout.js';
 import { openGguf } from './gguf-model.js';
 import { parseHubId } from './hub.js';
-import { type ModelSource, type ModelTexts, openModelFiles, readModelTexts } from './model-source.js';
+import { type ModelSource, type ModelTexts, openModelFiles, readModelConfig, readModelTexts } from './model-source.js';
 import { homePath, openFile } from './node/files.js';
 import { type DownloadProgress, downloadModel } from './node/hub.js';
 import { openSafetensors } from './safetensors-shards.js';
@@ -48,15 +48,26 @@ export async function openModel(spec: string, { layouts, revision, check, ...opt
   return { ...(await openGguf(await openFile(join(dir, gguf)), layouts)), name: spec, revision: commit };
 }
 
-/** What a model that `openModel` would open says besides its weights, which of a model on the hub are not downloaded, unless it is a .gguf file. */
-export async function openModelTexts(spec: string, options: OpenModelOptions): Promise<ModelTexts> {
+/** What a model says without its weights: config.json at least. */
+export type KnownTexts = Pick<ModelTexts, 'name' | 'config'> & Partial<ModelTexts>;
+
+/**
+ * What a model that `openModel` would open says besides its weights, which of a model on the hub are not downloaded, unless it is a .gguf file.
+ * A folder may hold config.json alone.
+ */
+export async function openModelTexts(spec: string, options: OpenModelOptions): Promise<KnownTexts> {
   const local = homePath(spec);
   const stats = await stat(local).catch(() => undefined);
-  if (stats?.isDirectory()) return readModelTexts(localFiles(local));
   const hubId = stats ? undefined : parseHubId(spec);
+  let files = stats?.isDirectory() ? localFiles(local) : undefined;
   if (hubId && hubId.gguf === undefined) {
     const { dir, gguf } = await downloadModel(hubId, options.revision, options, (file) => !file.endsWith('.safetensors'));
-    if (gguf === undefined) return readModelTexts({ ...localFiles(dir), name: spec });
+    if (gguf === undefined) files = { ...localFiles(dir), name: spec };
+  }
+  if (files) {
+    const tokenizer = await files.open('tokenizer.json');
+    await tokenizer?.close();
+    return tokenizer ? readModelTexts(files) : { name: files.name, config: await readModelConfig(files) };
   }
   const { checkpoint, ...texts } = await openModel(spec, options);
   await checkpoint.close();

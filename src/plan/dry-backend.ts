@@ -41,6 +41,8 @@ export class DryBackend implements Backend {
   readonly description = 'no device: counts memory and work';
   /** Multiply-adds of all products so far, twice: floating-point operations. */
   operations = 0;
+  /** Ops that were run so far. */
+  ops = 0;
   /** The most bytes that were resident at one time, besides the process itself. */
   peakResident = 0;
   private readonly threads: number;
@@ -110,6 +112,7 @@ export class DryBackend implements Backend {
     }
     this.scratch.call(op, operands);
     this.operations += operationsOf(op, operands);
+    this.ops++;
     this.measure();
   }
 

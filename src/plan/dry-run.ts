@@ -17,6 +17,8 @@ import { DryBackend } from './dry-backend.js';
 
 /** A training step whose memory and work are wanted. */
 export interface StepToPlan {
+  /** What errors call the model. */
+  name: string;
   /** config.json of an architecture that can be built. */
   config: JsonObject;
   precision: 'bf16' | 'fp32';
@@ -43,6 +45,8 @@ export interface PlannedStep {
   resident: number;
   /** Floating-point operations of the products. */
   operations: number;
+  /** How many ops are queued. */
+  ops: number;
   trainable: number;
   all: number;
 }
@@ -56,7 +60,7 @@ class ShapeBuilder extends Builder {
   private readonly backend: DryBackend;
   private readonly step: WeightForms;
 
-  constructor(backend: DryBackend, step: WeightForms, name = 'plan') {
+  constructor(backend: DryBackend, step: WeightForms, name: string) {
     super({ name, tensors: new Map() });
     this.backend = backend;
     this.step = step;
@@ -110,10 +114,10 @@ export function countParameters(config: JsonObject, name: string): number {
 
 /** Runs two steps, the second one with all optimizer states in place, on a device that only counts. */
 export async function dryRun(step: StepToPlan): Promise<PlannedStep> {
-  const { config, lora, optimizer, memoryLimit: limit, gradient_checkpointing, batches, stream, threads, precision } = step;
+  const { name, config, lora, optimizer, memoryLimit: limit, gradient_checkpointing, batches, stream, threads, precision } = step;
   const backend = new DryBackend(threads);
-  const builder = new ShapeBuilder(backend, step);
-  const model = buildModel({ name: 'plan', config }, builder, backend, precision === 'bf16' ? 'bf16' : 'f32');
+  const builder = new ShapeBuilder(backend, step, name);
+  const model = buildModel({ name, config }, builder, backend, precision === 'bf16' ? 'bf16' : 'f32');
   if (stream) model.stream = new LayerStream(backend, layersOf(builder.taken));
   const tuner = lora ? allocateAdapter(model, lora) : new FullTuner(model);
   const settings = { adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, weight_decay: 0, paging: { folder: '', limit } };
@@ -121,10 +125,10 @@ export async function dryRun(step: StepToPlan): Promise<PlannedStep> {
   backend.resetPeak();
   const options = { learning_rate: 1e-4, max_grad_norm: 1, gradient_checkpointing, offloadFolder: '', seed: 1 };
   await trainStep(tuner, updates, batches, options);
-  const { operations } = backend;
+  const { operations, ops } = backend;
   await trainStep(tuner, updates, batches, options);
   const { trainable, all } = tuner.count();
-  return { memory: backend.memory(), resident: backend.peakResident, operations, trainable, all };
+  return { memory: backend.memory(), resident: backend.peakResident, operations, ops, trainable, all };
 }
 
 /** As many micro-batches of a step as its memory depends on: two are like all that follow, since gradients are added up in place. */

@@ -1,5 +1,6 @@
 import type { AdapterConfig } from '../adapters/adapter.js';
 import type { MemoryCategory } from '../core/backend.js';
+import { findFamily, modelTypes } from '../models/families.js';
 import { type QuantizationConfig, standardQuantization } from '../models/quantize.js';
 import type { OptimizerName } from '../optim/optimizer.js';
 import type { LabelledTokens } from '../train/batch.js';
@@ -34,9 +35,23 @@ export interface PlanRequest {
   optimizer: OptimizerName;
   /** Bytes above which paged optimizers put their states on the disk. */
   memoryLimit?: number;
+  /** The whole run, where its data are known; else time is that of `batch`. */
+  run?: PlannedWork;
   /** As it is to be even where the memory would do without; `false` where absent. */
   gradient_checkpointing?: PlanSettings['gradient_checkpointing'];
 }
+
+/** How much a run has to do. */
+export interface PlannedWork {
+  steps: number;
+  micro_batches: number;
+  tokens: number;
+  /** A micro-batch of about the mean length. */
+  typical: LabelledTokens;
+}
+
+/** Seconds, from and to: what a machine reaches moves by two with what else it does. */
+export type TimeRange = readonly [least: number, most: number];
 
 /** What saves memory, at a price in time. */
 export interface PlanSettings {
@@ -58,8 +73,10 @@ export interface MethodPlan {
   fits: boolean;
   settings: PlanSettings;
   operations_per_step: number;
-  seconds_per_step?: number;
-  tokens_per_second?: number;
+  seconds_per_step?: TimeRange;
+  tokens_per_second?: TimeRange;
+  /** Of the whole run without its evaluations and checkpoints, where the data are known. */
+  run?: { steps: number; tokens: number; seconds?: TimeRange };
 }
 
 /** What the process grows by besides tensors while it trains: compiled code, JavaScript's heap, what waits for its collector. Measured: 22 to 30 MB. */
@@ -67,6 +84,16 @@ const growth = 28e6;
 
 /** The share of a product's rate that whole steps reach, roughly. */
 const share = 0.75;
+
+/** What an op costs besides its arithmetic, in seconds: it is queued and its threads are woken. Small models feel nothing else. */
+const opSeconds = 8e-6;
+
+/** The time of so much work, twice as long at its most as at its least. */
+function timeOf(operations: number, ops: number, rate: number | undefined): TimeRange | undefined {
+  if (rate === undefined) return undefined;
+  const seconds = operations / (share * rate) + ops * opSeconds;
+  return [seconds / Math.SQRT2, seconds * Math.SQRT2];
+}
 
 /** The memory and time of one way to train; `microBatches` are in a step where it does not name them all. */
 export async function planStep(
@@ -81,7 +108,7 @@ export async function planStep(
   const { constants, ...rest } = memory.peakOf;
   const runtime = machine.runtime + growth;
   const peak = runtime + resident;
-  const seconds = machine.rate === undefined ? undefined : operations / (share * machine.rate);
+  const seconds = timeOf(operations, times * run.ops, machine.rate);
   const tokens = times * step.batches.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
   return {
     method,
@@ -93,7 +120,7 @@ export async function planStep(
     settings: { gradient_checkpointing: step.gradient_checkpointing, optimizer: step.optimizer, stream_base: step.stream },
     operations_per_step: operations,
     seconds_per_step: seconds,
-    tokens_per_second: seconds && tokens / seconds,
+    tokens_per_second: seconds && [tokens / seconds[1], tokens / seconds[0]],
   };
 }
 
@@ -116,20 +143,37 @@ async function planMethod(method: PlanMethod, request: PlanRequest, model: PlanM
   const batches = likeMany(batch, gradient_accumulation_steps);
   const lora = method === 'full' ? undefined : request.lora;
   const quantization: QuantizationConfig | undefined = method === 'qlora' ? standardQuantization : undefined;
-  let plan: MethodPlan | undefined;
+  let planned: { plan: MethodPlan; step: Omit<StepToPlan, 'batches' | 'threads'> } | undefined;
   for (const settings of ladder(method, request)) {
     const { gradient_checkpointing, stream_base: stream } = settings;
     // Paged because of the memory: the states leave it after every update.
     const memoryLimit = settings.optimizer === optimizer ? request.memoryLimit : 0;
-    const step = { config: model.config, precision, lora, quantization, stream, mapped: true, batches, gradient_checkpointing };
-    plan = await planStep({ ...step, optimizer: settings.optimizer, memoryLimit }, method, machine, gradient_accumulation_steps);
-    if (plan.fits) break;
+    const forms = { precision, lora, quantization, stream, mapped: true, gradient_checkpointing };
+    const step = { name: request.name, config: model.config, ...forms, optimizer: settings.optimizer, memoryLimit };
+    planned = { step, plan: await planStep({ ...step, batches }, method, machine, gradient_accumulation_steps) };
+    if (planned.plan.fits) break;
   }
+  const { plan, step } = planned!;
+  const work = request.run && (await workOf(step, request.run, machine));
   // Other families are built as a Llama, but counted exactly.
-  return { ...(plan as MethodPlan), ...(method === 'full' ? { trainable_parameters: model.parameters } : {}) };
+  return { ...plan, ...work, ...(method === 'full' ? { trainable_parameters: model.parameters } : {}) };
 }
 
-/** What training a model takes by each method, with a recommendation. Sizes in bytes. */
+/** The time of a run and of its mean step. */
+async function workOf(
+  step: Omit<StepToPlan, 'batches' | 'threads'>,
+  { steps, micro_batches, tokens, typical }: PlannedWork,
+  machine: PlanMachine,
+) {
+  const { operations, ops } = await dryRun({ ...step, batches: [typical], threads: machine.threads });
+  const seconds = timeOf(micro_batches * operations, micro_batches * ops, machine.rate);
+  return {
+    run: { steps, tokens, seconds },
+    seconds_per_step: seconds && ([seconds[0] / steps, seconds[1] / steps] as const),
+    tokens_per_second: seconds && ([tokens / seconds[1], tokens / seconds[0]] as const),
+  };
+}
+
 export interface Plan {
   model: string;
   parameters: number;
@@ -153,7 +197,7 @@ export async function planModelOn(machine: PlanMachine, request: PlanRequest, me
     micro_batch_tokens: request.batch.inputIds.length,
     gradient_accumulation_steps: request.gradient_accumulation_steps,
     methods: plans,
-    recommendation: recommend(plans),
+    recommendation: findFamily(request.config) ? recommend(plans) : cannotTrain(request.config),
     arithmetic: quotedArithmetic(request.name, model.parameters),
   };
 }
@@ -215,6 +259,11 @@ function recommend(plans: readonly MethodPlan[]): { method: PlanMethod | null; r
   if (chosen.method !== 'full' && fitting.some(({ method }) => method === 'full'))
     reasons.push(`full fine-tuning fits, too; ${advantages.full.slice(6)}`);
   return { method: chosen.method, reasons };
+}
+
+/** Sizes are known of more families than can be loaded. */
+function cannotTrain({ model_type }: JsonObject): Plan['recommendation'] {
+  return { method: null, reasons: [`model_type "${model_type}" cannot be trained by this version; ${modelTypes().join(', ')} can`] };
 }
 
 function gigabytes(bytes: number): string {

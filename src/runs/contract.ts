@@ -9,17 +9,20 @@ import { datasetOptions, type RunData } from './data.js';
 import type { Recipe } from './recipe.js';
 
 /** What a run on these data will have trained with: the codec's template and clock, the rows' formats, the ends that were supervised. */
-export function makeContract(recipe: Recipe, source: ModelSource, codec: TextCodec, data: RunData): RunContract {
-  const options = recipe.datasets.map((dataset) => datasetOptions(recipe, dataset));
+export function makeContract(recipe: Recipe, source: ModelSource, codec: TextCodec, { train, held, statistics }: RunData): RunContract {
+  const optionsOf = new Map(recipe.datasets.map((dataset) => [dataset.path, datasetOptions(recipe, dataset)]));
+  const datasets = statistics.flatMap(({ path, test, statistics: { type, examples } }) =>
+    test || type === undefined ? [] : [{ path, type, examples, read: columnsRead(type, optionsOf.get(path) ?? {}) }],
+  );
+  // An evaluation may have test rows alone.
+  const examples = train.length > 0 ? train : held;
   return {
     version: 1,
     base: { name: source.name, path: source.path, revision: source.revision, identity: source.identity },
     chat_template: codec.jinja,
     clock: codec.clock,
-    datasets: data.statistics.flatMap(({ path, test, statistics: { type, examples } }, i) =>
-      test || type === undefined ? [] : [{ path, type, examples, read: columnsRead(type, options[i]) }],
-    ),
-    terminators: supervisedTerminators(codec.tokenizer, data.train, options, recipe.eot_tokens),
+    datasets,
+    terminators: supervisedTerminators(codec.tokenizer, examples, [...optionsOf.values()], recipe.eot_tokens),
   };
 }
 

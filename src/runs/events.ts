@@ -1,5 +1,6 @@
 import type { ParameterCount } from '../adapters/tuner.js';
 import type { MemoryUse } from '../core/backend.js';
+import type { Framing } from '../data/contract.js';
 import type { DataStatistics } from '../data/prepare.js';
 import type { MethodPlan } from '../plan/plan.js';
 import type { StepRecord } from '../train/loop.js';
@@ -26,6 +27,8 @@ export interface TrainResult {
   seconds: number;
   tokens: number;
   tokens_per_second: number;
+  /** How the rows framed a prompt, and so how one is asked now. */
+  framing: Framing;
   /** output_dir, where an adapter was trained, */
   adapter_dir?: string;
   /** and where the whole model was. */

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { availableParallelism, freemem, totalmem } from 'node:os';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
-import type { ModelSource, ModelTexts } from '../io/model-source.js';
+import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
 import * as io from '../io/node.js';
 import { familyOf, ggufLayouts } from '../models/families.js';
@@ -19,7 +19,7 @@ export function openModel(spec: string, options: OpenModelOptions = {}): Promise
 }
 
 /** What a model that `openModel` would open says besides its weights, which of a model on the hub are not downloaded. */
-export function openModelTexts(spec: string, options: OpenModelOptions = {}): Promise<ModelTexts> {
+export function openModelTexts(spec: string, options: OpenModelOptions = {}): Promise<io.KnownTexts> {
   return io.openModelTexts(spec, { ...options, layouts: ggufLayouts() });
 }
 

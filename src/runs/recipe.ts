@@ -265,8 +265,17 @@ function explain(issue: z.core.$ZodIssue, placeOf: (path: Path, atKey: boolean) 
     });
   }
   const missing = issue.code === 'invalid_type' && !has(path);
-  const help = path.length > 0 ? Recipe.shape[path[0] as keyof typeof Recipe.shape]?.description : undefined;
-  return new LowrankError(missing ? `${key} is missing` : `${key}: ${issue.message}`, { place, expected: help, mend: `correct ${key}` });
+  const help = path.length > 0 ? descriptionAt(path) : undefined;
+  // On the command line the place is the key already.
+  const problem = missing ? `${key} is missing` : place.endsWith(`: ${key}`) ? issue.message : `${key}: ${issue.message}`;
+  return new LowrankError(problem, { place, expected: help, mend: `correct ${key}` });
+}
+
+/** What a key means: of a key of a data set its own help, and else that of the recipe's key. */
+function descriptionAt(path: Path): string | undefined {
+  const [first, , key] = path;
+  const inner = first === 'datasets' || first === 'test_datasets' ? dataset.shape[key as keyof typeof dataset.shape] : undefined;
+  return (inner ?? Recipe.shape[first as keyof typeof Recipe.shape])?.description;
 }
 
 /** Where a key or its value stands in the text; for what is missing, the object that should hold it. */
@@ -286,20 +295,27 @@ function offsetOf(doc: Document, path: Path, atKey: boolean): number {
 export function loraConfigOf(recipe: Recipe): LoraConfig {
   const linear = recipe.lora_target_linear ?? recipe.lora_target_modules === undefined;
   return LoraConfig.parse({
-    r: recipe.lora_r,
+    ...Object.fromEntries(Object.entries(loraKeys).map(([key, name]) => [name, recipe[key as keyof Recipe]])),
     lora_alpha: recipe.lora_alpha ?? 2 * recipe.lora_r,
-    lora_dropout: recipe.lora_dropout,
     target_modules: linear ? 'all-linear' : recipe.lora_target_modules,
-    exclude_modules: recipe.lora_exclude_modules,
-    modules_to_save: recipe.lora_modules_to_save,
-    rank_pattern: recipe.lora_rank_pattern,
-    alpha_pattern: recipe.lora_alpha_pattern,
-    bias: recipe.lora_bias,
-    use_rslora: recipe.peft_use_rslora,
-    layers_to_transform: recipe.peft_layers_to_transform,
     init_lora_weights: recipe.peft_init_lora_weights,
   });
 }
+
+/** The keys of a recipe that an adapter from lora_model_dir brings itself, with PEFT's names. */
+export const loraKeys = {
+  lora_r: 'r',
+  lora_alpha: 'lora_alpha',
+  lora_dropout: 'lora_dropout',
+  lora_target_modules: 'target_modules',
+  lora_exclude_modules: 'exclude_modules',
+  lora_modules_to_save: 'modules_to_save',
+  lora_rank_pattern: 'rank_pattern',
+  lora_alpha_pattern: 'alpha_pattern',
+  lora_bias: 'bias',
+  peft_use_rslora: 'use_rslora',
+  peft_layers_to_transform: 'layers_to_transform',
+} as const satisfies Partial<Record<keyof Recipe, keyof LoraConfig>>;
 
 /** When the base is streamed; it needs gradient_checkpointing. */
 export function streamingOf(recipe: Recipe): { mode: true | 'auto'; limit?: number } | undefined {

@@ -1,19 +1,23 @@
+import { adapterConfigFile, noAdapter } from '../adapters/folder.js';
+import { parseAdapterConfig } from '../adapters/registry.js';
 import type { Span } from '../core/backend.js';
 import type { Sequence } from '../data/prepare.js';
 import { previewSequence } from '../data/preview.js';
 import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import { openTextCodec, type TextCodec } from '../models/text-model.js';
+import { countParameters } from '../plan/dry-run.js';
 import { listCheckpoints } from '../train/checkpoint.js';
 import { chromeTrace } from '../train/profile.js';
 import { LowrankError } from '../util/errors.js';
-import { bytes } from '../util/format.js';
+import { bytes, counted } from '../util/format.js';
+import { parseJson } from '../util/json.js';
 import { readContract } from './contract.js';
 import { countSteps, prepareData, type RunData, readDatasets } from './data.js';
 import type { RunEvent, RunResult } from './events.js';
 import type { Host } from './host.js';
 import { planRun } from './plan.js';
-import { checkRecipe, loadOptionsOf, parseRecipe, type Recipe, type RecipeInput, streamingOf } from './recipe.js';
+import { checkRecipe, loadOptionsOf, loraKeys, parseRecipe, type Recipe, type RecipeInput, streamingOf } from './recipe.js';
 import { findModel, openSession, type Session } from './session.js';
 import { refuseEarlierRun, trainLocked } from './train.js';
 
@@ -134,6 +138,10 @@ async function prepare(recipe: Recipe, context: RunContext, clock?: string): Pro
   try {
     if (recipe.adapter === 'full' && host.isSame(source.name, recipe.output_dir))
       throw new LowrankError('output_dir is the base model’s folder', { place: recipe.output_dir, mend: 'choose another output_dir=…' });
+    // Builds the model's shape: a family or a setting that nothing here can compute is refused before any row is read.
+    countParameters(source.config, source.name);
+    if (recipe.lora_model_dir !== undefined)
+      for (const message of await settingsOfStart(recipe, host.folder(recipe.lora_model_dir))) onEvent?.(warning(message));
     const codec = openTextCodec(source, { jinja: recipe.chat_template_jinja, contract: null, clock });
     const data = await prepareData(recipe, codec, datasets, tests);
     for (const event of dataEvents(recipe, data)) onEvent?.(event);
@@ -145,16 +153,37 @@ async function prepare(recipe: Recipe, context: RunContext, clock?: string): Pro
   }
 }
 
+/** What of a recipe does not count because the adapter that it begins with says otherwise. */
+async function settingsOfStart(recipe: Recipe, folder: Folder): Promise<string[]> {
+  const text = await folder.readText(adapterConfigFile);
+  if (text === undefined) throw await noAdapter(folder);
+  if (recipe.adapter === 'full') return [];
+  const started: Readonly<Record<string, unknown>> = {
+    ...parseAdapterConfig(parseJson(text, folder.path), `${folder.path}/${adapterConfigFile}`),
+  };
+  const differing = Object.entries(loraKeys).flatMap(([key, name]) => {
+    const [asked, own] = [recipe[key as keyof Recipe], started[name]].map((value) => JSON.stringify(value));
+    return asked === undefined || asked === own ? [] : [`${key} is ${own ?? 'not set'}, and the recipe’s ${asked} does not count`];
+  });
+  return differing.length === 0 ? [] : [`lora_model_dir: the adapter keeps the settings it was made with: ${differing.join('; ')}`];
+}
+
 /** One event per data set, what was left out of it, and the steps that all make. */
 export function* dataEvents(recipe: Recipe, data: RunData): Generator<RunEvent> {
   for (const { path, test, statistics } of data.statistics) {
     const { dropped, truncated } = statistics;
     yield { type: 'data', path, held_out: test, statistics };
-    if (dropped > 0) yield warning(`${dropped} rows of ${path} are longer than sequence_len ${recipe.sequence_len} and were dropped`);
-    if (truncated > 0) yield warning(`${truncated} rows of ${path} were cut to sequence_len ${recipe.sequence_len}`);
+    const limit = `sequence_len ${recipe.sequence_len}`;
+    if (dropped > 0)
+      yield warning(
+        `${counted(dropped, 'row')} of ${path} ${dropped === 1 ? 'is' : 'are'} longer than ${limit} and ${was(dropped)} dropped`,
+      );
+    if (truncated > 0) yield warning(`${counted(truncated, 'row')} of ${path} ${was(truncated)} cut to ${limit}`);
   }
   yield { type: 'steps', ...countSteps(recipe, data) };
 }
+
+const was = (n: number) => (n === 1 ? 'was' : 'were');
 
 const warning = (message: string): RunEvent => ({ type: 'warning', message });
 

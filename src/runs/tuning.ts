@@ -16,6 +16,8 @@ import { loraConfigOf, type Recipe } from './recipe.js';
 export interface Tuning {
   readonly tuner: Tuner;
   readonly kind: 'adapter' | 'model';
+  /** What stands beside its weights. */
+  readonly texts: ModelTexts;
   /** In f32, so that `openTuning` goes on bit for bit. */
   saveCheckpoint(folder: Folder): Promise<void>;
   /** Replaces the result of an earlier run by this one, whole or not at all; `more` writes what stands beside it. */
@@ -63,24 +65,26 @@ export async function openTuning(inputs: TuningInputs, folder: Folder): Promise<
 class AdapterTuning implements Tuning {
   readonly kind = 'adapter';
   readonly tuner: Adapter;
+  readonly texts: ModelTexts;
   private readonly inputs: TuningInputs;
 
   constructor(inputs: TuningInputs, tuner: Adapter) {
+    this.texts = inputs.texts;
     this.inputs = inputs;
     this.tuner = tuner;
   }
 
   async saveCheckpoint(folder: Folder): Promise<void> {
-    const { source, texts } = this.inputs;
+    const { source } = this.inputs;
     // By its path a local base is found from everywhere, and never taken for a model of the hub.
     await saveAdapter(folder, this.tuner, { name: source.path ?? source.name, identity: source.identity });
-    await writeContract(folder, texts);
+    await writeContract(folder, this.texts);
   }
 
   saveResult(folder: Folder, more: (inner: Folder) => Promise<void>): Promise<void> {
     return folder.publish('adapter_config.json', /^(adapter_model\.safetensors|chat_template\.jinja)$/, async (inner) => {
       await this.saveCheckpoint(inner);
-      await writeTokenizer(inner, this.inputs.texts);
+      await writeTokenizer(inner, this.texts);
       await more(inner);
     });
   }
@@ -99,9 +103,11 @@ const otherResults =
 class FullTuning implements Tuning {
   readonly kind = 'model';
   readonly tuner: FullTuner;
+  readonly texts: ModelTexts;
   private readonly inputs: TuningInputs;
 
   constructor(inputs: TuningInputs, tuner: FullTuner) {
+    this.texts = inputs.texts;
     this.inputs = inputs;
     this.tuner = tuner;
   }
@@ -119,7 +125,7 @@ class FullTuning implements Tuning {
 
   private write(folder: Folder, dtype: PlainType, maxShardBytes?: number): Promise<void> {
     const model = { tensors: this.tuner.tensors(dtype), config: this.tuner.model.config };
-    return writeModel(folder, model, this.inputs.texts, { maxShardBytes });
+    return writeModel(folder, model, this.texts, { maxShardBytes });
   }
 
   card(figures: CardFigures): string {

@@ -5,6 +5,7 @@ import { Gradients, Tape, withoutTape } from '../core/tape.js';
 import { fromArray, type Tensor, zeros } from '../core/tensor.js';
 import type { ForwardOptions } from '../nn/context.js';
 import type { CausalLM } from '../nn/model.js';
+import { notFiniteWeight } from '../nn/not-finite.js';
 import { likeliestTokens, linearCrossEntropy } from '../ops/index.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import { LowrankError } from '../util/errors.js';
@@ -76,7 +77,8 @@ export async function trainStep(
     for (const gradient of gradients.values()) backend.run('sumSquares', { x: gradient }, { out: squares }, {});
     const [[loss], [square]] = await Promise.all(sums.map((sum) => sum.toFloat32()));
     const norm = Math.sqrt(square);
-    if (!Number.isFinite(loss) || !Number.isFinite(norm)) throw await notFinite(backend, tuner.parameters(), gradients, loss, place);
+    if (!Number.isFinite(loss) || !Number.isFinite(norm))
+      throw (await notFiniteWeight(tuner.model)) ?? (await notFinite(backend, tuner.parameters(), gradients, loss, place));
     const { max_grad_norm: limit } = options;
     // PyTorch's clip_grad_norm_ adds the same 1e-6.
     const gradientScale = limit > 0 ? Math.min(1, limit / (norm + 1e-6)) : 1;
@@ -191,6 +193,10 @@ export async function evaluateLoss(
     }
     if (tokens === 0) throw new LowrankError('no token is supervised', { place: 'the evaluation data', mend: 'check the test data set' });
     const [sum] = await lossSum.toFloat32();
+    if (!Number.isFinite(sum)) {
+      const mend = 'check the base model and the adapter';
+      throw (await notFiniteWeight(model)) ?? new LowrankError(`the loss is ${sum}`, { place: 'the evaluation data', mend });
+    }
     return { loss: sum / tokens, perplexity: Math.exp(sum / tokens), tokens };
   } finally {
     lossSum.dispose();

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Backend } from '../../src/core/backend.js';
 import { scope } from '../../src/core/scope.js';
-import { framePrompt } from '../../src/data/contract.js';
+import { chatPrompt } from '../../src/data/contract.js';
 import { exactMatch } from '../../src/generate/exact-match.js';
 import { type GenerationOptions, generate } from '../../src/generate/generate.js';
 import { answerTexts, streamAnswer } from '../../src/generate/text.js';
@@ -93,7 +93,7 @@ describe('generate', () => {
 
 describe('text', () => {
   const text = () => ({ model, tokenizer: chatml, template: chatmlTemplate });
-  const prompt = () => framePrompt(text(), [{ role: 'user', content: 'Hi' }]);
+  const prompt = () => chatPrompt(text(), [{ role: 'user', content: 'Hi' }]);
 
   test('streamed pieces join to the whole answer', async () => {
     const pieces: string[] = [];
@@ -119,7 +119,7 @@ describe('text', () => {
   test('exact match counts equal answers, whatever their order', async () => {
     const questions = ['a', 'a longer question', 'b'].map((content) => ({
       content,
-      promptIds: framePrompt(speaking(), [{ role: 'user', content }]),
+      promptIds: chatPrompt(speaking(), [{ role: 'user', content }]),
     }));
     const answers = await answerTexts(
       speaking(),
@@ -151,6 +151,6 @@ describe('text', () => {
   });
 
   test('without a chat template a conversation is refused', () => {
-    expect(() => framePrompt({ tokenizer: chatml }, [{ role: 'user', content: 'Hi' }])).toThrow(/chat template/);
+    expect(() => chatPrompt({ tokenizer: chatml }, [{ role: 'user', content: 'Hi' }])).toThrow(/chat template/);
   });
 });

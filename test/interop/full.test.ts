@@ -5,7 +5,7 @@ import type { FullTuner } from '../../src/adapters/full.js';
 import { openCpuBackend } from '../../src/backends/cpu/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import type { Batch } from '../../src/data/batches.js';
-import { framePrompt } from '../../src/data/contract.js';
+import { chatPrompt } from '../../src/data/contract.js';
 import { readRows } from '../../src/data/rows.js';
 import { writeModel } from '../../src/io/model-folder.js';
 import { localFolder } from '../../src/io/node/folder.js';
@@ -68,7 +68,7 @@ async function run(base: string, precision: 'fp32' | 'bf16'): Promise<object[]> 
   };
   const model = { ...codec, model: loaded.model };
   const { tuner } = await train({ recipe, source, text: model, data, folder: localFolder(recipe.output_dir), onEvent });
-  record.chat = codec.tokenizer.decode(framePrompt(model, [{ role: 'user', content: text }]));
+  record.chat = codec.tokenizer.decode(chatPrompt(model, [{ role: 'user', content: text }]));
   ours.set(`${base}-${precision}`, record);
   const written = { tensors: (tuner as FullTuner).tensors('bf16'), config: source.config };
   await writeModel(localFolder(at(`${base}-${precision}-shards`)), written, source, { maxShardBytes: 20_000 });

@@ -67,6 +67,7 @@ test('the arithmetic that everyone quotes', () => {
 });
 
 const common: Omit<StepToPlan, 'config' | 'batches'> = {
+  name: 'planned',
   precision: 'bf16',
   stream: false,
   mapped: true,

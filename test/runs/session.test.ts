@@ -7,7 +7,7 @@ import { startRun } from '../../src/index.js';
 import { openTextCodec } from '../../src/models/text-model.js';
 import type { SessionEvent } from '../../src/runs/events.js';
 import { nodeHost } from '../../src/runs/node.js';
-import { attachAdapter, baseOfAdapter, findModel, openDevice, openSession } from '../../src/runs/session.js';
+import { attachAdapter, findBase, findModel, openDevice, openSession } from '../../src/runs/session.js';
 import { writeRows, writeTinyModel } from '../helpers/tiny-model.js';
 
 const root = mkdtempSync(join(tmpdir(), 'lowrank-session-'));
@@ -36,9 +36,11 @@ test('an adapter on another base than its own is warned of', async () => {
 });
 
 test('an adapter’s folder names its base', async () => {
-  expect(await baseOfAdapter(nodeHost.folder(at('run')))).toBe(at('model'));
+  const base = await findBase(nodeHost.folder(at('run')), { host: nodeHost });
+  expect(base.name).toBe(at('model'));
+  await base.checkpoint.close();
   writeFileSync(at('adapter_config.json'), '{"base_model_name_or_path": ""}');
-  await expect(baseOfAdapter(nodeHost.folder(root))).rejects.toThrow(`${root}/adapter_config.json: names no base model`);
+  await expect(findBase(nodeHost.folder(root), { host: nodeHost })).rejects.toThrow(`${root}/adapter_config.json: names no base model`);
 });
 
 test('a slow device in place of a fast one is warned of, each time', async () => {

@@ -169,7 +169,15 @@ describe('a run', () => {
     expect(result.model_dir).toBe(at(`${base}-plain`));
     expect(result.adapter_dir).toBeUndefined();
     expect(count.trainable).toBe(count.all);
-    const files = ['README.md', 'config.json', 'generation_config.json', 'lowrank.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'];
+    const files = [
+      'README.md',
+      'config.json',
+      'generation_config.json',
+      'lowrank.json',
+      'model.safetensors',
+      'tokenizer.json',
+      'tokenizer_config.json',
+    ];
     expect(readdirSync(at(`${base}-plain`)).sort()).toEqual(
       [...files, 'checkpoint-4', 'checkpoint-8', 'trainer_log.jsonl', 'training_args.yaml'].sort(),
     );
