@@ -107,11 +107,6 @@ function wrap(text: string, width: number): string[] {
   return lines;
 }
 
-/** The largest resident memory of this process so far, in bytes. */
-export function peakMemory(): number {
-  return process.resourceUsage().maxRSS * 1024;
-}
-
 /** Milliseconds between lines of progress in a pipe. */
 const lineInterval = 10_000;
 

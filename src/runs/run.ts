@@ -211,13 +211,13 @@ async function trainPrepared(prepared: Prepared, folder: Folder, resume: Folder 
 }
 
 /** The bytes that the run would hold at most; throws where the machine has fewer. */
-async function checkPlan({ recipe, source, data }: Prepared, { host, onEvent, force, ...context }: RunOptions): Promise<number> {
-  const machine = host.machine();
+async function checkPlan({ recipe, source, data }: Prepared, options: RunOptions): Promise<number> {
+  const machine = options.host.machine();
   const plan = await planRun(recipe, source, data, machine);
-  onEvent?.({ type: 'plan', plan, memory_bytes: machine.memory });
-  if (plan.fits || force) return plan.peak_rss_bytes;
+  options.onEvent?.({ type: 'plan', plan, memory_bytes: machine.memory });
+  if (plan.fits || options.force) return plan.peak_rss_bytes;
   throw new LowrankError(`the run would hold ${bytes(plan.peak_rss_bytes)} of memory, and the machine has ${bytes(machine.memory)}`, {
-    place: nameOf({ host, ...context }),
+    place: nameOf(options),
     mend: 'set adapter: qlora, gradient_checkpointing: true or stream_base: true, or lower sequence_len; --force tries nevertheless',
   });
 }
