@@ -9,8 +9,8 @@ export function adopt(tensor: Tensor): void {
 }
 
 /**
- * Runs `body` and frees every tensor made in it, except those that a tape saved and those in its result where that is a tensor, or an
- * array or a plain object of tensors, which pass to the surrounding scope or, at the outermost, to the caller.
+ * Runs `body` and frees every tensor made in it, except those that a tape saved and those in its result where that is a tensor or an
+ * array of tensors, which pass to the surrounding scope or, at the outermost, to the caller.
  */
 export function scope<R>(body: () => R): R {
   const made: Tensor[] = [];
@@ -21,16 +21,12 @@ export function scope<R>(body: () => R): R {
     return result;
   } finally {
     open.pop();
-    const kept = new Set<unknown>([result, ...(isPlain(result) ? Object.values(result) : [])]);
+    const kept = new Set(Array.isArray(result) ? (result as Tensor[]) : [result as Tensor]);
     for (const tensor of made) {
       if (kept.has(tensor)) adopt(tensor);
       else tensor.storage.release();
     }
   }
-}
-
-function isPlain(value: unknown): value is object {
-  return Array.isArray(value) || (typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype);
 }
 
 /** Gives a tensor of the innermost scope back before the scope ends; a tape that saved it still has it. */

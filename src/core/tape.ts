@@ -182,7 +182,7 @@ export function recompute<R extends Results>(
   const tape = active;
   if (!tape) return execute('forward', () => scope(() => body(x).output));
   return scope(() => {
-    const results = execute('forward', () => withoutTape(() => scope(() => body(x))));
+    const results = execute('forward', () => withoutTape(() => scopeOfResults(() => body(x))));
     const { output } = results;
     const start = keep(x);
     const kept = Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, tensor && keep(tensor)])) as R;
@@ -198,13 +198,23 @@ export function recompute<R extends Results>(
           const leaf = start.view(x.shape);
           leaf.requiresGrad = x.requiresGrad;
           const inner = new Tape();
-          const { output: again } = inner.record(() => scope(() => body(leaf, kept)));
+          const { output: again } = inner.record(() => scopeOfResults(() => body(leaf, kept)));
           inner.backward(again, dout, gradients);
           return [gradients.take(leaf)];
         }),
     });
     return output;
   });
+}
+
+/** A scope whose result is all of a body's results. */
+function scopeOfResults<R extends Results>(body: () => R): R {
+  let results: R | undefined;
+  scope(() => {
+    results = body();
+    return Object.values(results).filter((tensor) => tensor !== undefined);
+  });
+  return results as R;
 }
 
 /** Allocates the gradient of a parameter: f32, counted as gradients. */
