@@ -1,7 +1,7 @@
 import { createInterface } from 'node:readline/promises';
 import { AdapterSet } from '../adapters/adapter.js';
 import type { Message } from '../data/chat-template.js';
-import { chatPrompt, framingOf } from '../data/contract.js';
+import { chatPrompt } from '../data/contract.js';
 import { streamAnswer } from '../generate/text.js';
 import type { TextModel } from '../models/text-model.js';
 import { messageOf } from '../util/errors.js';
@@ -40,7 +40,7 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
     return text;
   };
   const tellFraming = async () => {
-    const framing = framingOf((await current()).contract);
+    const { framing = 'chat' } = (await current()).contract ?? {};
     if (framing !== 'chat') terminal.note(framingNotes[framing]);
   };
   const answerWith = async (path: string) => {

@@ -13,7 +13,7 @@ import { resultTexts } from '../runs/contract.js';
 import { inTurns } from '../runs/progress.js';
 import type { Session } from '../runs/session.js';
 import { LowrankError } from '../util/errors.js';
-import { bytes } from '../util/format.js';
+import { bytes, counted } from '../util/format.js';
 import { type Terminal, tensorProgress } from './console.js';
 import { interruptible } from './interrupt.js';
 import { attachAdapter, codecOf, findBase, findModel, openSession } from './session.js';
@@ -47,6 +47,8 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
     });
     terminal.clearBar();
     const difference = await compare(terminal, session, out);
+    const verdict = verdicts.find(({ below }) => difference.divergence < below) ?? verdicts[3];
+    if (verdict.warn) terminal.warn(verdict.words);
     terminal.result(
       {
         out,
@@ -54,15 +56,32 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
         tensors: merged.tensors.length,
         largest_logit_difference: difference.largest,
         kl_divergence: difference.divergence,
+        verdict: verdict.words,
       },
-      `merged       ${out} (${merged.tensors.length} tensors, ${bytes(size)})\n` +
-        `check        largest logit difference ${difference.largest.toExponential(1)}, KL divergence ${difference.divergence.toExponential(1)}`,
+      `merged       ${out} (${counted(merged.tensors.length, 'tensor')}, ${bytes(size)})\n` +
+        `check        largest logit difference ${difference.largest.toExponential(1)}, KL divergence ${difference.divergence.toExponential(1)}\n` +
+        `verdict      ${verdict.words}`,
     );
     adapter.dispose();
   } finally {
     await session.close();
   }
 }
+
+/**
+ * What the comparison means, by the mean divergence of the next token's probabilities in nats: rounding to bf16 makes 1e-5 to 1e-3, another
+ * quantisation of the base 1e-2 and more.
+ */
+const verdicts = [
+  { below: 1e-7, words: 'the same: the merged model answers as the base with its adapter does', warn: false },
+  { below: 5e-3, words: 'equal but for rounding: the merged weights are rounded to the type that the base stores', warn: false },
+  { below: 0.1, words: 'close, not equal: some answers will differ from those of the base with its adapter', warn: true },
+  {
+    below: Number.POSITIVE_INFINITY,
+    words: 'different: the merged model does not answer as the base with its adapter does; do not use it',
+    warn: true,
+  },
+] as const;
 
 /** Reads the written model back and compares its logits with the live ones on a sentence. */
 async function compare(terminal: Terminal, session: Session, out: string): Promise<{ largest: number; divergence: number }> {

@@ -142,7 +142,9 @@ function describe(plan: Plan): string {
     each('fits', ({ fits }) => (fits ? 'yes' : 'no')),
     ...(timed ? [each('a step', ({ seconds_per_step }) => timeRange(seconds_per_step!))] : []),
     ...(timed && run ? [each('the whole run', (method) => timeRange(method.run!.seconds!))] : []),
-    ...(run ? [`${counted(run.steps, 'step')} over ${counted(run.tokens, 'token')} of the recipe’s data`] : []),
+    ...(run
+      ? [`${counted(run.steps, 'step')} over ${counted(run.tokens, 'token')} of the recipe’s data; evaluations and checkpoints come on top`]
+      : []),
     '',
     `in 16 bits throughout, full fine-tuning holds weights ${bytes(full.weights)}, gradients ${bytes(full.gradients)}, Adam ${bytes(full.adam)}`,
     recommendation.method

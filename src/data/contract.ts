@@ -32,6 +32,10 @@ export const RunContract = z.object({
   chat_template: z.string().optional(),
   /** What `strftime_now` showed in templates: a date and time without a zone, so that it reads the same in every zone. */
   clock: z.string(),
+  /** How a prompt becomes what was trained: a turn of a conversation, an instruction in Alpaca's words, or the beginning of a text. */
+  framing: z.enum(['chat', 'alpaca', 'completion']),
+  /** The text around a prompt that is no turn of a conversation, which stands in for `{prompt}`. */
+  prompt: z.string().optional(),
   /** The data sets: the format of their rows, how many examples came of them, and the keys of a row that were read. */
   datasets: z.array(z.object({ path: z.string(), type: z.enum(datasetTypes), examples: count, read: z.array(z.string()) })),
   /** The tokens that trained turns and texts were taught to end with. */
@@ -51,8 +55,7 @@ export function parseContract(text: string, place: string): RunContract {
   });
 }
 
-/** How a prompt becomes what was trained: a turn of a conversation, an instruction in Alpaca's words, or the beginning of a text. */
-export type Framing = 'chat' | 'alpaca' | 'completion';
+export type Framing = RunContract['framing'];
 
 const framings: Readonly<Record<DatasetType, Framing>> = {
   chat_template: 'chat',
@@ -62,12 +65,17 @@ const framings: Readonly<Record<DatasetType, Framing>> = {
   tokenized: 'chat',
 };
 
-/** The framing of most examples that were trained; without a contract conversations. */
-export function framingOf(contract: Pick<RunContract, 'datasets'> | undefined): Framing {
+/** The framing of most examples. */
+export function framingOf(datasets: RunContract['datasets']): Pick<RunContract, 'framing' | 'prompt'> {
   const examples = new Map<Framing, number>();
-  for (const { type, examples: more } of contract?.datasets ?? []) examples.set(framings[type], (examples.get(framings[type]) ?? 0) + more);
-  return [...examples].sort(([, a], [, b]) => b - a)[0]?.[0] ?? 'chat';
+  for (const { type, examples: more } of datasets) examples.set(framings[type], (examples.get(framings[type]) ?? 0) + more);
+  const framing = [...examples].sort(([, a], [, b]) => b - a)[0]?.[0] ?? 'chat';
+  if (framing === 'chat') return { framing };
+  return { framing, prompt: framing === 'alpaca' ? alpacaPrompt(slot, '') : slot };
 }
+
+/** Where the prompt stands in `RunContract.prompt`. */
+const slot = '{prompt}';
 
 /** What framing prompts and ending answers take. */
 export interface PromptCodec {
@@ -86,7 +94,7 @@ export interface PromptCodec {
  * chat template is needed and there is none.
  */
 export function chatPrompt(codec: PromptCodec, messages: readonly Message[], place?: string): number[] {
-  const framing = framingOf(codec.contract);
+  const { framing = 'chat', prompt = slot } = codec.contract ?? {};
   if (framing === 'chat') return conversationPrompt(codec, messages, place);
   if (messages.some(({ role }) => role === 'system')) {
     throw new LowrankError(`the training rows (${framing}) had no system message, so none can be given`, {
@@ -95,7 +103,7 @@ export function chatPrompt(codec: PromptCodec, messages: readonly Message[], pla
     });
   }
   const content = String(messages.at(-1)?.content ?? '');
-  return textPrompt(codec, framing === 'alpaca' ? alpacaPrompt(content, '') : content, place);
+  return textPrompt(codec, prompt.split(slot).join(content), place);
 }
 
 function conversationPrompt({ tokenizer, template }: PromptCodec, messages: readonly Message[], place?: string): number[] {

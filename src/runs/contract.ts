@@ -1,4 +1,4 @@
-import { columnsRead, contractFile, parseContract, type RunContract, supervisedTerminators } from '../data/contract.js';
+import { columnsRead, contractFile, framingOf, parseContract, type RunContract, supervisedTerminators } from '../data/contract.js';
 import { stopIdsOf } from '../generate/text.js';
 import type { Folder } from '../io/folder.js';
 import { generationConfigOf } from '../io/model-folder.js';
@@ -21,6 +21,7 @@ export function makeContract(recipe: Recipe, source: ModelSource, codec: TextCod
     base: { name: source.name, path: source.path, revision: source.revision, identity: source.identity },
     chat_template: codec.jinja,
     clock: codec.clock,
+    ...framingOf(datasets),
     datasets,
     terminators: supervisedTerminators(codec.tokenizer, examples, [...optionsOf.values()], recipe.eot_tokens),
   };

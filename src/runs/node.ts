@@ -6,6 +6,7 @@ import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
 import * as io from '../io/node.js';
 import { familyOf, ggufLayouts } from '../models/families.js';
+import { withPrefix } from '../models/prefix.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes } from '../util/format.js';
 import type { Host } from './host.js';
@@ -14,8 +15,8 @@ import { parseRecipe, type Recipe } from './recipe.js';
 export type OpenModelOptions = Omit<io.OpenModelOptions, 'layouts'>;
 
 /** Opens a model: a folder in Hugging Face's layout, a .gguf file, or the id of a model on the hub, which is downloaded into the cache. */
-export function openModel(spec: string, options: OpenModelOptions = {}): Promise<ModelSource> {
-  return io.openModel(spec, { ...options, layouts: ggufLayouts() });
+export async function openModel(spec: string, options: OpenModelOptions = {}): Promise<ModelSource> {
+  return withPrefix(await io.openModel(spec, { ...options, layouts: ggufLayouts() }));
 }
 
 /** What a model that `openModel` would open says besides its weights, which of a model on the hub are not downloaded. */

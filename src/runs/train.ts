@@ -1,7 +1,6 @@
 import { stringify } from 'yaml';
 import type { Tuner } from '../adapters/tuner.js';
 import type { Span } from '../core/backend.js';
-import { framingOf } from '../data/contract.js';
 import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import type { TextModel } from '../models/text-model.js';
@@ -183,7 +182,7 @@ class Run {
       seconds: (performance.now() - this.begun) / 1000,
       tokens: this.tokens,
       tokens_per_second: this.tokens / this.stepSeconds,
-      framing: framingOf(this.tuning.texts.contract),
+      framing: this.tuning.texts.contract?.framing ?? 'chat',
       ...(kind === 'adapter' ? { adapter_dir: folder.path } : { model_dir: folder.path }),
       memory: this.inputs.text.model.backend.memory(),
       streamed_bytes_per_step: stream && (stream.bytesRead - readBefore) / (steps - this.firstStep),
