@@ -21,6 +21,45 @@ export const tinyConfig = {
 };
 
 /**
+ * A value for each weight: random ones, and for `chain` those of a model whose next token follows from the last one alone: its layers add nothing,
+ * its head looks the last token's embedding up.
+ */
+function weights(config: typeof tinyConfig, chain?: readonly (readonly [from: number, to: number])[]): Map<string, Float32Array> {
+  const random = new Random(7, 0);
+  const values = [...llamaShapes(config)].map(([name, shape]): [string, Float32Array] => {
+    const size = shape.reduce((a, b) => a * b, 1);
+    const mean = name.includes('norm') ? 1 : 0;
+    return [name, Float32Array.from({ length: size }, () => mean + 0.05 * random.normal())];
+  });
+  const tensors = new Map(values);
+  const [embedding, head, C] = [tensors.get('model.embed_tokens.weight')!, tensors.get('lm_head.weight'), config.hidden_size];
+  for (const [name, data] of chain && head ? tensors : []) if (/o_proj|down_proj|lm_head/.test(name)) data.fill(0);
+  for (const [from, to] of chain ?? []) {
+    const row = embedding.subarray(from * C, (from + 1) * C);
+    const norm = Math.hypot(...row);
+    row.forEach((x, i) => {
+      head![to * C + i] += (20 * x) / norm;
+    });
+  }
+  return tensors;
+}
+
+/**
+ * Writes a model whose answer to anything is the tokens of `chain`, one after the other: each follows from the one before, and the first from
+ * `after`, the last token of a prompt. Its loss on them is 0.
+ */
+export function writeChainModel(
+  folder: string,
+  after: string,
+  chain: readonly string[],
+  more: Record<string, unknown> = {},
+): Promise<string> {
+  const ids = [after, ...chain].map((text) => chatml.encode(text).at(-1)!);
+  const links = ids.slice(1).map((id, i) => [ids[i], id] as const);
+  return writeTinyModel(folder, { tie_word_embeddings: false, ...more }, 'F32', undefined, links);
+}
+
+/**
  * Writes a random model with a byte-level tokenizer and the ChatML template, in Hugging Face's layout; `more` changes its config.json, `rename` its
  * tensors' names.
  */
@@ -29,15 +68,13 @@ export async function writeTinyModel(
   more: Record<string, unknown> = {},
   dtype: 'F32' | 'BF16' = 'F32',
   rename = (name: string) => name,
+  chain?: readonly (readonly [from: number, to: number])[],
 ): Promise<string> {
   const config = { ...tinyConfig, ...more };
   mkdirSync(folder, { recursive: true });
-  const random = new Random(7, 0);
+  const values = weights(config, chain);
   const tensors = [...llamaShapes(config)].map(([name, shape]) => {
-    const size = shape.reduce((a, b) => a * b, 1);
-    const mean = name.includes('norm') ? 1 : 0;
-    const values = Float32Array.from({ length: size }, () => mean + 0.05 * random.normal());
-    const stored = dtype === 'F32' ? values : f32ToBf16(values);
+    const stored = dtype === 'F32' ? values.get(name)! : f32ToBf16(values.get(name)!);
     return { name: rename(name), dtype, shape, data: async () => new Uint8Array(stored.buffer) };
   });
   const parts: Uint8Array[] = [];
