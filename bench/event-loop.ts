@@ -11,7 +11,7 @@ import { join, resolve } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { Terminal } from '#lowrank/cli/console.js';
 import { findQuickstartModel } from '#lowrank/cli/quickstart-model.js';
-import { openSession, readDatasets } from '#lowrank/cli/session.js';
+import { openDatasets, openSession } from '#lowrank/cli/session.js';
 import '#lowrank/index.js';
 import { localFolder } from '#lowrank/io/node/folder.js';
 import { openTextCodec } from '#lowrank/models/text-model.js';
@@ -52,7 +52,7 @@ async function delays(): Promise<object> {
   const recipe = await readRecipe(recipePath, ['max_steps=10', `output_dir=${join(folder, 'delays')}`]);
   const source = await findQuickstartModel(terminal);
   const codec = openTextCodec(source);
-  const data = await prepareData(recipe, codec, await readDatasets(recipePath, recipe.datasets), []);
+  const data = await prepareData(recipe, codec, await openDatasets(recipePath, recipe.datasets), []);
   const preparing = watch.take();
   const session = await openSession(terminal, source, codec, {});
   const loading = watch.take();

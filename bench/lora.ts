@@ -10,7 +10,7 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { Terminal } from '#lowrank/cli/console.js';
 import { findQuickstartModel } from '#lowrank/cli/quickstart-model.js';
-import { readDatasets } from '#lowrank/cli/session.js';
+import { openDatasets } from '#lowrank/cli/session.js';
 import '#lowrank/index.js';
 import { openTextCodec } from '#lowrank/models/text-model.js';
 import { prepareData } from '#lowrank/runs/data.js';
@@ -97,7 +97,7 @@ async function ordersBatches(size: number): Promise<string> {
   const path = join(root, 'examples/orders/recipe.yaml');
   const recipe = await readRecipe(path, []);
   const source = await findQuickstartModel(new Terminal());
-  const { train } = await prepareData(recipe, openTextCodec(source), await readDatasets(path, recipe.datasets), []);
+  const { train } = await prepareData(recipe, openTextCodec(source), await openDatasets(path, recipe.datasets), []);
   await source.checkpoint.close();
   const examples = train.map(({ sequences: [{ inputIds, labels }] }) => ({ input_ids: [...inputIds], labels: [...labels] }));
   const batches = Array.from({ length: Math.floor(examples.length / size) }, (_, i) => examples.slice(i * size, (i + 1) * size));

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { Terminal } from '#lowrank/cli/console.js';
 import { heldQuestions, measureExactMatch } from '#lowrank/cli/eval.js';
 import { findQuickstartModel } from '#lowrank/cli/quickstart-model.js';
-import { openSession, readDatasets } from '#lowrank/cli/session.js';
+import { openDatasets, openSession } from '#lowrank/cli/session.js';
 import '#lowrank/index.js';
 import { localFolder } from '#lowrank/io/node/folder.js';
 import { openTextCodec } from '#lowrank/models/text-model.js';
@@ -41,7 +41,7 @@ async function run(bench: Bench, name: string, overrides: readonly string[]): Pr
     ...overrides,
   ]);
   const terminal = new Terminal();
-  const [datasets, tests] = [await readDatasets(recipePath, recipe.datasets), await readDatasets(recipePath, recipe.test_datasets ?? [])];
+  const [datasets, tests] = [await openDatasets(recipePath, recipe.datasets), await openDatasets(recipePath, recipe.test_datasets ?? [])];
   const source = await findQuickstartModel(terminal);
   const codec = openTextCodec(source);
   const data = await prepareData(recipe, codec, datasets, tests);
@@ -58,7 +58,7 @@ async function run(bench: Bench, name: string, overrides: readonly string[]): Pr
         if (event.type === 'step') losses.push(event.record.loss);
       },
     });
-    const questions = heldQuestions(recipe, codec, tests, new Set(data.held.map(({ row }) => row)));
+    const questions = await heldQuestions(recipe, codec, tests, new Set(data.held.map(({ row }) => row)));
     const match = await measureExactMatch(terminal, session, recipe, questions, new AbortController().signal);
     tuner.dispose();
     bench.note(`  ${name}: loss ${losses.at(-1)?.toFixed(4)}, exact match ${(100 * match.exact_match).toFixed(1)} %`);

@@ -4,8 +4,8 @@ import { questionsOf } from '../data/questions.js';
 import { type ExactMatch, exactMatch } from '../generate/exact-match.js';
 import type { TextCodec } from '../models/text-model.js';
 import { makeContract } from '../runs/contract.js';
-import { type DatasetRows, datasetOptions, heldBatches, prepareData } from '../runs/data.js';
-import { readRecipe } from '../runs/node.js';
+import { type DatasetRows, datasetOptions, gatherRows, heldBatches, prepareData } from '../runs/data.js';
+import { nodeHost, readRecipe } from '../runs/node.js';
 import { loadOptionsOf, type Recipe, streamingOf } from '../runs/recipe.js';
 import type { Session } from '../runs/session.js';
 import { evaluateLoss } from '../train/step.js';
@@ -13,7 +13,7 @@ import { LowrankError } from '../util/errors.js';
 import { counted } from '../util/format.js';
 import type { Terminal } from './console.js';
 import { interruptible } from './interrupt.js';
-import { attachAdapter, codecOf, findModel, openSession, readDatasets } from './session.js';
+import { attachAdapter, codecOf, findModel, openDatasets, openSession } from './session.js';
 
 export interface EvalOptions {
   json?: boolean;
@@ -25,13 +25,13 @@ export interface EvalOptions {
 /** `lowrank eval RECIPE.yaml`: loss, perplexity and exact match on the held-out data. */
 export async function evalCommand(terminal: Terminal, path: string, overrides: string[], options: EvalOptions): Promise<void> {
   const recipe = await readRecipe(path, overrides);
-  const tests = await readDatasets(path, recipe.test_datasets ?? []);
-  const datasets = recipe.val_set_size > 0 || tests.length === 0 ? await readDatasets(path, recipe.datasets) : [];
+  const tests = await openDatasets(path, recipe.test_datasets ?? []);
+  const datasets = recipe.val_set_size > 0 || tests.length === 0 ? await openDatasets(path, recipe.datasets) : [];
   const source = await findModel(terminal, recipe.base_model, { revision: recipe.revision_of_model, near: dirname(path) });
   const codec = await codecOf(source, options.adapter, recipe.chat_template_jinja);
   if (recipe.chat_template_jinja !== undefined && recipe.chat_template_jinja !== codec.jinja)
     terminal.warn('chat_template_jinja is not the template that was trained with: the trained one counts');
-  const data = await prepareData(recipe, codec, datasets, tests);
+  const data = await prepareData(recipe, codec, datasets, tests, { host: nodeHost });
   if (data.held.length === 0) {
     throw new LowrankError('the recipe holds nothing out', { place: path, mend: 'add test_datasets, or val_set_size=0.1' });
   }
@@ -45,7 +45,7 @@ export async function evalCommand(terminal: Terminal, path: string, overrides: s
   try {
     const adapter = options.adapter === undefined ? undefined : await attachAdapter(terminal, session, options.adapter);
     const held = new Set(data.held.map(({ row }) => row));
-    const questions = heldQuestions(recipe, codec, [...datasets, ...tests], held).slice(0, options.limit);
+    const questions = (await heldQuestions(recipe, codec, [...datasets, ...tests], held)).slice(0, options.limit);
     await interruptible(terminal, 'stopping', async (signal) => {
       const batches = heldBatches(recipe, data);
       const onBatch = (done: number) => terminal.bar(done / batches.length, 'loss');
@@ -72,15 +72,18 @@ export async function evalCommand(terminal: Terminal, path: string, overrides: s
 }
 
 /** The held-out rows as questions. */
-export function heldQuestions(recipe: Recipe, codec: TextCodec, entries: readonly DatasetRows[], held: ReadonlySet<string>): Question[] {
-  return entries.flatMap(({ dataset, rows }) =>
-    questionsOf(
-      rows.filter(({ place }) => held.has(place)),
-      codec.tokenizer,
-      codec.template,
-      datasetOptions(recipe, dataset),
-    ),
-  );
+export async function heldQuestions(
+  recipe: Recipe,
+  codec: TextCodec,
+  entries: readonly DatasetRows[],
+  held: ReadonlySet<string>,
+): Promise<Question[]> {
+  const questions: Question[][] = [];
+  for (const entry of entries) {
+    const rows = await gatherRows(entry, ({ place }) => held.has(place));
+    questions.push(questionsOf(rows, codec.tokenizer, codec.template, datasetOptions(recipe, entry.dataset)));
+  }
+  return questions.flat();
 }
 
 /** Answers generated together: enough to use the weights well each time they are read. */

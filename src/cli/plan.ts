@@ -16,7 +16,7 @@ import { loraConfigOf, type Recipe } from '../runs/recipe.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, counted } from '../util/format.js';
 import { type Terminal, thousands, timeRange } from './console.js';
-import { readDatasets } from './session.js';
+import { openDatasets } from './session.js';
 
 export interface PlanOptions {
   json?: boolean;
@@ -84,9 +84,9 @@ async function recipeToPlan(path: string, overrides: string[], { rank, sequenceL
 
 /** What the data of a recipe make of it; prepared as a run prepares them. */
 async function workOfRecipe(recipe: Recipe, path: string, texts: ModelTexts) {
-  const datasets = await readDatasets(path, recipe.datasets);
+  const datasets = await openDatasets(path, recipe.datasets);
   const codec = openTextCodec(texts, { jinja: recipe.chat_template_jinja, contract: null });
-  return workOfRun(recipe, await prepareData(recipe, codec, datasets, []));
+  return workOfRun(recipe, await prepareData(recipe, codec, datasets, [], { host: nodeHost }));
 }
 
 /** The model's small files; of a known shape its config alone. A model that cannot be trained is refused, for nothing could be recommended. */

@@ -6,7 +6,7 @@ import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
 import { openTextCodec } from '../models/text-model.js';
 import { makeContract } from '../runs/contract.js';
-import { type DatasetRows, heldBatches, prepareData, type RunData } from '../runs/data.js';
+import { type DatasetRows, gatherRows, heldBatches, prepareData, type RunData } from '../runs/data.js';
 import type { TrainEvent, TrainResult } from '../runs/events.js';
 import { nodeHost, readRecipe } from '../runs/node.js';
 import { loadOptionsOf, type Recipe } from '../runs/recipe.js';
@@ -20,7 +20,7 @@ import { interruptedExitCode, interruptible } from './interrupt.js';
 import { findQuickstartModel } from './quickstart-model.js';
 import { tellOfCompiler, tinyOrders } from './quickstart-tiny.js';
 import { outcome, runListener } from './run-listener.js';
-import { contextOf, openSession, readDatasets } from './session.js';
+import { contextOf, openDatasets, openSession } from './session.js';
 
 const recipePath = resolve(dirname(fileURLToPath(import.meta.url)), '../../examples/orders/recipe.yaml');
 /** Answers shown side by side. */
@@ -54,8 +54,8 @@ export async function quickstartCommand(terminal: Terminal, overrides: string[],
 
 async function orders(terminal: Terminal, overrides: string[]): Promise<QuickstartJob> {
   const recipe = await readRecipe(recipePath, [...hurried, ...overrides]);
-  const datasets = await readDatasets(recipePath, recipe.datasets);
-  const tests = await readDatasets(recipePath, recipe.test_datasets ?? []);
+  const datasets = await openDatasets(recipePath, recipe.datasets);
+  const tests = await openDatasets(recipePath, recipe.test_datasets ?? []);
   return { recipe, datasets, tests, source: await findQuickstartModel(terminal) };
 }
 
@@ -71,7 +71,7 @@ export async function quickstart(terminal: Terminal, job: QuickstartJob, device:
   const session = await openSession(terminal, source, codec, { device, ...loadOptionsOf(recipe) });
   terminal.note(`device     ${session.backend.description}`);
   try {
-    const questions = heldQuestions(recipe, codec, tests, new Set(data.held.map(({ row }) => row)));
+    const questions = await heldQuestions(recipe, codec, tests, new Set(data.held.map(({ row }) => row)));
     await interruptible(terminal, 'finishing the step under way, then saving', async (signal) => {
       const before = await measureExactMatch(terminal, session, recipe, questions, signal, shown);
       terminal.note(`before     the base model answers ${percent(before.exact_match)} of ${questions.length} held-out orders exactly`);
@@ -90,7 +90,7 @@ export async function quickstart(terminal: Terminal, job: QuickstartJob, device:
       const folder = resolve(localFolder(recipe.output_dir).path);
       const files = kind === 'adapter' ? 'adapter_model.safetensors, adapter_config.json' : 'model.safetensors, config.json';
       terminal.note(`${kind.padEnd(10)} ${folder} (${files})`);
-      const system = systemOf(datasets[0].rows[0]?.value);
+      const system = systemOf((await gatherRows(datasets[0]))[0]?.value);
       terminal.note(`talk to it npx lowrank chat --${kind} ${recipe.output_dir}${system === '' ? '' : ` --system "${system}"`}`);
       terminal.result(
         {
@@ -116,14 +116,14 @@ export async function quickstart(terminal: Terminal, job: QuickstartJob, device:
 }
 
 /** Trains until the rows that val_set_size split off are answered, or to the recipe's end. The test rows are for before and after alone. */
-function trainUntilAnswered(
+async function trainUntilAnswered(
   terminal: Terminal,
   { source, text }: Session,
   { recipe, tests }: QuickstartJob,
   data: RunData,
   signal: AbortSignal,
 ): Promise<Trained> {
-  const testRows = new Set(tests.flatMap(({ rows }) => rows.map(({ place }) => place)));
+  const testRows = new Set((await Promise.all(tests.map((entry) => gatherRows(entry)))).flat().map(({ place }) => place));
   const validation = { ...data, held: data.held.filter(({ row }) => !testRows.has(row)) };
   const rows = validation.held.length;
   const misses = Math.floor(rows * wrongShare);

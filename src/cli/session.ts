@@ -3,7 +3,7 @@ import type { Adapter } from '../adapters/adapter.js';
 import type { ModelSource } from '../io/model-source.js';
 import { openTextCodec, type TextCodec } from '../models/text-model.js';
 import { openAdapterCodec } from '../runs/contract.js';
-import { type DatasetRows, readDatasets as readRows } from '../runs/data.js';
+import { type DatasetRows, openDatasets as openAll } from '../runs/data.js';
 import { nodeHost } from '../runs/node.js';
 import type { RecipeDataset } from '../runs/recipe.js';
 import * as runs from '../runs/session.js';
@@ -43,7 +43,7 @@ export function attachAdapter(terminal: Terminal, session: runs.Session, path: s
   return runs.attachAdapter(session, nodeHost.folder(path), contextOf(terminal));
 }
 
-/** Reads the rows of the data sets of a recipe's file. */
-export function readDatasets(recipePath: string, datasets: readonly RecipeDataset[]): Promise<DatasetRows[]> {
-  return readRows(nodeHost, datasets, { name: recipePath, near: dirname(recipePath) });
+/** Finds the data sets of a recipe’s file. */
+export function openDatasets(recipePath: string, datasets: readonly RecipeDataset[]): Promise<DatasetRows[]> {
+  return openAll(nodeHost, datasets, { name: recipePath, near: dirname(recipePath) });
 }

@@ -3,6 +3,26 @@ import type { Tokenizer } from './tokenizer.js';
 
 const utf8 = new TextEncoder();
 
+/** The tokens of a text, and which of them hold what. */
+export interface Encoding {
+  /** [T] */
+  ids: readonly number[];
+  /**
+   * The tokens that hold the characters of each span: [first, last) into `ids`. A token that reaches across the edge of a span belongs to it.
+   * `spans` are in order and do not overlap.
+   */
+  ranges(spans: readonly Span[]): Span[];
+}
+
+/** Encodes many texts at once, as `encodeText` does each. */
+export type Encoder = (texts: readonly string[]) => Promise<Encoding[]>;
+
+/** The encoding of a text by the tokenizer itself. */
+export function encodeText(tokenizer: Tokenizer, text: string): Encoding {
+  const ids = tokenizer.encode(text);
+  return { ids, ranges: (spans) => tokenRanges(tokenizer, ids, text, spans) };
+}
+
 /**
  * The tokens that hold the characters of each span: [first, last) into `ids`, which must be `tokenizer.encode(text)`. A token that
  * reaches across the edge of a span belongs to it. `spans` are in order and do not overlap.

@@ -44,6 +44,15 @@ export interface ChatTemplateOptions {
   clock?: () => Date;
 }
 
+/** What another thread makes the same template of; its clock has stopped. */
+export interface PortableTemplate {
+  source: string;
+  toolUse?: string;
+  specialTokens: Readonly<Record<string, string>>;
+  /** Milliseconds since 1970. */
+  now: number;
+}
+
 /** The keys under which a message's reasoning may stand; templates read the first, older ones the second. */
 const reasoningKeys = ['reasoning_content', 'thinking', 'reasoning'] as const;
 
@@ -52,6 +61,7 @@ const reasoningKeys = ['reasoning_content', 'thinking', 'reasoning'] as const;
  * https://huggingface.co/docs/transformers/main/en/chat_templating_writing
  */
 export class ChatTemplate {
+  private readonly sources: Pick<PortableTemplate, 'source' | 'toolUse'>;
   private readonly plain: Template;
   private readonly toolUse: Template;
   private readonly specialTokens: Readonly<Record<string, string>>;
@@ -59,10 +69,19 @@ export class ChatTemplate {
 
   /** Throws a LowrankError where the source is no template that can be read. */
   constructor(source: string, { toolUse, specialTokens = {}, clock = () => new Date() }: ChatTemplateOptions = {}) {
+    this.sources = { source, toolUse };
     this.specialTokens = specialTokens;
     this.clock = clock;
     this.plain = parse(source, 'chat template');
     this.toolUse = toolUse === undefined ? this.plain : parse(toolUse, 'chat template tool_use');
+  }
+
+  static from({ source, now, ...options }: PortableTemplate): ChatTemplate {
+    return new ChatTemplate(source, { ...options, clock: () => new Date(now) });
+  }
+
+  portable(): PortableTemplate {
+    return { ...this.sources, specialTokens: this.specialTokens, now: this.clock().getTime() };
   }
 
   /**

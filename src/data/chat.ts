@@ -1,7 +1,7 @@
 import { LowrankError } from '../util/errors.js';
 import type { JsonValue } from '../util/json.js';
-import { tokenRanges } from './align.js';
-import type { ChatTemplate, Message, Span } from './chat-template.js';
+import { type Encoding, encodeText } from './align.js';
+import type { ChatTemplate, Message, Rendering, Span } from './chat-template.js';
 import type { Tokenizer } from './tokenizer.js';
 import { findTurn, type Turn } from './turns.js';
 
@@ -30,38 +30,65 @@ export interface Labelled {
   labels: number[];
 }
 
+/** A text that is to be encoded, and what then makes labels of its tokens; `label` throws where these cannot be learnt. */
+export interface Draft {
+  text: string;
+  label(encoding: Encoding): Labelled;
+}
+
 /**
- * Renders a conversation, tokenizes the text once, and labels the turns to be trained with their terminators.
- * Throws where a trained turn has no terminator that could be learnt, where the text begins with two bos tokens, and where the
- * template fails.
+ * Renders a conversation and finds the turns to be trained, which `label` supervises with their terminators. Throws where the template fails and
+ * where a turn cannot be located; `label` where a trained turn has no terminator that could be learnt, and where the text begins with two bos tokens.
  */
-export function labelConversation(
+export function draftConversation(
   tokenizer: Tokenizer,
   template: ChatTemplate,
   conversation: { messages: readonly Message[]; tools?: JsonValue; place: string },
   options: SupervisionOptions,
-): Labelled {
+): Draft {
   const { messages, tools, place } = conversation;
-  const { text, generated } = template.render(messages, { tools, place });
-  const inputIds = tokenizer.encode(text);
-  refuseDoubleBos(tokenizer, inputIds, place);
-  if (options.train_on_inputs) return { inputIds, labels: [...inputIds] };
+  const rendering = template.render(messages, { tools, place });
+  const turns = options.train_on_inputs ? [] : turnsToTrain(template, rendering, conversation, options);
+  const label = (encoding: Encoding): Labelled => {
+    const inputIds = [...encoding.ids];
+    refuseDoubleBos(tokenizer, inputIds, place);
+    if (options.train_on_inputs) return { inputIds, labels: [...inputIds] };
+    return labelTurns(tokenizer, inputIds, turns, encoding.ranges(turns.map(({ span }) => span)), options, place);
+  };
+  return { text: rendering.text, label };
+}
 
-  const { roles_to_train: roles = ['assistant'], message_field_training: field } = options;
-  const chosen = messages.flatMap((message, i) => {
+/** What of a conversation's text is to be trained: what the template declares as generated, or else the turns of the chosen roles. */
+function turnsToTrain(
+  template: ChatTemplate,
+  { text, generated }: Rendering,
+  { messages, tools, place }: { messages: readonly Message[]; tools?: JsonValue; place: string },
+  { roles_to_train: roles = ['assistant'], message_field_training: field }: SupervisionOptions,
+): Turn[] {
+  if (generated.length > 0 && field === undefined && roles.length === 1 && roles[0] === 'assistant')
+    return generated.map((span) => ({ span, whole: false }));
+  return messages.flatMap((message, index) => {
     const flag = field === undefined ? undefined : message[field];
-    return (typeof flag === 'boolean' ? flag : roles.includes(message.role)) ? [i] : [];
+    const chosen = typeof flag === 'boolean' ? flag : roles.includes(message.role);
+    return chosen ? [findTurn(template, text, messages, index, { tools, place })] : [];
   });
-  const byTags = generated.length > 0 && field === undefined && roles.length === 1 && roles[0] === 'assistant';
-  const turns: Turn[] = byTags
-    ? generated.map((span) => ({ span, whole: false }))
-    : chosen.map((index) => findTurn(template, text, messages, index, { tools, place }));
-  const ranges = tokenRanges(
-    tokenizer,
-    inputIds,
-    text,
-    turns.map(({ span }) => span),
-  );
+}
+
+/** The same at once, the text encoded by the tokenizer itself. */
+export function labelConversation(...parameters: Parameters<typeof draftConversation>): Labelled {
+  const draft = draftConversation(...parameters);
+  return draft.label(encodeText(parameters[0], draft.text));
+}
+
+/** Labels the tokens of the turns that are trained, which `ranges` says, and their terminators. */
+function labelTurns(
+  tokenizer: Tokenizer,
+  inputIds: number[],
+  turns: readonly Turn[],
+  ranges: readonly Span[],
+  options: SupervisionOptions,
+  place: string,
+): Labelled {
   const isEnd = turnEnds(tokenizer, options.eot_tokens);
   const ends = ranges.map((range, i) => findTerminator(tokenizer, inputIds, range, turns[i].whole, isEnd));
   const labels = new Array<number>(inputIds.length).fill(-100);

@@ -2,11 +2,11 @@ import { LowrankError } from '../util/errors.js';
 import { eventLoopTurns } from '../util/event-loop.js';
 import { counted } from '../util/format.js';
 import type { JsonValue } from '../util/json.js';
-import { tokenRanges } from './align.js';
-import { type Labelled, labelConversation, refuseDoubleBos } from './chat.js';
+import { type Encoder, type Encoding, encodeText } from './align.js';
+import { type Draft, draftConversation, type Labelled, refuseDoubleBos } from './chat.js';
 import type { ChatTemplate } from './chat-template.js';
 import { type DatasetOptions, type DatasetType, detectType, readSample, type Sample } from './formats.js';
-import type { Row } from './rows.js';
+import { parseRow, type Row, RowFile, type RowText } from './rows.js';
 import type { Tokenizer } from './tokenizer.js';
 
 /** The tokens of one text. */
@@ -54,78 +54,247 @@ export interface PreparedData {
   statistics: DataStatistics;
 }
 
+/** Rows to be prepared together, as they are written or read. */
+export interface PrepareRequest {
+  rows: readonly (Row | RowText)[];
+  /** The file's name. */
+  name: string;
+  type: DatasetType;
+  options: PrepareOptions;
+}
+
+/** What became of the rows of a request, in their order. Holds plain data, so that it can come from another thread. */
+export interface PreparedRows {
+  /** [T] and [T]: the tokens and labels of all examples, one after another. */
+  inputIds: Int32Array;
+  labels: Int32Array;
+  /** [N] and [N]: where each example ends, and its row. */
+  ends: number[];
+  places: string[];
+  /** Rows without any supervised token. */
+  masked: string[];
+  statistics: DataStatistics;
+}
+
+/** Prepares rows elsewhere, such as in threads: `prepareRows` is what it must come to. */
+export interface RowWorkers {
+  /** Requests that may be under way together. */
+  readonly atOnce: number;
+  prepare(request: PrepareRequest): Promise<PreparedRows>;
+  /** Ends them, with what they are about. */
+  close(): Promise<void>;
+}
+
+/** Rows that are prepared together, and characters after which there are enough of them. */
+const rowsTogether = 256;
+const charactersTogether = 1 << 18;
+
 /**
- * Turns rows into examples. Throws a LowrankError that names the row for malformed rows, for rows without any supervised token, for
- * turns whose terminator would not be learnt, and where no example is left.
+ * Turns rows into examples, in `workers` where there are any: the result is the same. Throws a LowrankError that names the row for malformed
+ * rows, for rows without any supervised token, for turns whose terminator would not be learnt, for tokens that the model has no embedding for, and
+ * where no example is left.
  */
 export async function prepareExamples(
-  rows: AsyncIterable<Row> | Iterable<Row>,
+  rows: RowFile | AsyncIterable<Row> | Iterable<Row>,
   tokenizer: Tokenizer,
   template: ChatTemplate | undefined,
   options: PrepareOptions,
+  { workers, signal }: { workers?: RowWorkers; signal?: AbortSignal } = {},
 ): Promise<PreparedData> {
-  const { sequence_len: limit, excess_length_strategy: strategy = 'drop', dataset = {}, name = 'the data set' } = options;
+  const { sequence_len: limit, name = 'the data set' } = options;
   if (!Number.isInteger(limit) || limit < 2)
     throw new LowrankError(`is ${limit}`, { place: 'sequence_len', expected: 'a whole number of at least 2', mend: 'raise it' });
-  const statistics: DataStatistics = {
-    rows: 0,
-    examples: 0,
-    tokens: 0,
-    supervised: 0,
-    dropped: 0,
-    truncated: 0,
-    longest: 0,
-    histogram: [],
+  const { prepare, atOnce } = workers ?? {
+    atOnce: 1,
+    prepare: (request: PrepareRequest) => prepareRows(request, tokenizer, template),
   };
   const examples: Example[] = [];
   const masked: string[] = [];
-  const turn = eventLoopTurns();
-  for await (const row of rows) {
-    await turn();
-    statistics.type ??= detectType(row, dataset);
-    const { inputIds, labels } = label(readSample(row, statistics.type, dataset), tokenizer, template, dataset);
-    count(statistics, inputIds.length);
-    if (countSupervised(labels) === 0) masked.push(row.place);
-    if (inputIds.length > limit && strategy === 'raise') {
-      throw new LowrankError(`the example has ${inputIds.length} tokens, more than sequence_len ${limit}`, {
-        place: row.place,
-        mend: 'raise sequence_len, or set excess_length_strategy to drop or truncate',
-      });
-    }
-    const supervised = countSupervised(labels.slice(0, limit));
-    if (inputIds.length > limit && (strategy === 'drop' || supervised === 0)) {
-      statistics.dropped++;
-      continue;
-    }
-    if (inputIds.length > limit) statistics.truncated++;
-    const sequence = { inputIds: Int32Array.from(inputIds.slice(0, limit)), labels: Int32Array.from(labels.slice(0, limit)) };
-    examples.push({ sequences: [sequence], row: row.place });
-    statistics.tokens += sequence.inputIds.length;
-    statistics.supervised += supervised;
+  const statistics = noStatistics();
+  const take = async (part: Promise<PreparedRows>) => {
+    const { inputIds, labels, ends, places, ...rest } = await part;
+    signal?.throwIfAborted();
+    ends.forEach((end, i) => {
+      const start = i === 0 ? 0 : ends[i - 1];
+      examples.push({ sequences: [{ inputIds: inputIds.subarray(start, end), labels: labels.subarray(start, end) }], row: places[i] });
+    });
+    for (const place of rest.masked) masked.push(place);
+    addStatistics(statistics, rest.statistics);
+  };
+  const underWay: Promise<PreparedRows>[] = [];
+  for await (const { part } of requested(rows, options, prepare)) {
+    // Awaited in its turn, so that the first row that is wrong is the one that is named.
+    part.catch(() => undefined);
+    underWay.push(part);
+    if (underWay.length === atOnce) await take(underWay.shift()!);
   }
-  statistics.examples = examples.length;
+  for (const part of underWay) await take(part);
   refuseNothingToLearn(statistics, masked, limit, name);
   return { examples, statistics };
 }
 
+/** Asks for all rows in their order. Where reading them fails, what would have been the next part fails. */
+async function* requested(
+  rows: RowFile | AsyncIterable<Row> | Iterable<Row>,
+  options: PrepareOptions,
+  prepare: RowWorkers['prepare'],
+): AsyncGenerator<{ part: Promise<PreparedRows> }> {
+  const name = rows instanceof RowFile ? rows.name : '';
+  let type: DatasetType | undefined;
+  try {
+    for await (const group of grouped(rows instanceof RowFile ? rows.texts() : rows)) {
+      type ??= detectType(asRow(group[0], name), options.dataset ?? {});
+      yield { part: prepare({ rows: group, name, type, options }) };
+    }
+  } catch (error) {
+    yield { part: Promise.reject(error) };
+  }
+}
+
+async function* grouped(rows: AsyncIterable<Row | RowText> | Iterable<Row | RowText>): AsyncGenerator<(Row | RowText)[]> {
+  let group: (Row | RowText)[] = [];
+  let characters = 0;
+  try {
+    for await (const row of rows) {
+      group.push(row);
+      if ('text' in row) characters += row.text.length;
+      if (group.length < rowsTogether && characters < charactersTogether) continue;
+      yield group;
+      group = [];
+      characters = 0;
+    }
+  } catch (error) {
+    // The rows before come first.
+    if (group.length > 0) yield group;
+    throw error;
+  }
+  if (group.length > 0) yield group;
+}
+
+const asRow = (row: Row | RowText, name: string): Row => ('text' in row ? parseRow(row, name) : row);
+
+const noStatistics = (): DataStatistics => ({
+  rows: 0,
+  examples: 0,
+  tokens: 0,
+  supervised: 0,
+  dropped: 0,
+  truncated: 0,
+  longest: 0,
+  histogram: [],
+});
+
+/** Prepares some rows on the spot; `encode` (default: the tokenizer's own) encodes all their texts together. */
+export async function prepareRows(
+  { rows, name, type, options }: PrepareRequest,
+  tokenizer: Tokenizer,
+  template: ChatTemplate | undefined,
+  encode?: Encoder,
+): Promise<PreparedRows> {
+  const { dataset = {} } = options;
+  const turn = eventLoopTurns();
+  const drafts: (Draft & { place: string })[] = [];
+  let failure: { error: unknown } | undefined;
+  try {
+    for (const each of rows) {
+      await turn();
+      const row = asRow(each, name);
+      drafts.push({ ...draftSample(readSample(row, type, dataset), tokenizer, template, dataset), place: row.place });
+    }
+  } catch (error) {
+    failure = { error };
+  }
+  const encodings = await encode?.(drafts.map(({ text }) => text));
+  const kept = new KeptExamples(type, options);
+  for (const [i, { text, label, place }] of drafts.entries()) {
+    await turn();
+    const labelled = label(encodings?.[i] ?? encodeText(tokenizer, text));
+    refuseRowless(labelled.inputIds, tokenizer, place);
+    kept.add(labelled, place);
+  }
+  // The rows before the one that failed come first: one of them may have failed in being labelled.
+  if (failure) throw failure.error;
+  return kept.result();
+}
+
+/** The examples of some rows, those that are too long cut or left out. */
+class KeptExamples {
+  private readonly sequences: Labelled[] = [];
+  private readonly places: string[] = [];
+  private readonly masked: string[] = [];
+  private readonly statistics: DataStatistics;
+  private readonly options: PrepareOptions;
+
+  constructor(type: DatasetType, options: PrepareOptions) {
+    this.options = options;
+    this.statistics = { ...noStatistics(), type };
+  }
+
+  add({ inputIds, labels }: Labelled, place: string): void {
+    const { statistics } = this;
+    const { sequence_len: limit, excess_length_strategy: strategy = 'drop' } = this.options;
+    statistics.rows++;
+    statistics.longest = Math.max(statistics.longest, inputIds.length);
+    countLength(statistics, 2 ** Math.max(4, Math.ceil(Math.log2(inputIds.length))), 1);
+    if (countSupervised(labels) === 0) this.masked.push(place);
+    if (inputIds.length > limit && strategy === 'raise') {
+      throw new LowrankError(`the example has ${inputIds.length} tokens, more than sequence_len ${limit}`, {
+        place,
+        mend: 'raise sequence_len, or set excess_length_strategy to drop or truncate',
+      });
+    }
+    const sequence = { inputIds: inputIds.slice(0, limit), labels: labels.slice(0, limit) };
+    const supervised = countSupervised(sequence.labels);
+    if (inputIds.length > limit && (strategy === 'drop' || supervised === 0)) {
+      statistics.dropped++;
+      return;
+    }
+    if (inputIds.length > limit) statistics.truncated++;
+    this.sequences.push(sequence);
+    this.places.push(place);
+    statistics.examples++;
+    statistics.tokens += sequence.inputIds.length;
+    statistics.supervised += supervised;
+  }
+
+  result(): PreparedRows {
+    const { sequences, places, masked, statistics } = this;
+    const [inputIds, labels] = [new Int32Array(statistics.tokens), new Int32Array(statistics.tokens)];
+    let at = 0;
+    const ends = sequences.map((sequence) => {
+      inputIds.set(sequence.inputIds, at);
+      labels.set(sequence.labels, at);
+      at += sequence.inputIds.length;
+      return at;
+    });
+    return { inputIds, labels, ends, places, masked, statistics };
+  }
+}
+
 /** The tokens of a sample and their labels, as they are trained. */
 export function label(sample: Sample, tokenizer: Tokenizer, template: ChatTemplate | undefined, options: DatasetOptions): Labelled {
+  const draft = draftSample(sample, tokenizer, template, options);
+  return draft.label(encodeText(tokenizer, draft.text));
+}
+
+/** What is to be encoded of a sample, and how it is labelled then. */
+function draftSample(sample: Sample, tokenizer: Tokenizer, template: ChatTemplate | undefined, options: DatasetOptions): Draft {
   switch (sample.kind) {
     case 'conversation':
-      if (template) return labelConversation(tokenizer, template, sample, options);
+      if (template) return draftConversation(tokenizer, template, sample, options);
       throw new LowrankError('the base model has no chat template, and the data set holds conversations', {
         place: sample.place,
         mend: 'give a template as chat_template_jinja, or take an instruction-tuned base model',
       });
     case 'text':
-      return labelText(sample, tokenizer, options);
+      return draftText(sample, tokenizer, options);
     case 'tokens':
-      return labelTokens(sample, tokenizer);
+      return { text: '', label: () => labelTokens(sample, tokenizer) };
   }
 }
 
 /** A prompt that is not learnt and a completion that is, with the tokenizer's bos before them and the end-of-text token after. */
-function labelText({ prompt, completion, place }: Sample & { kind: 'text' }, tokenizer: Tokenizer, options: DatasetOptions): Labelled {
+function draftText({ prompt, completion, place }: Sample & { kind: 'text' }, tokenizer: Tokenizer, options: DatasetOptions): Draft {
   const { eosTokenId: eos, prefixIds } = tokenizer;
   if (eos === undefined)
     throw new LowrankError('the tokenizer has no eos_token, so the model would not learn to stop', {
@@ -133,18 +302,20 @@ function labelText({ prompt, completion, place }: Sample & { kind: 'text' }, tok
       mend: 'use a base model whose tokenizer_config.json names one, or data with messages',
     });
   const text = prompt + completion;
-  const ids = tokenizer.encode(text);
-  const inputIds = [...prefixIds, ...ids, eos];
-  refuseDoubleBos(tokenizer, inputIds, place);
-  const labels = [...inputIds];
-  if (prompt !== '' && !options.train_on_inputs) {
-    const [[first]] = tokenRanges(tokenizer, ids, text, [[prompt.length, text.length]]);
-    labels.fill(-100, 0, prefixIds.length + first);
-  }
-  // Nothing precedes the first token, so nothing predicts it.
-  labels[0] = -100;
-  if (options.train_on_eos === 'none') labels[labels.length - 1] = -100;
-  return { inputIds, labels };
+  const label = (encoding: Encoding): Labelled => {
+    const inputIds = [...prefixIds, ...encoding.ids, eos];
+    refuseDoubleBos(tokenizer, inputIds, place);
+    const labels = [...inputIds];
+    if (prompt !== '' && !options.train_on_inputs) {
+      const [[first]] = encoding.ranges([[prompt.length, text.length]]);
+      labels.fill(-100, 0, prefixIds.length + first);
+    }
+    // Nothing precedes the first token, so nothing predicts it.
+    labels[0] = -100;
+    if (options.train_on_eos === 'none') labels[labels.length - 1] = -100;
+    return { inputIds, labels };
+  };
+  return { text, label };
 }
 
 /** Token ids and labels made elsewhere: checked, and refused where a supervised run stops just before its end-of-text token. */
@@ -199,17 +370,34 @@ function refuseNothingToLearn({ rows, examples }: DataStatistics, masked: readon
   }
 }
 
-function count(statistics: DataStatistics, length: number): void {
-  statistics.rows++;
-  statistics.longest = Math.max(statistics.longest, length);
-  const upTo = 2 ** Math.max(4, Math.ceil(Math.log2(length)));
-  let bin = statistics.histogram.find((entry) => entry.upTo === upTo);
+function addStatistics(to: DataStatistics, { histogram, type, longest, ...counts }: DataStatistics): void {
+  for (const key of Object.keys(counts) as (keyof typeof counts)[]) to[key] += counts[key];
+  to.longest = Math.max(to.longest, longest);
+  to.type ??= type;
+  for (const { upTo, count } of histogram) countLength(to, upTo, count);
+}
+
+/** Counts rows of more than half of `upTo` and at most `upTo` tokens. */
+function countLength({ histogram }: DataStatistics, upTo: number, rows: number): void {
+  let bin = histogram.find((entry) => entry.upTo === upTo);
   if (!bin) {
     bin = { upTo, count: 0 };
-    statistics.histogram.push(bin);
-    statistics.histogram.sort((a, b) => a.upTo - b.upTo);
+    histogram.push(bin);
+    histogram.sort((a, b) => a.upTo - b.upTo);
   }
-  bin.count++;
+  bin.count += rows;
+}
+
+/** Throws where the model has no embedding for a token: its tokenizer knows more tokens than the model was made for. */
+function refuseRowless(ids: readonly number[], tokenizer: Tokenizer, place: string): void {
+  const id = ids.find((each) => each >= tokenizer.embeddingRows);
+  if (id === undefined) return;
+  const token = JSON.stringify(tokenizer.idToToken(id) ?? '');
+  throw new LowrankError(`the token ${token} has the id ${id}, and the model's embedding has ${tokenizer.embeddingRows} rows`, {
+    place,
+    expected: `ids from 0 to ${tokenizer.embeddingRows - 1}`,
+    mend: 'remove the token from the data, or take the tokenizer that belongs to the model',
+  });
 }
 
 /** Position 0 is predicted by nothing. */

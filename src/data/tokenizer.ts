@@ -37,8 +37,12 @@ const specialNames = ['bos_token', 'eos_token', 'unk_token', 'pad_token', 'sep_t
  * inverse of encoding.
  */
 export class Tokenizer {
-  /** Largest token id + 1, added tokens included; a model's embedding may have more rows. */
+  /** What it was made of. */
+  readonly files: TokenizerFiles;
+  /** Largest token id + 1, added tokens included. */
   readonly vocabSize: number;
+  /** Rows of the model's embedding: ids from there on cannot be used, and ids below it that the tokenizer lacks stand for nothing. */
+  readonly embeddingRows: number;
   readonly bosTokenId?: number;
   readonly eosTokenId?: number;
   /**
@@ -60,8 +64,13 @@ export class Tokenizer {
   /** Unigram with byte_fallback: the engine gives `unk` where the original gives bytes. */
   private readonly lacksByteFallback: boolean;
 
-  /** Throws a LowrankError that names tokenizer.json where the files do not describe a tokenizer. */
-  constructor({ tokenizerJson, tokenizerConfig = {}, chatTemplate }: TokenizerFiles) {
+  /**
+   * `embeddingRows` (default: vocabSize) are the model's. Throws a LowrankError that names tokenizer.json where the files do not describe a
+   * tokenizer.
+   */
+  constructor(files: TokenizerFiles, { embeddingRows }: { embeddingRows?: number } = {}) {
+    this.files = files;
+    const { tokenizerJson, tokenizerConfig = {}, chatTemplate } = files;
     const model = checkedModel(tokenizerJson);
     this.specialTokens = specialTokensOf(tokenizerConfig);
     try {
@@ -77,6 +86,7 @@ export class Tokenizer {
       if (token.special) this.specialIds.add(id);
     }
     this.vocabSize = largestId(this.engine) + 1;
+    this.embeddingRows = embeddingRows ?? this.vocabSize;
     for (const text of Object.values(this.specialTokens)) {
       const id = this.engine.token_to_id(text);
       if (id !== undefined) this.specialIds.add(id);
@@ -107,14 +117,16 @@ export class Tokenizer {
     return ids as number[];
   }
 
-  /** The text of token ids; `skipSpecialTokens` (default false) leaves out special tokens. */
+  /**
+   * The text of token ids; `skipSpecialTokens` (default false) leaves out special tokens. Ids that only the model's embedding has, which is often
+   * padded, are no text; others that are no token's throw.
+   */
   decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
-    const kept = Array.from(ids).filter((id) => !(skipSpecialTokens && this.specialIds.has(id)));
-    for (const id of kept) {
-      if (this.engine.id_to_token(id) === undefined) {
-        throw new LowrankError(`token id ${id} is not in the vocabulary`, { expected: `an id below ${this.vocabSize}` });
-      }
-    }
+    const kept = Array.from(ids).filter((id) => {
+      if (this.engine.id_to_token(id) !== undefined) return !(skipSpecialTokens && this.specialIds.has(id));
+      if (Number.isInteger(id) && id >= 0 && id < this.embeddingRows) return false;
+      throw new LowrankError(`token id ${id} is not in the vocabulary`, { expected: `an id below ${this.embeddingRows}` });
+    });
     if (kept.length === 0) return '';
     return this.engine.decode(kept, { clean_up_tokenization_spaces: false });
   }
@@ -127,6 +139,11 @@ export class Tokenizer {
   /** The id of a token of the vocabulary, or undefined. */
   tokenToId(token: string): number | undefined {
     return this.engine.token_to_id(token);
+  }
+
+  /** A token as the vocabulary writes it, or undefined. */
+  idToToken(id: number): string | undefined {
+    return this.engine.id_to_token(id);
   }
 
   /** Special tokens: those marked so in tokenizer.json and those that tokenizer_config.json names. */

@@ -38,7 +38,7 @@ interface Sequence extends Answer {
 export async function generate(model: CausalLM, prompts: readonly (readonly number[])[], options: GenerationOptions): Promise<Answer[]> {
   checkSampling(options);
   if (prompts.length === 0) return [];
-  const longest = Math.max(...prompts.map((ids) => ids.length));
+  const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
   checkPrompts(model, prompts, longest);
   const capacity = Math.min(longest + Math.max(1, options.max_new_tokens), model.maxPositions);
   const cache = new KvCache(model.backend, { ...model.cacheShape, slots: prompts.length, capacity, dtype: model.dtype });

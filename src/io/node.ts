@@ -11,9 +11,10 @@ import { type DownloadProgress, downloadModel } from './node/hub.js';
 import { openSafetensors } from './safetensors-shards.js';
 import type { NamedFiles } from './source.js';
 
-export { homePath, openFile, writeChunks, writeText } from './node/files.js';
+export { homePath, openBytes, openFile, writeChunks, writeText } from './node/files.js';
 export { localFolder } from './node/folder.js';
 export { cachedModel, cacheFolder } from './node/hub.js';
+export { openRowWorkers } from './node/row-workers.js';
 
 export interface OpenModelOptions {
   /** The families that are read from GGUF. */

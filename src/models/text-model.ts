@@ -36,7 +36,8 @@ export function openTextCodec(
   { jinja, contract = source.contract ?? null, clock, files }: CodecOptions = {},
 ): TextCodec {
   const chosen = filesOf(source, files);
-  const tokenizer = new Tokenizer(chosen);
+  const { vocab_size: rows } = source.config;
+  const tokenizer = new Tokenizer(chosen, { embeddingRows: typeof rows === 'number' ? rows : undefined });
   const text = jinja ?? contract?.chat_template ?? tokenizer.chatTemplate;
   const time = clock ?? contract?.clock ?? clockText(new Date());
   const template =

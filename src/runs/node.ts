@@ -8,7 +8,6 @@ import * as io from '../io/node.js';
 import { familyOf, ggufLayouts } from '../models/families.js';
 import { withPrefix } from '../models/prefix.js';
 import { LowrankError } from '../util/errors.js';
-import { bytes } from '../util/format.js';
 import type { Host } from './host.js';
 import { parseRecipe, type Recipe } from './recipe.js';
 
@@ -28,10 +27,11 @@ export function openModelTexts(spec: string, options: OpenModelOptions = {}): Pr
 export const nodeHost: Host = {
   openModel: (name, { near, ...options } = {}) =>
     openModel(beside(name, near) ?? name, { ...options, check: (model) => familyOf(model.config, model.name) }),
-  readText: async (path, what, { near } = {}) => {
-    const found = beside(path, near) ?? path;
-    return { path: found, text: await readTextFile(found, what) };
+  openBytes: async (path, what, { near } = {}) => {
+    const found = beside(path, near) ?? io.homePath(path);
+    return { path: found, ...(await explained(found, what, () => io.openBytes(found))) };
   },
+  openRowWorkers: (tokenizer, template, most) => io.openRowWorkers(tokenizer, template, Math.min(most, availableParallelism())),
   writeText: (path, text) => localFolder(dirname(path)).writeText(basename(path), text),
   folder: localFolder,
   isSame: (a, b) => resolve(io.homePath(a)) === resolve(io.homePath(b)),
@@ -63,19 +63,21 @@ export function beside(written: string, near = '.'): string | undefined {
   return [join(near, path), path].find((candidate) => existsSync(candidate));
 }
 
-/** Texts longer than this do not fit a string. */
-const maxTextBytes = 0x1fff_ffe8;
-
 async function readTextFile(written: string, what: string): Promise<string> {
   const path = io.homePath(written);
+  const content = await explained(path, what, () => readFile(path));
   try {
-    const content = await readFile(path);
-    if (content.length > maxTextBytes)
-      throw new LowrankError(`${bytes(content.length)} is too large for one file`, { place: path, mend: 'split it' });
     return new TextDecoder('utf-8', { fatal: true }).decode(content);
+  } catch {
+    throw new LowrankError('the text is not UTF-8', { place: path, mend: 'convert the file to UTF-8' });
+  }
+}
+
+/** Reads a file; where that fails, the error says why and what it was to be. */
+async function explained<T>(path: string, what: string, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
   } catch (error) {
-    if (error instanceof LowrankError) throw error;
-    if (error instanceof TypeError) throw new LowrankError('the text is not UTF-8', { place: path, mend: 'convert the file to UTF-8' });
     const { code } = error as NodeJS.ErrnoException;
     const problem = code === 'ENOENT' ? 'there is no such file' : code === 'EISDIR' ? 'is a folder' : `cannot be read (${code})`;
     throw new LowrankError(problem, {

@@ -13,7 +13,7 @@ import { LowrankError } from '../util/errors.js';
 import { bytes, counted } from '../util/format.js';
 import { parseJson } from '../util/json.js';
 import { readContract } from './contract.js';
-import { countSteps, prepareData, type RunData, readDatasets } from './data.js';
+import { countSteps, openDatasets, prepareData, type RunData } from './data.js';
 import type { RunEvent, RunResult } from './events.js';
 import type { Host } from './host.js';
 import { planRun } from './plan.js';
@@ -131,8 +131,8 @@ interface Prepared {
 async function prepare(recipe: Recipe, context: RunContext, clock?: string): Promise<Prepared> {
   const { host, near, onEvent, signal } = context;
   const origin = { name: nameOf(context), near };
-  const datasets = await readDatasets(host, recipe.datasets, origin);
-  const tests = await readDatasets(host, recipe.test_datasets ?? [], origin);
+  const datasets = await openDatasets(host, recipe.datasets, origin);
+  const tests = await openDatasets(host, recipe.test_datasets ?? [], origin);
   signal?.throwIfAborted();
   const source = await findModel(recipe.base_model, context, { revision: recipe.revision_of_model, near });
   try {
@@ -143,7 +143,7 @@ async function prepare(recipe: Recipe, context: RunContext, clock?: string): Pro
     if (recipe.lora_model_dir !== undefined)
       for (const message of await settingsOfStart(recipe, host.folder(recipe.lora_model_dir))) onEvent?.(warning(message));
     const codec = openTextCodec(source, { jinja: recipe.chat_template_jinja, contract: null, clock });
-    const data = await prepareData(recipe, codec, datasets, tests);
+    const data = await prepareData(recipe, codec, datasets, tests, { host, signal });
     for (const event of dataEvents(recipe, data)) onEvent?.(event);
     signal?.throwIfAborted();
     return { recipe, source, codec, data };

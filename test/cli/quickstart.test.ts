@@ -58,7 +58,7 @@ test('training ends when the validation rows are answered, and the model then an
   const { model, dispose } = await loadModel(source, backend, { precision: 'fp32' });
   const codec = openTextCodec(source, { jinja: recipe.chat_template_jinja });
   const data = await prepareData(recipe, codec, datasets, tests);
-  const questions = heldQuestions(recipe, codec, [...datasets, ...tests], new Set(data.held.map(({ row }) => row)));
+  const questions = await heldQuestions(recipe, codec, [...datasets, ...tests], new Set(data.held.map(({ row }) => row)));
   const { exact_match } = await exactMatch({ ...codec, model }, questions, { max_new_tokens: 16, batch: 72 });
   const batches = heldBatches(recipe, data);
   const counted = await countAnswered(model, batches);

@@ -3,7 +3,7 @@ import type { Message } from '../../src/data/chat-template.js';
 import { alpacaPrompt, type DatasetOptions } from '../../src/data/formats.js';
 import { type PrepareOptions, prepareExamples } from '../../src/data/prepare.js';
 import { previewSequence } from '../../src/data/preview.js';
-import { readJsonLines, readRows } from '../../src/data/rows.js';
+import { parseRow, readRows, rowTexts } from '../../src/data/rows.js';
 import { strftime } from '../../src/data/strftime.js';
 import type { Tokenizer } from '../../src/data/tokenizer.js';
 import type { JsonObject } from '../../src/util/json.js';
@@ -207,7 +207,8 @@ test('lines that arrive one by one, an array in lines, BOM, CRLF and blank lines
   const values = [row, chat('a "quoted]" {', 'b,\\ ]')];
   const lines = [`\ufeff${JSON.stringify(values[0])}`, '', `${JSON.stringify(values[1])}\r`, ''];
   const streamed: unknown[] = [];
-  for await (const read of readJsonLines(lines, 'd.jsonl')) streamed.push(read);
+  const bytes = lines.map((line, i) => new TextEncoder().encode(line + (i + 1 < lines.length ? '\n' : '')));
+  for await (const read of rowTexts(bytes, 'd.jsonl')) streamed.push(parseRow(read, 'd.jsonl'));
   const expected = [values[0], values[1]].map((value, i) => ({ value, place: `d.jsonl:${2 * i + 1}` }));
   expect(streamed).toEqual(expected);
   expect(await readRows(lines.join('\n'), 'd.jsonl')).toEqual(expected);

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -38,6 +39,18 @@ export function openFile(path: string): Promise<FileSource> {
       close: () => handle.close(),
     };
   });
+}
+
+/** A file that is read from its beginning, as often as one likes. Throws Node's own error where there is none. */
+export async function openBytes(path: string): Promise<{ bytes: number; read: () => AsyncIterable<Uint8Array> }> {
+  const handle = await open(path, 'r');
+  try {
+    const stat = await handle.stat();
+    if (stat.isDirectory()) throw Object.assign(new Error('is a directory'), { code: 'EISDIR' });
+    return { bytes: stat.size, read: () => createReadStream(path, { highWaterMark: 1 << 20 }) };
+  } finally {
+    await handle.close();
+  }
 }
 
 function cut(path: string, end: number, wanted: number): LowrankError {
