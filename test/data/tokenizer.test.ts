@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { Tokenizer } from '../../src/data/tokenizer.js';
 import { golden, goldenTokenizer } from './golden.js';
 
 const kinds = Object.keys(golden.special_tokens);
@@ -26,4 +27,15 @@ describe.each(kinds)('%s tokenizer', (kind) => {
       expect(parts.join('') + decoder.end()).toBe(whole);
     }
   });
+});
+
+test('ids that only the model’s embedding has, which is padded, are no text; others that are no token’s are refused', () => {
+  const { files, vocabSize } = goldenTokenizer('byte-level');
+  const padded = new Tokenizer(files, { embeddingRows: vocabSize + 6 });
+  const ids = padded.encode('größer');
+  expect(padded.decode([vocabSize + 5, ...ids.slice(0, 2), vocabSize, ...ids.slice(2)])).toBe('größer');
+  expect(padded.decode([vocabSize])).toBe('');
+  const decoder = padded.createDecoder();
+  expect([...ids.slice(0, 2), vocabSize + 1, ...ids.slice(2)].map((id) => decoder.push(id)).join('') + decoder.end()).toBe('größer');
+  for (const id of [vocabSize + 6, -1, 1.5]) expect(() => padded.decode([id])).toThrow(`token id ${id} is not in the vocabulary`);
 });
