@@ -22,6 +22,7 @@ export const phi3 = defineFamily({
   gguf: {
     ...gguf,
     config: { architectures: ['Phi3ForCausalLM'], model_type: 'phi3', hidden_act: 'silu' },
+    numbers: { 'attention.sliding_window': 'sliding_window' },
     modules: { ...gguf.modules, 'blk.attn_qkv': 'self_attn.qkv_proj', 'blk.ffn_up': 'mlp.gate_up_proj' },
   },
   shapes: shapesOf('phi3', {

@@ -157,6 +157,49 @@ def tokenize(folder, file, texts, out):
     pathlib.Path(out).write_text(json.dumps({"ids": ids, "eos": tokenizer.eos_token_id, "bos": tokenizer.bos_token_id}))
 
 
+def write_gguf(folder, architecture, permuted, norm_offset, numbers, out):
+    """A model as llama.cpp's converter writes it: names from the gguf package's own map, rows of `permuted` projections interleaved by head."""
+    import gguf
+    from safetensors.torch import load_file
+
+    config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
+    writer = gguf.GGUFWriter(out, architecture)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    writer.add_key_length(head_dim)
+    rope = config["rope_parameters"]
+    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    for key, value in numbers.items():
+        (writer.add_uint32 if key.endswith("window") else writer.add_float32)(f"{architecture}.{key}", value)
+    tokens = ["a", "b", "ab", *(f"t{i}" for i in range(3, config["vocab_size"]))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * len(tokens))
+    writer.add_token_merges(["a b"])
+    for name, tensor in load_file(pathlib.Path(folder) / "model.safetensors").items():
+        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+            continue
+        heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(name.split(".")[-2]) if permuted else None
+        if heads:
+            tensor = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+        if name.endswith("norm.weight"):
+            tensor = tensor + norm_offset
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), tensor.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def optimizer_of(name, parameters, lr, beta1, beta2, eps, weight_decay):
     import bitsandbytes
     from transformers.optimization import Adafactor
