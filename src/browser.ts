@@ -45,6 +45,7 @@ export { learningRate } from './optim/schedule.js';
 export { fullBatch } from './plan/dry-run.js';
 export { type Plan, planModelOn } from './plan/plan.js';
 export { knownShape } from './plan/shapes.js';
+export { openAdapterCodec, resultTexts } from './runs/contract.js';
 export { prepareData } from './runs/data.js';
 export type { RunEvent, RunResult, TrainEvent, TrainResult } from './runs/events.js';
 export type { Host } from './runs/host.js';
