@@ -26,6 +26,11 @@ export function registerFamily(family: Family): void {
   families.set(family.modelType, family);
 }
 
+/** All of them, in the order of the list. */
+export function allFamilies(): readonly Family[] {
+  return [...families.values()];
+}
+
 export function modelTypes(): string[] {
   return [...families.keys()];
 }

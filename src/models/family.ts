@@ -12,6 +12,8 @@ import { parseConfig, ropeOf } from './config.js';
 export interface Family {
   /** `model_type` of config.json. */
   readonly modelType: string;
+  /** The published models of it, as people call them. */
+  readonly models: string;
   /** The class in transformers, for `architectures` of config.json. */
   readonly architecture: string;
   readonly paths: ModelPaths;

@@ -18,6 +18,7 @@ export const gemmaGguf = (architecture: string) => ({ ...usualGguf(architecture)
 /** GemmaForCausalLM (https://huggingface.co/docs/transformers/model_doc/gemma). */
 export const gemma = defineFamily({
   modelType: 'gemma',
+  models: 'Gemma',
   architecture: 'GemmaForCausalLM',
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],

@@ -25,6 +25,7 @@ const twoRopes = z
 /** Gemma3ForCausalLM: the text models of 270M and 1B (https://huggingface.co/docs/transformers/model_doc/gemma3). */
 export const gemma3 = defineFamily({
   modelType: 'gemma3_text',
+  models: 'Gemma 3 270M, 1B (text)',
   architecture: 'Gemma3ForCausalLM',
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],

@@ -8,6 +8,7 @@ const factor = z.number().positive().default(1);
 /** GraniteForCausalLM: Granite 3, Llama with four factors (https://huggingface.co/docs/transformers/model_doc/granite). */
 export const granite = defineFamily({
   modelType: 'granite',
+  models: 'Granite 3',
   architecture: 'GraniteForCausalLM',
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],

@@ -8,6 +8,7 @@ const tied = { tie_word_embeddings: true };
 /** LlamaForCausalLM: Llama 2 and 3.x, TinyLlama, SmolLM2 (https://huggingface.co/docs/transformers/model_doc/llama). */
 export const llama = defineFamily({
   modelType: 'llama',
+  models: 'Llama 2, 3.x, TinyLlama, SmolLM2',
   architecture: 'LlamaForCausalLM',
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],

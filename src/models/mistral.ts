@@ -11,6 +11,7 @@ const act = z.literal('silu').default('silu');
  */
 export const mistral = defineFamily({
   modelType: 'mistral',
+  models: 'Mistral 7B, Nemo, Small',
   architecture: 'MistralForCausalLM',
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],
@@ -25,6 +26,7 @@ export const mistral = defineFamily({
 /** Ministral3ForCausalLM's predecessor of 8B: as Mistral, with a window in some layers (`layer_types`). */
 export const ministral = defineFamily({
   modelType: 'ministral',
+  models: 'Ministral 8B',
   architecture: 'MinistralForCausalLM',
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],

@@ -8,6 +8,7 @@ const gguf = usualGguf('olmo2');
 /** Olmo2ForCausalLM, with norms behind attention and MLP instead of before them (https://huggingface.co/docs/transformers/model_doc/olmo2). */
 export const olmo2 = defineFamily({
   modelType: 'olmo2',
+  models: 'OLMo 2',
   architecture: 'Olmo2ForCausalLM',
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],

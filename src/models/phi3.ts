@@ -8,6 +8,7 @@ const gguf = usualGguf('phi3');
 /** Phi3ForCausalLM: Phi-3, 3.5 and 4, with fused projections (https://huggingface.co/docs/transformers/model_doc/phi3). */
 export const phi3 = defineFamily({
   modelType: 'phi3',
+  models: 'Phi-3, 3.5, 4',
   architecture: 'Phi3ForCausalLM',
   paths: usualPaths,
   defaultTargets: ['qkv_proj', 'o_proj'],

@@ -19,6 +19,7 @@ export function windowOf(c: z.output<z.ZodObject<typeof qwenWindow>>, index: num
 /** Qwen2ForCausalLM: Qwen 2 and 2.5, with biases of q, k and v (https://huggingface.co/docs/transformers/model_doc/qwen2). */
 export const qwen2 = defineFamily({
   modelType: 'qwen2',
+  models: 'Qwen 2, 2.5',
   architecture: 'Qwen2ForCausalLM',
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],

@@ -10,6 +10,7 @@ const gguf = usualGguf('qwen3');
 /** Qwen3ForCausalLM, with norms over each head of queries and keys (https://huggingface.co/docs/transformers/model_doc/qwen3). */
 export const qwen3 = defineFamily({
   modelType: 'qwen3',
+  models: 'Qwen 3',
   architecture: 'Qwen3ForCausalLM',
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],

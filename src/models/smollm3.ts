@@ -6,6 +6,7 @@ import { usualDecoder } from './usual.js';
 /** SmolLM3ForCausalLM, every fourth layer of which is told no positions (https://huggingface.co/docs/transformers/model_doc/smollm3). */
 export const smollm3 = defineFamily({
   modelType: 'smollm3',
+  models: 'SmolLM3',
   architecture: 'SmolLM3ForCausalLM',
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],

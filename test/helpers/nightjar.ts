@@ -15,6 +15,7 @@ type NightjarConfig = z.output<typeof NightjarConfig>;
 /** A family that nobody publishes: Llama's layers under names of its own, none of which another file of the house may know. */
 export const nightjar = defineFamily({
   modelType: 'nightjar',
+  models: 'none',
   architecture: 'NightjarForCausalLM',
   paths: { embedding: 'nest.words', layers: 'nest.floors', norm: 'nest.roof', head: 'song' },
   defaultTargets: ['ask', 'answer'],
