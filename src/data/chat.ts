@@ -3,7 +3,7 @@ import type { JsonValue } from '../util/json.js';
 import { type Encoding, encodeText } from './align.js';
 import type { ChatTemplate, Message, Rendering, Span } from './chat-template.js';
 import type { Tokenizer } from './tokenizer.js';
-import { findTurn, type Turn } from './turns.js';
+import { closingText, findTurn, type Turn } from './turns.js';
 
 /** Which ends of turns are supervised: those of trained turns, of all turns, of the last trained turn, none. */
 export type EndPolicy = 'turn' | 'all' | 'last' | 'none';
@@ -18,10 +18,20 @@ export interface SupervisionOptions {
   train_on_eos?: EndPolicy;
   /** The same for tokens that end a turn but not the text; default: as `train_on_eos`. */
   train_on_eot?: EndPolicy;
-  /** Tokens that end a turn though the tokenizer does not call them special. */
+  /**
+   * Tokens that end a turn though the tokenizer does not call them special, or though the template begins the next turn with them. Where
+   * the template does not close the last turn, the first of them is written behind it.
+   */
   eot_tokens?: readonly string[];
   /** A message's key, true or false, that overrides `roles_to_train`. */
   message_field_training?: string;
+}
+
+/** A conversation with the tools it may use; `place` is its row. */
+export interface Conversation {
+  messages: readonly Message[];
+  tools?: JsonValue;
+  place: string;
 }
 
 export interface Labelled {
@@ -43,7 +53,7 @@ export interface Draft {
 export function draftConversation(
   tokenizer: Tokenizer,
   template: ChatTemplate,
-  conversation: { messages: readonly Message[]; tools?: JsonValue; place: string },
+  conversation: Conversation,
   options: SupervisionOptions,
 ): Draft {
   const { messages, tools, place } = conversation;
@@ -53,7 +63,8 @@ export function draftConversation(
     const inputIds = [...encoding.ids];
     refuseDoubleBos(tokenizer, inputIds, place);
     if (options.train_on_inputs) return { inputIds, labels: [...inputIds] };
-    return labelTurns(tokenizer, inputIds, turns, encoding.ranges(turns.map(({ span }) => span)), options, place);
+    const ender = new Ender(tokenizer, template, conversation, options.eot_tokens);
+    return labelTurns(ender, inputIds, turns, encoding.ranges(turns.map(({ span }) => span)), options);
   };
   return { text: rendering.text, label };
 }
@@ -61,17 +72,30 @@ export function draftConversation(
 /** What of a conversation's text is to be trained: what the template declares as generated, or else the turns of the chosen roles. */
 function turnsToTrain(
   template: ChatTemplate,
-  { text, generated }: Rendering,
-  { messages, tools, place }: { messages: readonly Message[]; tools?: JsonValue; place: string },
+  { text, generated, misplaced }: Rendering,
+  { messages, tools, place }: Conversation,
   { roles_to_train: roles = ['assistant'], message_field_training: field }: SupervisionOptions,
-): Turn[] {
-  if (generated.length > 0 && field === undefined && roles.length === 1 && roles[0] === 'assistant')
-    return generated.map((span) => ({ span, whole: false }));
+): TrainedTurn[] {
+  if ((generated.length > 0 || misplaced) && field === undefined && roles.length === 1 && roles[0] === 'assistant') {
+    if (misplaced) throw misplacedError(place);
+    const index = messages.findIndex(({ role }) => role === 'assistant');
+    return generated.map((span) => ({ span, whole: false, index }));
+  }
   return messages.flatMap((message, index) => {
     const flag = field === undefined ? undefined : message[field];
     const chosen = typeof flag === 'boolean' ? flag : roles.includes(message.role);
-    return chosen ? [findTurn(template, text, messages, index, { tools, place })] : [];
+    return chosen ? [{ ...findTurn(template, text, messages, index, { tools, place }), index }] : [];
   });
+}
+
+function misplacedError(place: string): LowrankError {
+  return new LowrankError(
+    'a generation block stands in a macro or in a block of set, filter or call, so that its place in the text is not known',
+    {
+      place,
+      mend: 'move {% generation %} and {% endgeneration %} to where the text is printed, or remove them: the turns are found without',
+    },
+  );
 }
 
 /** The same at once, the text encoded by the tokenizer itself. */
@@ -80,23 +104,26 @@ export function labelConversation(...parameters: Parameters<typeof draftConversa
   return draft.label(encodeText(parameters[0], draft.text));
 }
 
+/** A turn with a message of its role. */
+type TrainedTurn = Turn & { index: number };
+
 /** Labels the tokens of the turns that are trained, which `ranges` says, and their terminators. */
 function labelTurns(
-  tokenizer: Tokenizer,
+  ender: Ender,
   inputIds: number[],
-  turns: readonly Turn[],
+  turns: readonly TrainedTurn[],
   ranges: readonly Span[],
   options: SupervisionOptions,
-  place: string,
 ): Labelled {
-  const isEnd = turnEnds(tokenizer, options.eot_tokens);
-  const ends = ranges.map((range, i) => findTerminator(tokenizer, inputIds, range, turns[i].whole, isEnd));
+  const ends = ranges.map((range, i) => ender.find(inputIds, range, turns[i].whole, turns[i].index));
+  ender.closeLast(inputIds, ranges, ends);
   const labels = new Array<number>(inputIds.length).fill(-100);
   ranges.forEach(([first, last], i) => {
-    // After the terminator of a turn comes what no model has to write, such as a line's end.
-    for (let t = first; t < (turns[i].whole && ends[i] >= 0 ? ends[i] : last); t++) labels[t] = inputIds[t];
+    // All up to the terminator is to be written, a line's end before it too; what follows it is not.
+    const stop = turns[i].whole && ends[i] >= 0 ? ends[i] : Math.max(last, ends[i]);
+    for (let t = first; t < stop; t++) labels[t] = inputIds[t];
   });
-  labelTerminators(tokenizer, { inputIds, labels }, ends, options, place);
+  labelTerminators(ender.tokenizer, { inputIds, labels }, ends, options, ender.conversation.place);
   return { inputIds, labels };
 }
 
@@ -108,37 +135,73 @@ export function refuseDoubleBos(tokenizer: Tokenizer, ids: readonly number[], pl
   throw new LowrankError('the text begins with two bos tokens', { place, mend });
 }
 
-/** Which tokens may end a turn: special ones and `eot_tokens`. */
-function turnEnds(tokenizer: Tokenizer, eotTokens: readonly string[] = []): (id: number) => boolean {
-  const named = eotTokens.map((token) => {
-    const id = tokenizer.tokenToId(token);
-    if (id !== undefined) return id;
-    throw new LowrankError(`${JSON.stringify(token)} is not one token of the vocabulary`, {
-      place: 'eot_tokens',
-      mend: 'name a token that is',
-    });
-  });
-  return (id) => tokenizer.isSpecial(id) || named.includes(id);
-}
+/** Finds the tokens that end turns: special ones, and those of `eot_tokens`. */
+class Ender {
+  /** The ids of `eot_tokens`. */
+  readonly named: readonly number[];
+  readonly tokenizer: Tokenizer;
+  private readonly template: ChatTemplate;
+  readonly conversation: Conversation;
+  private readonly closing = new Map<string, readonly number[] | undefined>();
 
-/**
- * The position of the token that ends a turn, or −1: the first special token of those that close the span (white space apart), or, where
- * the span is only the content, the special token that follows it.
- */
-function findTerminator(
-  tokenizer: Tokenizer,
-  ids: readonly number[],
-  [first, last]: Span,
-  whole: boolean,
-  isEnd: (id: number) => boolean,
-): number {
-  const isBlank = (id: number) => tokenizer.decode([id]).trim() === '';
-  let found = -1;
-  for (let t = last - 1; t >= first && (isEnd(ids[t]) || isBlank(ids[t])); t--) if (isEnd(ids[t])) found = t;
-  if (found >= 0 || whole) return found;
-  let next = last;
-  while (next < ids.length && !isEnd(ids[next]) && isBlank(ids[next])) next++;
-  return next < ids.length && isEnd(ids[next]) ? next : -1;
+  constructor(tokenizer: Tokenizer, template: ChatTemplate, conversation: Conversation, eotTokens: readonly string[] = []) {
+    this.tokenizer = tokenizer;
+    this.template = template;
+    this.conversation = conversation;
+    this.named = eotTokens.map((token) => {
+      const id = tokenizer.tokenToId(token);
+      if (id !== undefined) return id;
+      throw new LowrankError(`${JSON.stringify(token)} is not one token of the vocabulary`, {
+        place: 'eot_tokens',
+        mend: 'name a token that is',
+      });
+    });
+  }
+
+  private isEnd(id: number): boolean {
+    return this.tokenizer.isSpecial(id) || this.named.includes(id);
+  }
+
+  /** The tokens that end a turn of the role of `messages[index]` when nothing follows; undefined where the template does not show them. */
+  private closingEnds(index: number): readonly number[] | undefined {
+    const { messages, tools, place } = this.conversation;
+    const { role } = messages[index];
+    if (!this.closing.has(role)) {
+      const after = closingText(this.template, messages, index, { tools, place });
+      this.closing.set(role, after === undefined ? undefined : this.tokenizer.encode(after).filter((id) => this.isEnd(id)));
+    }
+    return this.closing.get(role);
+  }
+
+  /**
+   * The position of the token that ends the turn of `messages[index]`, or −1. Of those that close the span (white space apart) it is
+   * the first of what closes any turn of the role: special tokens before it belong to what was written, such as a tool call. Where
+   * the span is only the content, it is the token that follows, unless that begins the next turn.
+   */
+  find(ids: readonly number[], [first, last]: Span, whole: boolean, index: number): number {
+    const isBlank = (id: number) => this.tokenizer.decode([id]).trim() === '';
+    const found: number[] = [];
+    for (let t = last - 1; t >= first && (this.isEnd(ids[t]) || isBlank(ids[t])); t--) if (this.isEnd(ids[t])) found.push(t);
+    if (found.length > 1 || (found.length === 1 && 'tool_calls' in this.conversation.messages[index])) {
+      const count = this.closingEnds(index)?.length ?? found.length;
+      return found[Math.min(count, found.length) - 1] ?? -1;
+    }
+    if (found.length === 1 || whole) return found[0] ?? -1;
+    let next = last;
+    while (next < ids.length && !this.isEnd(ids[next]) && isBlank(ids[next])) next++;
+    if (next >= ids.length || !this.isEnd(ids[next])) return -1;
+    const expected = this.closingEnds(index);
+    return !expected || ids[next] === expected[0] || this.named.includes(ids[next]) ? next : -1;
+  }
+
+  /** Writes the first of `eot_tokens` behind a last turn that the template does not close. */
+  closeLast(ids: number[], ranges: readonly Span[], ends: number[]): void {
+    const last = ends.length - 1;
+    if (this.named.length === 0 || ends[last] !== -1) return;
+    if (this.tokenizer.decode(ids.slice(ranges[last][1])).trim() !== '') return;
+    ends[last] = ids.length;
+    ids.push(this.named[0]);
+  }
 }
 
 function labelTerminators(
@@ -155,10 +218,10 @@ function labelTerminators(
   }
   const missing = ends.indexOf(-1);
   if (missing >= 0) {
-    throw new LowrankError(`trained turn ${missing + 1} ends without a special token, so the model would not learn to stop`, {
+    throw new LowrankError(`trained turn ${missing + 1} ends without a special token of its own, so the model would not learn to stop`, {
       place,
-      expected: `a token such as ${tokenizer.specialTokens.eos_token ?? '<|im_end|>'} after the turn’s text`,
-      mend: 'use a chat template that writes one, name it in eot_tokens, or set train_on_eos: none',
+      expected: `a token such as ${tokenizer.specialTokens.eos_token ?? '<|im_end|>'} after the turn’s text, before the next turn begins`,
+      mend: 'use a chat template that closes turns, name the token that ends them in eot_tokens, or set train_on_eos: none',
     });
   }
   const policyOf = (id: number) => (id === tokenizer.eosTokenId ? onEos : onEot);

@@ -11,6 +11,8 @@ export interface TokenizerFiles {
   tokenizerConfig?: JsonObject;
   /** chat_template.jinja; without it, `chat_template` of tokenizer_config.json holds. */
   chatTemplate?: string;
+  /** additional_chat_templates/tool_use.jinja */
+  toolUseTemplate?: string;
 }
 
 /** What is used of the engine, whose own declarations TypeScript cannot resolve under `NodeNext`. */
@@ -53,6 +55,8 @@ export class Tokenizer {
   /** `bos_token`, `eos_token`, … → text: the variables that a chat template sees. */
   readonly specialTokens: Readonly<Record<string, string>>;
   readonly chatTemplate?: string;
+  /** The template that holds where a conversation has tools, if it is another. */
+  readonly toolUseTemplate?: string;
   /** What the tokenizer's post-processor puts before and after a text: usually [bos] and []. */
   readonly prefixIds: readonly number[];
   readonly suffixIds: readonly number[];
@@ -70,7 +74,7 @@ export class Tokenizer {
    */
   constructor(files: TokenizerFiles, { embeddingRows }: { embeddingRows?: number } = {}) {
     this.files = files;
-    const { tokenizerJson, tokenizerConfig = {}, chatTemplate } = files;
+    const { tokenizerJson, tokenizerConfig = {}, chatTemplate, toolUseTemplate } = files;
     const model = checkedModel(tokenizerJson);
     this.specialTokens = specialTokensOf(tokenizerConfig);
     try {
@@ -98,7 +102,10 @@ export class Tokenizer {
     this.unknownId = this.engine.model.unk_token_id;
     this.lacksByteFallback = model.type === 'Unigram' && model.byte_fallback === true;
     this.byteLevel = JSON.stringify(tokenizerJson.decoder ?? null).includes('"ByteLevel"');
-    this.chatTemplate = chatTemplate ?? templateOf(tokenizerConfig.chat_template);
+    // Files replace what tokenizer_config.json says, as in transformers.
+    const templates = chatTemplate === undefined && toolUseTemplate === undefined ? tokenizerConfig.chat_template : chatTemplate;
+    this.chatTemplate = templateOf(templates, 'default');
+    this.toolUseTemplate = toolUseTemplate ?? templateOf(templates, 'tool_use');
     [this.prefixIds, this.suffixIds] = this.surroundings();
   }
 
@@ -270,9 +277,9 @@ function specialTokensOf(config: JsonObject): Record<string, string> {
 }
 
 /** `chat_template` is a string, or a list of named ones of which "default" is for plain conversations. */
-function templateOf(value: JsonValue | undefined): string | undefined {
-  if (typeof value === 'string') return value;
+function templateOf(value: JsonValue | undefined, name: 'default' | 'tool_use'): string | undefined {
+  if (typeof value === 'string') return name === 'default' ? value : undefined;
   if (!Array.isArray(value)) return undefined;
-  const entry = value.find((item) => isObject(item) && item.name === 'default');
+  const entry = value.find((item) => isObject(item) && item.name === name);
   return isObject(entry) && typeof entry.template === 'string' ? entry.template : undefined;
 }

@@ -51,7 +51,24 @@ function assistantStart(
   return content()?.[0];
 }
 
-/** The characters of `text` that come from the content of one message, or undefined where replacing it changes more than that. */
+/**
+ * What the template writes behind the content of a turn of this message's role when nothing follows, such as "<|im_end|>\n"; undefined
+ * where that cannot be seen.
+ */
+export function closingText(
+  template: ChatTemplate,
+  messages: readonly Message[],
+  index: number,
+  options: RenderOptions,
+): string | undefined {
+  const around = surroundings(template, messages.slice(0, index + 1), index, {}, options);
+  return around?.after;
+}
+
+/**
+ * The characters of `text` that come from one message, or undefined where exchanging it changes more than that: all that the template
+ * writes of it, tool calls and reasoning too, or else its content.
+ */
 function findContent(
   template: ChatTemplate,
   text: string,
@@ -59,9 +76,28 @@ function findContent(
   index: number,
   options: RenderOptions,
 ): Span | undefined {
+  const others = Object.keys(messages[index]).some((key) => key !== 'role' && key !== 'content');
+  for (const rest of others ? [{}, messages[index]] : [{}]) {
+    const around = surroundings(template, messages, index, rest, options);
+    if (!around) continue;
+    const { before, after } = around;
+    const end = text.length - after.length;
+    if (before.length <= end && text.startsWith(before) && text.endsWith(after)) return [before.length, end];
+  }
+  return undefined;
+}
+
+/** The text before and after the content of `messages[index]`, whose other keys are `rest`, found by exchanging the content. */
+function surroundings(
+  template: ChatTemplate,
+  messages: readonly Message[],
+  index: number,
+  rest: Partial<Message>,
+  options: RenderOptions,
+): { before: string; after: string } | undefined {
   // Two words that begin and end differently.
   const [one, other] = ['first', 'second'].map((content) =>
-    attempt(() => template.render(messages.with(index, { ...messages[index], content }), options).text),
+    attempt(() => template.render(messages.with(index, { ...rest, role: messages[index].role, content }), options).text),
   );
   if (one === undefined || other === undefined || one === other) return undefined;
   const shorter = Math.min(one.length, other.length);
@@ -69,9 +105,7 @@ function findContent(
   while (before < shorter && one[before] === other[before]) before++;
   let after = 0;
   while (after < shorter - before && one.at(-1 - after) === other.at(-1 - after)) after++;
-  const end = text.length - after;
-  const unchanged = before <= end && text.startsWith(one.slice(0, before)) && text.endsWith(one.slice(one.length - after));
-  return unchanged ? [before, end] : undefined;
+  return { before: one.slice(0, before), after: one.slice(one.length - after) };
 }
 
 /** A template may refuse parts of a conversation that it accepts as a whole. */

@@ -38,6 +38,7 @@ export function ggufTokenizer(metadata: GgufMetadata): ModelSource['tokenizer'] 
     },
     tokenizerConfig: Object.fromEntries(Object.entries(names).filter(([, value]) => value !== undefined)) as JsonObject,
     chatTemplate: metadata.string('tokenizer.chat_template'),
+    toolUseTemplate: metadata.string('tokenizer.chat_template.tool_use'),
   };
 }
 

@@ -2,7 +2,7 @@ import { empty, type Tensor } from '../core/tensor.js';
 import { contractFile } from '../data/contract.js';
 import type { JsonObject, JsonValue } from '../util/json.js';
 import type { Folder } from './folder.js';
-import type { ModelTexts } from './model-source.js';
+import { type ModelTexts, toolUseFile } from './model-source.js';
 import type { TensorToWrite } from './safetensors.js';
 import { writeCheckpoint } from './safetensors-shards.js';
 
@@ -63,12 +63,13 @@ export async function writeModel(
   await writeJson(folder, 'config.json', { ...rest, dtype, ...quantization });
 }
 
-/** tokenizer.json, tokenizer_config.json and, where there is one, chat_template.jinja. */
+/** tokenizer.json, tokenizer_config.json and, where there are some, chat templates. */
 export async function writeTokenizer(folder: Folder, { tokenizer }: TextsToWrite): Promise<void> {
-  const { tokenizerJson, tokenizerConfig, chatTemplate } = tokenizer;
+  const { tokenizerJson, tokenizerConfig, chatTemplate, toolUseTemplate } = tokenizer;
   await folder.writeText('tokenizer.json', JSON.stringify(tokenizerJson));
   await writeJson(folder, 'tokenizer_config.json', tokenizerConfig ?? {});
   if (chatTemplate !== undefined) await folder.writeText('chat_template.jinja', chatTemplate);
+  if (toolUseTemplate !== undefined) await folder.writeText(toolUseFile, toolUseTemplate);
 }
 
 /** lowrank.json, where there is a contract. */

@@ -27,6 +27,9 @@ export interface ModelSource {
   readonly identity: string;
 }
 
+/** The template for conversations with tools, beside chat_template.jinja. */
+export const toolUseFile = 'additional_chat_templates/tool_use.jinja';
+
 /** The small files of a model in Hugging Face's layout, besides its weights. */
 export const modelFiles = [
   'config.json',
@@ -35,6 +38,7 @@ export const modelFiles = [
   'tokenizer_config.json',
   'special_tokens_map.json',
   'chat_template.jinja',
+  toolUseFile,
   contractFile,
 ];
 
@@ -43,7 +47,7 @@ export type ModelTexts = Pick<ModelSource, 'name' | 'config' | 'tokenizer' | 'ge
 
 /**
  * The small files of a model in Hugging Face's layout: config.json, tokenizer.json, and where they are there generation_config.json,
- * tokenizer_config.json, special_tokens_map.json, chat_template.jinja and lowrank.json.
+ * tokenizer_config.json, special_tokens_map.json, chat templates and lowrank.json.
  */
 export async function readModelTexts(files: NamedFiles): Promise<ModelTexts> {
   const config = await readModelConfig(files);
@@ -51,11 +55,17 @@ export async function readModelTexts(files: NamedFiles): Promise<ModelTexts> {
   if (!tokenizerJson) {
     throw missing(files, 'tokenizer.json', 'save the tokenizer with a current version of transformers, which writes this file');
   }
-  const { tokenizerConfig = {}, chatTemplate } = rest;
+  const { tokenizerConfig = {}, chatTemplate, toolUseTemplate } = rest;
   const generationConfig = await readJson(files, 'generation_config.json');
   const text = await readText(files, contractFile);
   const contract = text === undefined ? undefined : parseContract(text, `${files.name}/${contractFile}`);
-  return { name: files.name, config, tokenizer: { tokenizerJson, tokenizerConfig, chatTemplate }, generationConfig, contract };
+  return {
+    name: files.name,
+    config,
+    tokenizer: { tokenizerJson, tokenizerConfig, chatTemplate, toolUseTemplate },
+    generationConfig,
+    contract,
+  };
 }
 
 /** config.json alone, which is enough to plan with. */
@@ -73,6 +83,7 @@ export async function readTokenizerFiles(files: NamedFiles): Promise<Partial<Tok
     tokenizerJson: await readJson(files, 'tokenizer.json'),
     tokenizerConfig: map || config ? { ...map, ...config } : undefined,
     chatTemplate: await readText(files, 'chat_template.jinja'),
+    toolUseTemplate: await readText(files, toolUseFile),
   };
 }
 

@@ -40,12 +40,15 @@ export function openTextCodec(
   const tokenizer = new Tokenizer(chosen, { embeddingRows: typeof rows === 'number' ? rows : undefined });
   const text = jinja ?? contract?.chat_template ?? tokenizer.chatTemplate;
   const time = clock ?? contract?.clock ?? clockText(new Date());
-  const template =
-    text === undefined ? undefined : new ChatTemplate(text, { specialTokens: tokenizer.specialTokens, clock: () => new Date(time) });
+  // The template for tools belongs to the one that it stands beside.
+  const own = text === tokenizer.chatTemplate;
+  const toolUse = own ? tokenizer.toolUseTemplate : undefined;
+  const { specialTokens } = tokenizer;
+  const template = text === undefined ? undefined : new ChatTemplate(text, { toolUse, specialTokens, clock: () => new Date(time) });
   return {
     tokenizer,
     template,
-    files: text === tokenizer.chatTemplate ? chosen : { ...chosen, chatTemplate: text },
+    files: own ? chosen : { ...chosen, chatTemplate: text, toolUseTemplate: undefined },
     jinja: text,
     clock: time,
     contract: contract ?? undefined,
@@ -56,12 +59,14 @@ export function openTextCodec(
 /** The tokenizer's files, each from beside the adapter where it is there, and else the model's. */
 function filesOf(
   { tokenizer: base }: ModelTexts,
-  { tokenizerJson, tokenizerConfig, chatTemplate }: Partial<TokenizerFiles> = {},
+  { tokenizerJson, tokenizerConfig, chatTemplate, toolUseTemplate }: Partial<TokenizerFiles> = {},
 ): TokenizerFiles {
+  // A template in the adapter's tokenizer_config.json is newer than the model's chat_template.jinja.
+  const templates = chatTemplate === undefined && tokenizerConfig?.chat_template === undefined ? base : { chatTemplate, toolUseTemplate };
   return {
     tokenizerJson: tokenizerJson ?? base.tokenizerJson,
     tokenizerConfig: tokenizerConfig ?? base.tokenizerConfig,
-    // A template in the adapter's tokenizer_config.json is newer than the model's chat_template.jinja.
-    chatTemplate: chatTemplate ?? (tokenizerConfig?.chat_template === undefined ? base.chatTemplate : undefined),
+    chatTemplate: templates.chatTemplate,
+    toolUseTemplate: templates.toolUseTemplate,
   };
 }

@@ -82,11 +82,15 @@ class AdapterTuning implements Tuning {
   }
 
   saveResult(folder: Folder, more: (inner: Folder) => Promise<void>): Promise<void> {
-    return folder.publish('adapter_config.json', /^(adapter_model\.safetensors|chat_template\.jinja)$/, async (inner) => {
-      await this.saveCheckpoint(inner);
-      await writeTokenizer(inner, this.texts);
-      await more(inner);
-    });
+    return folder.publish(
+      'adapter_config.json',
+      /^(adapter_model\.safetensors|chat_template\.jinja|additional_chat_templates)$/,
+      async (inner) => {
+        await this.saveCheckpoint(inner);
+        await writeTokenizer(inner, this.texts);
+        await more(inner);
+      },
+    );
   }
 
   card(figures: CardFigures): string {
@@ -98,7 +102,7 @@ const weightsFile = 'model.safetensors';
 
 /** Results that would be read instead of a model, or with it. */
 const otherResults =
-  /^(adapter_(model\.safetensors|config\.json)|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|chat_template\.jinja)$/;
+  /^(adapter_(model\.safetensors|config\.json)|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|chat_template\.jinja|additional_chat_templates)$/;
 
 class FullTuning implements Tuning {
   readonly kind = 'model';
