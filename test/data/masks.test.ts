@@ -1,0 +1,101 @@
+import { describe, expect, test } from 'vitest';
+import type { Message } from '../../src/data/chat-template.js';
+import type { DatasetOptions } from '../../src/data/formats.js';
+import { prepareExamples } from '../../src/data/prepare.js';
+import { previewSequence } from '../../src/data/preview.js';
+import { chatml, chatTemplate } from './golden.js';
+
+/** The text of a conversation with what is supervised in double brackets. */
+async function preview(source: string, messages: Message[], dataset: DatasetOptions = {}): Promise<string> {
+  const template = chatTemplate(source, chatml);
+  const { examples } = await prepareExamples([{ value: { messages }, place: 'row' }], chatml, template, { sequence_len: 512, dataset });
+  return previewSequence(chatml, examples[0].sequences[0], (text, on) => (on ? `[[${text}]]` : text));
+}
+
+const user = (content: string): Message => ({ role: 'user', content });
+const assistant = (content: string, more: Omit<Message, 'role'> = {}): Message => ({ role: 'assistant', content, ...more });
+const call = { tool_calls: [{ type: 'function', function: { name: 'weather', arguments: { city: 'Ulm' } } }] };
+
+/** Chatml with a line's end before each turn's end; thinking stays in the last turn only, as in Qwen3. */
+const thinking = `{%- for m in messages %}
+{{- '<|im_start|>' + m.role + '\\n' }}
+{%- if m.role == 'assistant' and m.reasoning_content and loop.last %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}
+{{- m.content or '' }}
+{%- for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + '</call>' }}{% endfor %}
+{{- '\\n<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
+
+describe('the line’s end before a turn’s end is supervised in every turn', () => {
+  test('of a template that renders earlier turns otherwise than last ones', async () => {
+    const messages = [user('U1'), assistant('A1', { reasoning_content: 'R1' }), user('U2'), assistant('A2', { reasoning_content: 'R2' })];
+    expect(await preview(thinking, messages)).toBe(
+      '<|im_start|>user\nU1\n<|im_end|>\n<|im_start|>assistant\n[[A1\n<|im_end|>]]\n' +
+        '<|im_start|>user\nU2\n<|im_end|>\n<|im_start|>assistant\n[[<think>R2</think>A2\n<|im_end|>]]\n',
+    );
+  });
+
+  test('of generation tags around the content alone', async () => {
+    const source = `{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '\\n<|im_end|>\\n' }}{% endfor %}`;
+    expect(await preview(source, [user('U1'), assistant('A1'), user('U2'), assistant('A2')])).toBe(
+      '<|im_start|>user\nU1\n<|im_end|>\n<|im_start|>assistant\n[[A1\n<|im_end|>]]\n' +
+        '<|im_start|>user\nU2\n<|im_end|>\n<|im_start|>assistant\n[[A2\n<|im_end|>]]\n',
+    );
+  });
+});
+
+test('a tool call of an earlier turn that is rendered otherwise is supervised whole, and what the tool answered is not', async () => {
+  const messages = [
+    user('U1'),
+    assistant('A1', { reasoning_content: 'R1', ...call }),
+    { role: 'tool', content: 'T1' },
+    assistant('A2'),
+    user('U2'),
+    assistant('A3'),
+  ];
+  expect(await preview(thinking, messages)).toBe(
+    '<|im_start|>user\nU1\n<|im_end|>\n<|im_start|>assistant\n[[A1<call>weather</call>\n<|im_end|>]]\n<|im_start|>tool\nT1\n<|im_end|>\n' +
+      '<|im_start|>assistant\n[[A2\n<|im_end|>]]\n<|im_start|>user\nU2\n<|im_end|>\n<|im_start|>assistant\n[[A3\n<|im_end|>]]\n',
+  );
+});
+
+test('special tokens around a tool call do not end the turn that the eos token ends', async () => {
+  const source = `{% for m in messages %}{{ m.role + ': ' + (m.content or '') }}{% for c in m.tool_calls or [] %}{{ '<start_of_turn>' + c.function.name + '<end_of_turn>' }}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}`;
+  const messages = [user('U1'), assistant('', call), { role: 'tool', content: 'T1' }, assistant('A2')];
+  expect(await preview(source, messages)).toBe(
+    'user: U1<|im_end|>\nassistant: [[<start_of_turn>weather<end_of_turn><|im_end|>]]\ntool: T1<|im_end|>\nassistant: [[A2<|im_end|>]]\n',
+  );
+});
+
+describe('templates that close no turn', () => {
+  const open = `{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
+  const tagged = open.replace(
+    '+ m.content +',
+    "}}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{",
+  );
+  const messages = [user('U1'), assistant('A1'), user('U2')];
+
+  test.each([
+    ['whose turns are found', open],
+    ['whose turns are tagged', tagged],
+  ])('%s: the beginning of the next turn is no end', async (_, source) => {
+    await expect(preview(source, messages)).rejects.toThrow(/trained turn 1 ends without a special token of its own[\s\S]*eot_tokens/);
+  });
+
+  test('that write an end behind the last turn only', async () => {
+    const source = open.replace('{% endfor %}', "{% if loop.last %}{{ '<|im_end|>' }}{% endif %}{% endfor %}");
+    await expect(preview(source, [...messages, assistant('A2')])).rejects.toThrow(/trained turn 1 ends without/);
+  });
+
+  test('eot_tokens names what begins the next turn as the end, and closes the last turn', async () => {
+    const dataset = { eot_tokens: ['<|im_start|>'] };
+    expect(await preview(tagged, [...messages, assistant('A2')], dataset)).toBe(
+      '<|im_start|>user\nU1\n<|im_start|>assistant\n[[A1\n<|im_start|>]]user\nU2\n<|im_start|>assistant\n[[A2\n<|im_start|>]]',
+    );
+  });
+});
+
+test('a generation block in a macro is refused, since its place is not known', async () => {
+  const source = `{% macro answer(m) %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endmacro %}{% for m in messages %}{{ answer(m) }}{% endfor %}`;
+  await expect(preview(source, [user('U1'), assistant('A1')])).rejects.toThrow(/generation block stands in a macro/);
+});
