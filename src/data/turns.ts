@@ -12,26 +12,29 @@ export interface Turn {
  * Finds the turn `messages[index]` in `text`, the rendering of all messages, by rendering parts of the conversation.
  *
  * An assistant's turn is what follows the generation prompt, up to where the conversation that ends with it ends. Where the template
- * renders a turn differently when more turns follow, and for other roles, the content is found by exchanging it for others and
+ * renders a turn differently when more turns follow, and for other roles, the text is found by exchanging the message for others and
  * seeing what changes. Throws where neither is exact.
  */
 export function findTurn(template: ChatTemplate, text: string, messages: readonly Message[], index: number, options: RenderOptions): Turn {
-  const content = () => findContent(template, text, messages, index, options);
-  if (messages[index].role === 'assistant') {
+  const { role } = messages[index];
+  let found: { span?: Span } | undefined;
+  const content = (): Span | undefined => (found ??= { span: findContent(template, text, messages, index, options) }).span;
+  if (role === 'assistant') {
     const start = assistantStart(template, text, messages.slice(0, index), options, content);
     const upToEnd = index + 1 === messages.length ? text : attempt(() => template.render(messages.slice(0, index + 1), options).text);
-    if (start !== undefined && upToEnd !== undefined && text.startsWith(upToEnd)) return { span: [start, upToEnd.length], whole: true };
-    const end = content()?.[1];
-    if (start !== undefined && end !== undefined) return { span: [start, end], whole: false };
+    if (start !== undefined && upToEnd !== undefined && text.startsWith(upToEnd)) {
+      return { span: [start, upToEnd.length], whole: true };
+    }
+    const end = content()?.[1] ?? (upToEnd === undefined ? undefined : sharedEnd(template, text, messages, index, upToEnd, options));
+    if (start !== undefined && end !== undefined && start <= end) return { span: [start, end], whole: false };
   }
   const span = content();
   if (span) return { span, whole: false };
-  throw new LowrankError(`the chat template renders turn ${index + 1} (${messages[index].role}) so that its text cannot be located`, {
+  throw new LowrankError(`the chat template renders turn ${index + 1} (${role}) so that its text cannot be located`, {
     place: options.place,
     mend: 'put {% generation %} and {% endgeneration %} around the assistant’s text in the template',
   });
 }
-
 /** Where the assistant begins to write: after the generation prompt. A template without one may put a role's name before the text. */
 function assistantStart(
   template: ChatTemplate,
@@ -40,15 +43,43 @@ function assistantStart(
   options: RenderOptions,
   content: () => Span | undefined,
 ): number | undefined {
+  if (before.length === 0) return content()?.[0];
   const [prompt, plain] = [true, false].map((addGenerationPrompt) =>
     attempt(() => template.render(before, { ...options, addGenerationPrompt }).text),
   );
-  if (before.length > 0 && prompt !== undefined && text.startsWith(prompt)) {
+  if (prompt !== undefined && text.startsWith(prompt)) {
     if (prompt !== plain) return prompt.length;
     const start = content()?.[0];
     return start === undefined || text.slice(prompt.length, start).trim() === '' ? prompt.length : start;
   }
-  return content()?.[0];
+  if (prompt === undefined || plain === undefined || !text.startsWith(plain)) return content()?.[0];
+  // The prompt goes on otherwise than the turn, such as with an empty thought: the turn begins behind the last whole word that both have.
+  let shared = commonLength(prompt, text);
+  while (shared > plain.length && !/[\s>\]]/.test(text[shared - 1])) shared--;
+  return shared > plain.length ? shared : content()?.[0];
+}
+
+/**
+ * Where the turn ends that the template goes on with what follows instead of closing it, such as the result of a tool: there the whole text and
+ * the conversation that ends with the turn part, and nothing but the turn's close may be left of the latter.
+ */
+function sharedEnd(
+  template: ChatTemplate,
+  text: string,
+  messages: readonly Message[],
+  index: number,
+  upToEnd: string,
+  options: RenderOptions,
+): number | undefined {
+  const shared = commonLength(text, upToEnd);
+  return closingText(template, messages, index, options)?.endsWith(upToEnd.slice(shared)) ? shared : undefined;
+}
+
+function commonLength(a: string, b: string): number {
+  const shorter = Math.min(a.length, b.length);
+  let length = 0;
+  while (length < shorter && a[length] === b[length]) length++;
+  return length;
 }
 
 /**
@@ -82,9 +113,26 @@ function findContent(
     if (!around) continue;
     const { before, after } = around;
     const end = text.length - after.length;
-    if (before.length <= end && text.startsWith(before) && text.endsWith(after)) return [before.length, end];
+    if (before.length > end || !text.startsWith(before) || !text.endsWith(after)) continue;
+    return isOwn(template, text, messages, index, end, options) ? [before.length, end] : undefined;
   }
   return undefined;
+}
+
+/** Whether the text up to the end of a turn says nothing of what later messages hold: a template may put a tool's result into the turn that called it. */
+function isOwn(
+  template: ChatTemplate,
+  text: string,
+  messages: readonly Message[],
+  index: number,
+  end: number,
+  options: RenderOptions,
+): boolean {
+  const others = messages.map((message, i) =>
+    i > index && typeof message.content === 'string' ? { ...message, content: 'other' } : message,
+  );
+  const changed = index + 1 === messages.length ? text : attempt(() => template.render(others, options).text);
+  return changed === undefined || changed.startsWith(text.slice(0, end));
 }
 
 /** The text before and after the content of `messages[index]`, whose other keys are `rest`, found by exchanging the content. */
@@ -101,8 +149,7 @@ function surroundings(
   );
   if (one === undefined || other === undefined || one === other) return undefined;
   const shorter = Math.min(one.length, other.length);
-  let before = 0;
-  while (before < shorter && one[before] === other[before]) before++;
+  const before = commonLength(one, other);
   let after = 0;
   while (after < shorter - before && one.at(-1 - after) === other.at(-1 - after)) after++;
   return { before: one.slice(0, before), after: one.slice(one.length - after) };

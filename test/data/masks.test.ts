@@ -99,3 +99,30 @@ test('a generation block in a macro is refused, since its place is not known', a
   const source = `{% macro answer(m) %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endmacro %}{% for m in messages %}{{ answer(m) }}{% endfor %}`;
   await expect(preview(source, [user('U1'), assistant('A1')])).rejects.toThrow(/generation block stands in a macro/);
 });
+
+/** A template that puts what tools answered into the turn that called them, before its content, as Gemma 4 does. */
+const inside = `{% for m in messages if m.role != 'tool' %}{{ '<|im_start|>' + m.role + '\\n' }}{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + '</call>' }}{% endfor %}
+{%- if m.tool_calls and not loop.last %}{% for t in messages if t.role == 'tool' %}{{ '<start_of_turn>' + t.content + '<end_of_turn>' }}{% endfor %}{% endif %}
+{{- m.content or '' }}{% if not m.tool_calls or loop.last %}{{ '<|im_end|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
+
+describe('what a tool answered inside of the turn that called it', () => {
+  const conversation = (content: string) => [user('U1'), assistant(content, call), { role: 'tool', content: 'T1' }, assistant('A2')];
+
+  test('is not supervised; eot_tokens names what ends the call', async () => {
+    const text = await preview(inside, conversation(''), { eot_tokens: ['<start_of_turn>'] });
+    expect(text).toBe(
+      '<|im_start|>user\nU1<|im_end|><|im_start|>assistant\n[[<call>weather</call><start_of_turn>]]T1<end_of_turn><|im_start|>assistant\n[[A2<|im_end|>]]',
+    );
+  });
+
+  test('makes a turn that goes on behind it impossible to locate', async () => {
+    await expect(preview(inside, conversation('A1'))).rejects.toThrow(/renders turn 2 \(assistant\) so that its text cannot be located/);
+  });
+});
+
+test('a generation prompt that goes on otherwise than the turn: all that the turn writes is supervised', async () => {
+  const source = `${thinking.replace(' and loop.last', '').replace("{{ '<think>' +", "{{ '<think>\\n' +")}{% if add_generation_prompt %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}`;
+  expect(await preview(source, [user('U1'), assistant('A1', { reasoning_content: 'R1' })])).toBe(
+    '<|im_start|>user\nU1\n<|im_end|>\n<|im_start|>assistant\n<think>\n[[R1</think>A1\n<|im_end|>]]\n',
+  );
+});
