@@ -76,10 +76,12 @@ export class ChatTemplate {
     this.toolUse = toolUse === undefined ? this.plain : parse(toolUse, 'chat template tool_use');
   }
 
+  /** A template out of what `portable` gave, with the clock stopped at its time. */
   static from({ source, now, ...options }: PortableTemplate): ChatTemplate {
     return new ChatTemplate(source, { ...options, clock: () => new Date(now) });
   }
 
+  /** All that another thread needs to render alike. */
   portable(): PortableTemplate {
     return { ...this.sources, specialTokens: this.specialTokens, now: this.clock().getTime() };
   }

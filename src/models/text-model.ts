@@ -19,6 +19,7 @@ export interface TextModel extends TextCodec {
   model: CausalLM;
 }
 
+/** What stands in for the texts of a model’s own folder. */
 export interface CodecOptions {
   /** Replaces the model's template. */
   jinja?: string;

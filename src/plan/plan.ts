@@ -174,6 +174,7 @@ async function workOf(
   };
 }
 
+/** What training a model takes by each method, with a recommendation. Sizes in bytes. */
 export interface Plan {
   model: string;
   parameters: number;
