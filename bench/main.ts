@@ -1,12 +1,13 @@
 /**
  * `npm run bench -- SUITE … [--isa SET] [--json] [--only TEXT]`: measures ours beside the peer with the same instructions, taking turns on this
  * machine, and writes bench/results/SUITE.SET.json and the README's tables. Exits 1 where a figure falls short of its goal. Suites: gemm, lora, memory,
- * length, qlora, decode, scale, plan, quality.
+ * length, qlora, decode, scale, plan, quality, data.
  */
 import { parseArgs } from 'node:util';
 import { cpuInstructionSets } from '#lowrank/backends/cpu/index.js';
 import { messageOf } from '#lowrank/util/errors.js';
 import { preparePeers } from '../tools/golden/venv.js';
+import { dataSuite } from './data.js';
 import { decodeSuite } from './decode.js';
 import { gemmSuite } from './gemm.js';
 import { holdTo } from './instructions.js';
@@ -20,7 +21,7 @@ import { updateReadme } from './readme.js';
 import { scaleSuite } from './scale.js';
 import type { Bench, Row } from './suite.js';
 
-const suites = ['gemm', 'lora', 'memory', 'length', 'qlora', 'decode', 'scale', 'plan', 'quality'];
+const suites = ['gemm', 'lora', 'memory', 'length', 'qlora', 'decode', 'scale', 'plan', 'quality', 'data'];
 const usage = () => `usage: npm run bench -- SUITE … [--isa SET] [--json] [--only TEXT]
   SUITE         ${suites.join(', ')}
   --isa SET     the instruction set of both sides: ${cpuInstructionSets().join(', ')} on this machine (default: the last)
@@ -104,6 +105,7 @@ if (wanted.includes('decode')) results.decode = await decodeSuite(bench);
 if (wanted.includes('scale')) results.scale = await scaleSuite(bench);
 if (wanted.includes('plan')) results.plan = await planSuite(bench);
 if (wanted.includes('quality')) results.quality = await qualitySuite(bench);
+if (wanted.includes('data')) results.data = await dataSuite(bench);
 for (const [suite, rows] of Object.entries(results)) {
   print(suite, rows);
   if (only === undefined) writeResults(`${suite}.${instructions.name}`, { machine: described, rows });
