@@ -13,6 +13,8 @@ const source = join(root, 'src');
 
 /** Where `node:*` may be imported: files, and folders with a slash. */
 const nodePlaces = ['backends/cpu/', 'io/node.ts', 'io/node/', 'runs/node.ts', 'cli/'];
+/** Packages that exist in Node alone, which are held to the same places. */
+const nodePackages = ['tokenizers'];
 const entries = ['index.ts', 'browser.ts'];
 /** May print: lines that the environment variable DEBUG asks for. */
 const printers = ['util/debug.ts'];
@@ -52,8 +54,8 @@ function objection(file: string, target: string): string | undefined {
 function violations(file: string): string[] {
   const text = readFileSync(join(source, file), 'utf8');
   return ts.preProcessFile(text).importedFiles.flatMap(({ fileName, pos }) => {
-    const node =
-      fileName.startsWith('node:') && !nodePlaces.some((place) => file === place || (place.endsWith('/') && file.startsWith(place)));
+    const ofNode = fileName.startsWith('node:') || nodePackages.includes(fileName);
+    const node = ofNode && !nodePlaces.some((place) => file === place || (place.endsWith('/') && file.startsWith(place)));
     const target = fileName.startsWith('.') ? relative(source, join(source, dirname(file), fileName)) : undefined;
     const problem = node ? `imports ${fileName}` : target && objection(file, target);
     return problem ? [`src/${file}:${text.slice(0, pos).split('\n').length}: ${problem}`] : [];
