@@ -4,8 +4,8 @@ import { createInterface } from 'node:readline';
 type Answer = Record<string, unknown>;
 
 /**
- * A process that is measured: it reads one JSON request per line and answers each with one JSON line. Several live at the same time and take
- * turns, so that whatever the machine does besides falls on all of them alike.
+ * A process that is measured: it reads one JSON request per line and answers each with one JSON line. Several live at the same time and
+ * take turns, so that whatever the machine does besides falls on all of them alike.
  */
 export class Contender {
   readonly name: string;

@@ -1,7 +1,7 @@
 /**
- * The suite `decode`: greedy generation, one sequence with its cache, of ours over bf16 and NF4 and of llama.cpp over the same weights in BF16. All
- * live at once and take turns, one answer each; a figure is the median. A token reads all weights once, so the memory's bandwidth,
- * measured in the same run, bounds it: `share` is what of it the weights' bytes use.
+ * The suite `decode`: greedy generation, one sequence with its cache, of ours over bf16 and NF4 and of llama.cpp over the same weights in
+ * BF16. All live at once and take turns, one answer each; a figure is the median. A token reads all weights once, so the memory's
+ * bandwidth, measured in the same run, bounds it: `share` is what of it the weights' bytes use.
  */
 import { availableParallelism } from 'node:os';
 import { Contender, median } from './contender.js';

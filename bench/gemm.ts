@@ -1,8 +1,9 @@
 /**
- * The suite `gemm`: single matrix products of ours beside PyTorch's (oneDNN, MKL), taking turns. Where the instruction set has no products of bf16,
- * PyTorch's fastest, in f32, stand beside ours in bf16 too (bench/instructions.ts).
+ * The suite `gemm`: single matrix products of ours beside PyTorch's (oneDNN, MKL), taking turns. Where the instruction set has no products
+ * of bf16, PyTorch's fastest, in f32, stand beside ours in bf16 too (bench/instructions.ts).
  */
 import { availableParallelism } from 'node:os';
+import { type Shaped, workOf } from '#lowrank/core/ops.work.js';
 import { Contender, median } from './contender.js';
 import { type Bench, judged, ours, peer, type Row, round } from './suite.js';
 
@@ -13,6 +14,17 @@ export interface Product {
   k: number;
   n: number;
   dtype: 'bf16' | 'fp32';
+}
+
+/** The call of `matmul` that computes a product. */
+export function callOf({ form, m, k, n, dtype }: Product) {
+  const operand = (...shape: number[]): Shaped => ({ dtype: dtype === 'bf16' ? 'bf16' : 'f32', shape });
+  return {
+    a: form === 'TN' ? operand(k, m) : operand(m, k),
+    b: form === 'NT' ? operand(n, k) : operand(k, n),
+    out: operand(m, n),
+    attributes: { transposeA: form === 'TN', transposeB: form === 'NT', alpha: 1, accumulate: false },
+  };
 }
 
 /** [tokens, inputs, outputs] of linear layers. */
@@ -60,7 +72,8 @@ export async function gemmSuite(bench: Bench): Promise<Row[]> {
 }
 
 async function measure(name: string, product: Product, contenders: readonly Contender[], goal: Row['goal'], bench: Bench): Promise<Row> {
-  const work = (2 * product.m * product.k * product.n) / 1e9;
+  const { a, b, out, attributes } = callOf(product);
+  const work = workOf('matmul', { a, b }, { out }, attributes).flops / 1e9;
   const peaks = { bf16: bench.peaks.bf16, fp32: bench.peaks.f32 };
   // About a tenth of a second each time.
   const repeat = Math.ceil((0.1 * 0.7 * peaks[product.dtype]) / work);

@@ -1,6 +1,6 @@
 /**
- * The suite `length`: one sequence of growing length at the 135M shape. Peak memory should grow as a line in the length, and a token's time by
- * no more than attention's share of it explains: that share is taken from the ops' own times at the shortest length and grows with the
+ * The suite `length`: one sequence of growing length at the 135M shape. Peak memory should grow as a line in the length, and a token's time
+ * by no more than attention's share of it explains: that share is taken from the ops' own times at the shortest length and grows with the
  * length. PEFT's figures stand beside them.
  */
 import { median } from './contender.js';

@@ -15,7 +15,10 @@ const packages: Readonly<Record<string, string>> = {
   'win32-x64': '@node-llama-cpp/win-x64',
 };
 
-/** The folder of the installation that `instructions` allows, made where it is missing; undefined where there is no package for this machine. */
+/**
+ * The folder of the installation that `instructions` allows, made where it is missing; undefined where there is no package for this
+ * machine.
+ */
 export function prepareLlama({ name, llama: allowed }: Instructions): string | undefined {
   const binaries = packages[`${process.platform}-${process.arch}`];
   if (!binaries) return undefined;

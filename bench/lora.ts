@@ -2,8 +2,8 @@
  * The suites `lora` and `memory`: LoRA steps (r 16 on all linear layers, AdamW) of ours, of PyTorch + PEFT as its users run it, and of the
  * same under torch.compile. All live at once and take turns, one step each; a figure is the median.
  *
- * Where the instruction set has products of bf16, both sides run in the case's dtype. Where it has not, PEFT runs in fp32, its faster mode there
- * (bench/instructions.ts), ours in both, of which the faster counts, or at like speed the smaller.
+ * Where the instruction set has products of bf16, both sides run in the case's dtype. Where it has not, PEFT runs in fp32, its faster mode
+ * there (bench/instructions.ts), ours in both, of which the faster counts, or at like speed the smaller.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -16,7 +16,7 @@ import { openTextCodec } from '#lowrank/models/text-model.js';
 import { prepareData } from '#lowrank/runs/data.js';
 import { readRecipe } from '#lowrank/runs/node.js';
 import { Contender, median } from './contender.js';
-import { type Run, shapes, storedAs, syntheticModel, workOf } from './shapes.js';
+import { type Run, shapes, stepWork, storedAs, syntheticModel } from './shapes.js';
 import { type Bench, judged, ours, peer, type Row, root, round } from './suite.js';
 
 interface Case {
@@ -152,7 +152,7 @@ async function measure(wanted: Case, bench: Bench, speed: boolean): Promise<{ lo
     others.flatMap((mode) => Object.entries(figures(mode)).map(([key, value]) => [`${mode.dtype}_${key}`, value])),
   );
   const peak = mine.dtype === 'bf16' ? bench.peaks.bf16 : bench.peaks.f32;
-  const share: Record<string, number> = run.data ? {} : { share: round(workOf(run) / mine.seconds / peak) };
+  const share: Record<string, number> = run.data ? {} : { share: round((await stepWork(run)) / mine.seconds / peak) };
   const dtypes = bench.instructions.bf16 ? {} : { dtypes: { ours: mine.dtype, peer: peft[0].dtype } };
   const names = ['PEFT', 'PEFT compiled'];
   const goals: Row['goal'][] = [

@@ -18,8 +18,8 @@ export function machine(): Record<string, string | number> {
 }
 
 /**
- * The instruction set in use, and what its registers reach with all threads, in GFLOP/s: the best of short runs over some seconds, as a core that
- * another tenant shares has half of it for as long.
+ * The instruction set in use, and what its registers reach with all threads, in GFLOP/s: the best of short runs over some seconds, as a
+ * core that another tenant shares has half of it for as long.
  */
 export async function measurePeaks(): Promise<{ instructionSet: string; bf16: number; f32: number }> {
   const backend = await openCpuBackend();
@@ -34,8 +34,8 @@ export async function measurePeaks(): Promise<{ instructionSet: string; bf16: nu
 }
 
 /**
- * Bytes per second that all threads together read out of memory: a sum over 1 GiB of f32 in huge pages, the best of five. It reads as fast as a loop of
- * vector loads and additions written for this alone, and needs no compiler.
+ * Bytes per second that all threads together read out of memory: a sum over 1 GiB of f32 in huge pages, the best of five. It reads as fast
+ * as a loop of vector loads and additions written for this alone, and needs no compiler.
  */
 export async function measureBandwidth(): Promise<number> {
   const backend = await openCpuBackend();

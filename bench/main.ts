@@ -1,7 +1,7 @@
 /**
- * `npm run bench -- SUITE … [--isa SET] [--json] [--only TEXT]`: measures ours beside the peer with the same instructions, taking turns on this
- * machine, and writes bench/results/SUITE.SET.json and the README's tables. Exits 1 where a figure falls short of its goal. Suites: gemm, lora, memory,
- * length, qlora, decode, scale, plan, quality, data.
+ * `npm run bench -- SUITE … [--isa SET] [--json] [--only TEXT]`: measures ours beside the peer with the same instructions, taking turns on
+ * this machine, and writes bench/results/SUITE.SET.json and the README's tables. Exits 1 where a figure falls short of its goal. Suites:
+ * gemm, lora, memory, length, qlora, decode, scale, plan, quality, data.
  */
 import { parseArgs } from 'node:util';
 import { cpuInstructionSets } from '#lowrank/backends/cpu/index.js';

@@ -1,10 +1,10 @@
 /**
  * The suite `qlora`: QLoRA steps (NF4 with double quantisation, r 16 on all linear layers, AdamW) of ours, our own bf16 LoRA, and PEFT with
- * bitsandbytes. All load the same weights, live at once and take turns, one step each; a figure is the median. Where the instruction set has
- * no products of bf16, bitsandbytes computes in fp32, its faster mode there.
+ * bitsandbytes. All load the same weights, live at once and take turns, one step each; a figure is the median. Where the instruction set
+ * has no products of bf16, bitsandbytes computes in fp32, its faster mode there.
  */
 import { alternate, contendersOf, type Measured } from './lora.js';
-import { type Run, workOf } from './shapes.js';
+import { type Run, stepWork } from './shapes.js';
 import { type Bench, judged, type Row, round } from './suite.js';
 
 const rounds = 5;
@@ -32,7 +32,7 @@ export async function qloraSuite(bench: Bench): Promise<Row[]> {
       step_seconds: round(seconds),
       peak_rss_gb: round(peakGb),
     });
-    const share = round(workOf(run) / qlora.seconds / bench.peaks.bf16);
+    const share = round((await stepWork(run)) / qlora.seconds / bench.peaks.bf16);
     rows.push(
       judged({
         case: `${name}: PEFT + bitsandbytes`,

@@ -57,7 +57,8 @@ function loraTable(measured: readonly Results[]): string {
     `, ${peak_gflops_bf16} GFLOP/s in bf16 and ${peak_gflops_f32} in f32 out of registers alone`;
   return [
     ...inBlocks(head, measured, lines),
-    `In one run each, both sides held to the same instructions, taking turns, medians. ${measuredOn(measured, peaks)}. PyTorch 2.13, PEFT 0.21.`,
+    `In one run each, both sides held to the same instructions, taking turns, medians. ${measuredOn(measured, peaks)}. ` +
+      'PyTorch 2.13, PEFT 0.21.',
     '`npm run bench -- gemm lora memory length qlora decode` measures yours, `--isa avx2` any set that it has.',
   ].join('\n');
 }
@@ -88,7 +89,8 @@ function decodeTable(measured: readonly Results[]): string {
   };
   return [
     ...inBlocks(head, measured, lines),
-    `Greedily, 64 tokens after 32, the same weights, with the build of llama.cpp’s kernels that ran; ${measuredOn(measured)}; node-llama-cpp 3.22.1.`,
+    'Greedily, 64 tokens after 32, the same weights, with the build of llama.cpp’s kernels that ran; ' +
+      `${measuredOn(measured)}; node-llama-cpp 3.22.1.`,
   ].join('\n');
 }
 

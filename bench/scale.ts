@@ -1,12 +1,13 @@
 /**
  * The suite `scale`: one QLoRA step of the shapes of Llama at 7B, 13B, 33B and 65B (length 512, rank 64 on all linear layers, checkpointed,
- * paged AdamW), each in a process of its own, with the peak of its resident memory. The checkpoints are random; they are written and removed.
+ * paged AdamW), each in a process of its own, with the peak of its resident memory. The checkpoints are random; they are written and
+ * removed.
  */
 import { execFile } from 'node:child_process';
 import { rmSync, statfsSync } from 'node:fs';
 import { promisify } from 'node:util';
 import type { ScaleResult, ScaleRun } from './ours/scale.js';
-import { syntheticModel, workOf } from './shapes.js';
+import { stepWork, syntheticModel } from './shapes.js';
 import { type Bench, judged, ours, type Row, root, round } from './suite.js';
 
 interface Case {
@@ -44,7 +45,7 @@ export async function scaleSuite(bench: Bench): Promise<Row[]> {
       const environment = { ...process.env, TMPDIR: folder };
       const { stdout } = await promisify(execFile)(process.execPath, [ours('scale'), JSON.stringify(run)], { env: environment });
       const result = JSON.parse(stdout) as ScaleResult;
-      const work = workOf({ shape, dtype: 'bf16', batch: 1, length, rank });
+      const work = await stepWork({ shape, dtype: 'bf16', batch: 1, length, rank });
       const complete = Number.isFinite(result.loss) && result.zero_gradients === 0;
       const figures = Object.fromEntries(Object.entries(result).map(([key, value]) => [key, round(value, 4)]));
       const beyond: Record<string, number> =

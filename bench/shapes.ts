@@ -1,11 +1,13 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { parseAdapterConfig } from '#lowrank/adapters/registry.js';
 import { encodeQuantized, groupQuantized } from '#lowrank/io/bitsandbytes.js';
 import { localFolder } from '#lowrank/io/node/folder.js';
 import { openFile } from '#lowrank/io/node.js';
 import { encodeSafetensors, readSafetensors, type TensorToWrite } from '#lowrank/io/safetensors.js';
 import { isQuantizable, standardQuantization } from '#lowrank/models/quantize.js';
+import { dryRun, fullBatch } from '#lowrank/plan/dry-run.js';
 import { dynamicMap } from '#lowrank/quant/dynamic-map.js';
 import { fourBitConstants, fourBitValues, nestedBlockSize } from '#lowrank/quant/four-bit.js';
 import { f32ToBf16 } from '#lowrank/util/half.js';
@@ -67,23 +69,25 @@ function llama(
 }
 
 /**
- * The work of one LoRA step on all linear layers, in GFLOP: forward and input gradient of every frozen matrix (the head's at
- * supervised positions), forward and both gradients of the adapters, causal attention with a backward of 2.5 times its forward. What
- * checkpointing computes again is not counted.
+ * The work of one step with an adapter on all linear layers, in GFLOP: that of all products and of attention as the planner counts it,
+ * without what checkpointing computes again.
  */
-export function workOf({ shape, batch, length, supervised = 1, rank = 16 }: Run): number {
-  const {
-    hidden_size: C,
-    intermediate_size: F,
-    num_hidden_layers: L,
-    num_attention_heads: H,
-    num_key_value_heads: G,
-    vocab_size: V,
-  } = shapes[shape] as Record<string, number>;
-  const matrices = [[C, C], [C, (C / H) * G], [C, (C / H) * G], [C, C], [C, F], [C, F], [F, C]]; // biome-ignore format: q k v o gate up down
-  const layer = matrices.reduce((sum, [inputs, outputs]) => sum + 4 * inputs * outputs + 6 * rank * (inputs + outputs), 0);
-  const attention = 3.5 * 4 * C * (length / 2);
-  return (batch * length * (L * (layer + attention) + 4 * C * V * supervised)) / 1e9;
+export async function stepWork({ shape, batch, length, supervised = 1, rank = 16 }: Run): Promise<number> {
+  const packed = fullBatch(batch, length);
+  const labels = packed.labels.map((label, i) => (i % length < Math.floor(length * (1 - supervised)) ? -100 : label));
+  const { operations } = await dryRun({
+    name: shape,
+    config: shapes[shape],
+    precision: 'bf16',
+    lora: parseAdapterConfig({ r: rank, target_modules: 'all-linear' }, 'bench'),
+    stream: false,
+    mapped: true,
+    optimizer: 'adamw_torch',
+    gradient_checkpointing: false,
+    batches: [{ ...packed, labels }],
+    threads: 1,
+  });
+  return operations / 1e9;
 }
 
 type Stored = 'BF16' | 'F32' | 'NF4';

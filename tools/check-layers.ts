@@ -1,8 +1,8 @@
 /**
  * Holds the layers: an import goes to the same folder or to one on a lower level of ARCHITECTURE.md's table, and `node:*` stays where a
- * browser never comes. The entry points in src/ itself may import anything but the highest level, and be imported by that alone, for which they
- * register the backends. Only the highest level prints, listens to the process's signals and events, or ends it: everything below serves
- * programs, too. Prints each violation as file:line and exits 1.
+ * browser never comes. The entry points in src/ itself may import anything but the highest level, and be imported by that alone, for which
+ * they register the backends. Only the highest level prints, listens to the process's signals and events, or ends it: everything below
+ * serves programs, too. Prints each violation as file:line and exits 1.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';

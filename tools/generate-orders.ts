@@ -1,6 +1,6 @@
 /**
- * Writes the quickstart's data set, examples/orders/train.jsonl (400 rows) and test.jsonl (100 rows): customers' messages to small shops and
- * the order that each holds, as JSON. `node build/tools/generate-orders.js`; the same seed gives the same bytes.
+ * Writes the quickstart's data set, examples/orders/train.jsonl (400 rows) and test.jsonl (100 rows): customers' messages to small shops
+ * and the order that each holds, as JSON. `node build/tools/generate-orders.js`; the same seed gives the same bytes.
  *
  * What is held out: a triple (item, option, quantity) belongs to training or to the test, never to both, and with it every order made of
  * such triples. Every item, option, quantity, day and way of speaking occurs in training.
@@ -159,7 +159,9 @@ function isHeldOut({ item, option, quantity }: Item): boolean {
   return (letters + 3 * quantity) % heldOutShare === 0;
 }
 
-/** Products with each of their options and with none, in a shuffled order that starts again when it is used up: each occurs about as often. */
+/**
+ * Products with each of their options and with none, in a shuffled order that starts again when it is used up: each occurs about as often.
+ */
 class Deck {
   readonly #shop: readonly Product[];
   #cards: { from: Product; option: string | null }[] = [];

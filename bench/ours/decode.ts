@@ -1,6 +1,6 @@
 /**
- * Greedy generation of ours: each request is answered with the seconds of one token, `{ about: true }` with the bytes of weights that a token
- * reads. The only argument is a DecodeRun as JSON.
+ * Greedy generation of ours: each request is answered with the seconds of one token, `{ about: true }` with the bytes of weights that a
+ * token reads. The only argument is a DecodeRun as JSON.
  */
 import { openCpuBackend } from '#lowrank/backends/cpu/index.js';
 import type { Tensor } from '#lowrank/core/tensor.js';

@@ -1,6 +1,6 @@
 /**
- * One optimizer step of a large shape, batch 1: QLoRA of rank 64 on all linear layers, checkpointed, paged AdamW. The argument is a ScaleRun as
- * JSON; prints one line of JSON.
+ * One optimizer step of a large shape, batch 1: QLoRA of rank 64 on all linear layers, checkpointed, paged AdamW. The argument is a
+ * ScaleRun as JSON; prints one line of JSON.
  */
 import { readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,7 +1,7 @@
 """One LoRA loop of PyTorch + PEFT on the CPU, a step for each request on standard input. The only argument is the case as JSON.
 
-As its users run it: bf16 is autocast over bf16 weights, QLoRA loads the model by bitsandbytes and prepares it by PEFT, the loss is the model's own, AdamW is torch's, real data is padded to the longest
-sequence of its batch.
+As its users run it: bf16 is autocast over bf16 weights, QLoRA loads the model by bitsandbytes and prepares it by PEFT, the loss is the
+model's own, AdamW is torch's, real data is padded to the longest sequence of its batch.
 """
 import contextlib
 import json
@@ -30,7 +30,11 @@ else:
 if run.get("checkpointing"):
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.enable_input_require_grads()
-model = get_peft_model(model, LoraConfig(r=run.get("rank", 16), lora_alpha=2 * run.get("rank", 16), lora_dropout=run.get("dropout", 0), target_modules="all-linear", task_type="CAUSAL_LM"))
+rank = run.get("rank", 16)
+adapter = LoraConfig(
+    r=rank, lora_alpha=2 * rank, lora_dropout=run.get("dropout", 0), target_modules="all-linear", task_type="CAUSAL_LM"
+)
+model = get_peft_model(model, adapter)
 model.train()
 if run.get("compile"):
     model = torch.compile(model)

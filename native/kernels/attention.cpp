@@ -1,5 +1,5 @@
-// Attention forward: a tile's scores against all keys that it sees stand in a buffer [rows, keys], so the softmax needs no rescaling; memory is
-// linear in the length.
+// Attention. The scores of a tile's rows against all keys that they see stand in a buffer [rows, keys], so that the softmax needs no
+// rescaling; memory is linear in the length.
 #include "attention.h"
 #include "simd.h"
 
@@ -7,10 +7,11 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// Rows of a forward task, whole tiles.
+// The rows of a task, which are whole tiles.
 constexpr int64_t kTaskRows = 192;
 
-// A row's scores against keys [0, n), span by span, rows of kSpan keys `stride` apart: it sees those of [lo, hi).
+// The scores of one row against the keys [0, n), of which it sees [lo, hi). They lie span by span, each span's kSpan scores `stride` after
+// the ones before.
 struct Scores {
   float* first;
   int64_t stride, lo, hi, n;
@@ -24,8 +25,10 @@ float max_of(const Scores& s) {
   max[0] = max[1] = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
   for (int64_t key = s.lo / kSpan * kSpan; key < s.hi; key += kSpan)
     for (int64_t j = 0; j < kSpan; j += 32)
-      for (int i = 0; i < 2; i++)
-        max[i] = _mm512_mask_max_ps(max[i], between(s.lo - key, s.hi - key, j + 16 * i), max[i], _mm512_loadu_ps(s.span(key) + j + 16 * i));
+      for (int i = 0; i < 2; i++) {
+        const __mmask16 seen = between(s.lo - key, s.hi - key, j + 16 * i);
+        max[i] = _mm512_mask_max_ps(max[i], seen, max[i], _mm512_loadu_ps(s.span(key) + j + 16 * i));
+      }
   return _mm512_reduce_max_ps(_mm512_max_ps(max[0], max[1]));
 }
 #else
@@ -41,8 +44,8 @@ float max_of(const Scores& s) {
 }
 #endif
 
-// Weights exp(scale · score − shift) of the keys that a row sees, 0 in the rest of its n, into rows of `units` a span; returns their sum. Where weights
-// are f32 the rows may be the scores'.
+// Computes the weights exp(scale · score − shift) of the keys that a row sees, and 0 for the rest of its n keys, into rows of `units` a
+// span, and returns their sum. Where weights are f32 they may take the place of the scores.
 float weights_of(const Geometry& g, const Scores& s, float shift, uint32_t* row, int64_t units) {
 #if defined(__AVX512F__)
   __m512 sum = _mm512_setzero_ps();
@@ -65,7 +68,8 @@ float weights_of(const Geometry& g, const Scores& s, float shift, uint32_t* row,
     float numbers[kSpan];
     float* p = pairs ? numbers : reinterpret_cast<float*>(row);
     const float* scores = s.span(key);
-    const int64_t n = std::min(s.n - key, kSpan), lo = std::clamp<int64_t>(s.lo - key, 0, n), hi = std::clamp<int64_t>(s.hi - key, lo, n);
+    const int64_t n = std::min(s.n - key, kSpan);
+    const int64_t lo = std::clamp<int64_t>(s.lo - key, 0, n), hi = std::clamp<int64_t>(s.hi - key, lo, n);
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = lo; j < hi; j++) {
       p[j] = exp_f32(scores[j] * g.scale - shift);
@@ -80,17 +84,19 @@ float weights_of(const Geometry& g, const Scores& s, float shift, uint32_t* row,
 #endif
 }
 
-// out [Rows][padded] = weights · values over the keys from `begin` to `end`, span by span, each row times its factor.
+// out [Rows][padded] = weights · values over the keys [begin, end), span by span, each row times its factor.
 template <int Rows, bool Pairs>
-void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Packed& values, int64_t begin, int64_t end, const float* factors,
-           float* out) {
+void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Packed& values, int64_t begin, int64_t end,
+           const float* factors, float* out) {
   for (int64_t d = 0; d < g.width; d += kColumns) {
     const uint32_t* span = weights;
 #if defined(__AMX_BF16__)
     if constexpr (Rows == kTileRows) {
       clear_sums<2>();
-      for (int64_t key = begin; key < end; key += kSpan, span += Rows * kRowUnits<true>)
-        add_chunks<2>(span, values.columns(t, key, d), steps_of(g.form, std::min(kSpan, end - key)) / kChunk, {kRowUnits<true>, kChunk, kColumns});
+      for (int64_t key = begin; key < end; key += kSpan, span += Rows * kRowUnits<true>) {
+        const int64_t chunks = steps_of(g.form, std::min(kSpan, end - key)) / kChunk;
+        add_chunks<2>(span, values.columns(t, key, d), chunks, {kRowUnits<true>, kChunk, kColumns});
+      }
       store_sums<2>(out + d, g.padded);
       for (int r = 0; r < Rows; r++)
         for (int i = 0; i < kColumns; i++) out[r * g.padded + d + i] *= factors[r];
@@ -100,8 +106,10 @@ void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Pack
     Lanes sums[Rows][2];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; r++) sums[r][0] = sums[r][1] = Lanes{};
-    for (int64_t key = begin; key < end; key += kSpan, span += Rows * kRowUnits<Pairs>)
-      multiply<Pairs, Rows, 2, kRowStride<Pairs>, kStepStride<Pairs, Rows>>(span, values.columns(t, key, d), steps_of(g.form, std::min(kSpan, end - key)), sums);
+    for (int64_t key = begin; key < end; key += kSpan, span += Rows * kRowUnits<Pairs>) {
+      const int64_t steps = steps_of(g.form, std::min(kSpan, end - key));
+      multiply<Pairs, Rows, 2, kRowStride<Pairs>, kStepStride<Pairs, Rows>>(span, values.columns(t, key, d), steps, sums);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; r++)
       for (int v = 0; v < 2; v++) {
@@ -110,6 +118,7 @@ void weigh(const Geometry& g, const Task& t, const uint32_t* weights, const Pack
   }
 }
 
+// Computes the rows of one task, a tile at a time.
 template <int Rows>
 void forward(const Geometry& g, const Task& t, const Call& call, const Packed& keys, const Packed& values, Pool& pool, int thread) {
   using namespace attention_op;
@@ -125,8 +134,8 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
     s.end = c.next;
     return s;
   };
-  const auto s = carve(static_cast<char*>(pool.scratch(thread, 1, carve(nullptr).end - static_cast<char*>(nullptr))));
-  // Scores and weights lie span by span, rows of kSpan keys.
+  const auto s = carve(static_cast<char*>(pool.scratch(thread, Slot::own, carve(nullptr).end - static_cast<char*>(nullptr))));
+  // Scores and weights lie span by span, in rows of kSpan keys.
   uint32_t* weights = g.form >= Form::pairs ? s.weights : reinterpret_cast<uint32_t*>(s.scores);
   const bool pairs = kHasPairs && g.form >= Form::pairs;
   const int64_t row_units = g.span_steps(), per_chunk = Rows == kTileRows ? 2 * kChunk : 1;
@@ -136,12 +145,19 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
     const int64_t begin = g.first_key(t, row) / kSpan * kSpan, end = g.last_key(t, row + n - 1);
     const Tensor q = gather(g, t, call.inputs[i_q], row, n, s.rows);
     pack_left_panel<Rows>({&q, true, g.width}, n, g.width, g.form, s.queries);
-    for (int64_t key = begin; key < end; key += kColumns)
-      tile<false, Rows, 2>(g.form, s.queries, keys.keys(t, key), g.steps(), s.scores + (key - begin) / kSpan * Rows * kSpan + key % kSpan, kSpan);
+    for (int64_t key = begin; key < end; key += kColumns) {
+      float* scores = s.scores + (key - begin) / kSpan * Rows * kSpan + key % kSpan;
+      tile<false, Rows, 2>(g.form, s.queries, keys.keys(t, key), g.steps(), scores, kSpan);
+    }
     float inverse[Rows] = {};
     for (int64_t r = 0; r < n; r++) {
-      const Scores scores{s.scores + r * kSpan, Rows * kSpan, g.first_key(t, row + r) - begin, g.last_key(t, row + r) - begin, round_up(end - begin, per_chunk)};
-      const float shift = g.scale * max_of(scores), sum = weights_of(g, scores, shift, weights + r * (pairs && kArePanels ? 2 : row_units), Rows * row_units);
+      const Scores scores{.first = s.scores + r * kSpan,
+                          .stride = Rows * kSpan,
+                          .lo = g.first_key(t, row + r) - begin,
+                          .hi = g.last_key(t, row + r) - begin,
+                          .n = round_up(end - begin, per_chunk)};
+      uint32_t* mine = weights + r * (pairs && kArePanels ? 2 : row_units);
+      const float shift = g.scale * max_of(scores), sum = weights_of(g, scores, shift, mine, Rows * row_units);
       *f32_at(call.outputs[o_lse], g.query_row(t, row + r)) = shift + std::log(sum);
       inverse[r] = 1.f / sum;
     }
@@ -156,11 +172,11 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
 void attention(const Call& call, Pool& pool) {
   using namespace attention_op;
   const Tensor &q = call.inputs[i_q], &k = call.inputs[i_k], &v = call.inputs[i_v], &out = call.outputs[o_out];
-  const Geometry g(q, k, v, call.inputs[i_segments], call.attributes);
+  const Geometry g(q, k, v, call.inputs[i_segments], Attributes(call.attributes));
   expect_floats(out);
   expect(same_shape(q, out), "out of q's shape");
   expect_vector(call.outputs[o_lse], DType::f32, q.shape[0] * g.heads, "lse [Tq, H] f32");
-  Carver c{static_cast<char*>(pool.scratch(0, 0, (Packed::size(g, true) + Packed::size(g, false)) * 4 + 128))};
+  Carver c{static_cast<char*>(pool.scratch(0, Slot::shared, (Packed::size(g, true) + Packed::size(g, false)) * 4 + 128))};
   const Packed keys{g, c.take<uint32_t>(Packed::size(g, true)), true}, values{g, c.take<uint32_t>(Packed::size(g, false)), false};
   each_span(g, pool, [&](const Segment& s, int64_t key, int64_t group) {
     keys.pack(k, s, key, group);
@@ -169,7 +185,7 @@ void attention(const Call& call, Pool& pool) {
   std::vector<Task> tasks;
   for (const Segment& s : g.segments)
     for (int64_t group = 0; group < g.groups; group++)
-      // The last rows see the most keys: they go first, so that the threads end together.
+      // The last rows see the most keys and go first, so that the threads end together.
       for (int64_t end = g.rows(s); end > 0;) {
         const int64_t begin = (end - 1) / kTaskRows * kTaskRows;
         tasks.push_back({&s, group, begin, end, nullptr, nullptr});
@@ -177,7 +193,9 @@ void attention(const Call& call, Pool& pool) {
       }
   with_rows(g.form, [&](auto rows) {
     constexpr int Rows = decltype(rows)::value;
-    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { forward<Rows>(g, tasks[i], call, keys, values, pool, thread); });
+    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) {
+      forward<Rows>(g, tasks[i], call, keys, values, pool, thread);
+    });
   });
 }
 

@@ -1,4 +1,5 @@
-// Attention backward (Dao et al. 2022, §3.1, algorithm 4 recomputes as we do): a block of kSpan rows meets a span of keys at a time.
+// The gradient of attention. The weights are computed again from lse, as in algorithm 4 of Dao et al. 2022 (§3.1), while a block of kSpan
+// rows meets one span of keys after the other.
 #include <array>
 
 #include "attention.h"
@@ -8,16 +9,16 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// What a thread needs for a block of kSpan rows backward, in tiles of Rows.
+// What a thread needs for a block of kSpan rows, in tiles of Rows.
 template <int Rows>
 struct Block {
-  float *q, *dout, *out;          // rows as they are stored
-  uint32_t *q_tiles, *dout_tiles; // panels of Rows rows over the width
-  uint32_t *q_depth, *dout_depth; // panels of kColumns numbers of the width over the rows; of tiles, left ones
-  float *scores, *dp;             // [Rows][kSpan keys] of a tile: q·k, dout·v
-  uint32_t *p, *ds;               // by steps: the weights of all rows, and the gradients of the scores
-  uint32_t* ds_rows;              // by rows: those of a tile
-  float* dq;                      // [kSpan][padded]
+  float *q, *dout, *out;           // the rows as they are stored
+  uint32_t *q_tiles, *dout_tiles;  // panels of Rows rows over the width of a head
+  uint32_t *q_depth, *dout_depth;  // panels of kColumns numbers of that width over the rows; left panels for tile registers
+  float *scores, *dp;              // the products q·k and dout·v of a tile, [Rows][kSpan keys]
+  uint32_t *p, *ds;                // the weights of all rows and the gradients of the scores, by steps
+  uint32_t* ds_rows;               // the gradients of a tile's scores, by rows
+  float* dq;                       // [kSpan][padded]
   float lse[kSpan] = {}, delta[kSpan] = {};
 
   char* carve(const Geometry& g, char* base) {
@@ -33,6 +34,7 @@ struct Block {
   }
 };
 
+// Gathers and packs the n rows of a block from `row` on, and sets their lse, their delta = Σ dout·out and zeros for dq.
 template <int Rows>
 void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row, int64_t n, Block<Rows>& b) {
   using namespace attention_backward_op;
@@ -65,7 +67,7 @@ void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row,
 }
 
 #if !defined(__AVX512F__)
-// Four rows of numbers along the keys into two steps of pairs that lie together.
+// Rounds four rows of numbers along the keys into two steps of pairs that lie together.
 [[maybe_unused]] inline void round_fours(const float (&rows)[4][kSpan], int64_t count, uint32_t* units) {
   auto* halves = reinterpret_cast<uint16_t*>(units);
   for (int64_t j = 0; j < count; j++) {
@@ -77,8 +79,8 @@ void pack_block(const Geometry& g, const Task& t, const Call& call, int64_t row,
 }
 #endif
 
-// The weights p = exp(scale · score − lse) and gradients ds = scale · p · (dout·v − delta) of a tile, rows r … r + Rows of the block: of row i
-// those of the keys [lo[i], hi[i]) of a span, 0 in the rest of its first `count`.
+// Computes the weights p = exp(scale · score − lse) and the gradients ds = scale · p · (dout·v − delta) of a tile, which has the rows [r, r
+// + Rows) of the block: for row i those of the keys [lo[i], hi[i]) of a span, and 0 for the others of its first `count`.
 template <int Rows>
 void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64_t* hi, int64_t count, Block<Rows>& b) {
   uint32_t *p = b.p + kSpan * steps_of(g.form, r), *ds = b.ds + kSpan * steps_of(g.form, r);
@@ -88,8 +90,9 @@ void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64
   };
   const auto pair = [&](int i, int64_t j, __mmask16 seen) {
     const __m512 scale = _mm512_set1_ps(g.scale * kLog2E), shift = _mm512_set1_ps(b.lse[r + i] * kLog2E);
-    const __m512 weight = _mm512_maskz_mov_ps(seen, exp2_lanes(_mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, b.scores + i * kSpan + j), scale, shift)));
-    // The difference first: where a row sees one key it is 0.
+    const __m512 exponent = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, b.scores + i * kSpan + j), scale, shift);
+    const __m512 weight = _mm512_maskz_mov_ps(seen, exp2_lanes(exponent));
+    // The difference is taken first, because it is 0 where a row sees one key.
     const __m512 slope = _mm512_sub_ps(_mm512_maskz_loadu_ps(seen, b.dp + i * kSpan + j), _mm512_set1_ps(b.delta[r + i]));
     return Pair{weight, _mm512_mul_ps(_mm512_mul_ps(weight, _mm512_set1_ps(g.scale)), slope)};
   };
@@ -151,7 +154,7 @@ void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64
 #endif
 }
 
-// p and ds of one tile of rows against the span at `key`, and their part of dq. Returns whether the tile sees the span at all.
+// Computes p and ds of one tile of rows for the span at `key`, and adds their part of dq. Returns whether the tile sees the span at all.
 template <int Rows>
 bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const Packed& values, const Packed& depth, int64_t row, int64_t r,
                    int64_t n, int64_t key, int64_t count, Block<Rows>& b) {
@@ -174,18 +177,20 @@ bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const P
   for (int64_t d = 0; d < g.width; d += kColumns) {
     float* dq = b.dq + r * g.padded + d;
     const uint32_t* panel = depth.columns(t, key, d);
-    if (pairs) tile<true, Rows, 2, kRowStride<true>, kStepStride<true, Rows>>(g.form, b.ds_rows, panel, steps_of(g.form, end), dq, g.padded);
-    else tile<true, Rows, 2, kRowStride<false>, kStepStride<false, Rows>>(g.form, b.ds + r * kSpan, panel, steps_of(g.form, end), dq, g.padded);
+    const int64_t steps = steps_of(g.form, end);
+    if (pairs) tile<true, Rows, 2, kRowStride<true>, kStepStride<true, Rows>>(g.form, b.ds_rows, panel, steps, dq, g.padded);
+    else tile<true, Rows, 2, kRowStride<false>, kStepStride<false, Rows>>(g.form, b.ds + r * kSpan, panel, steps, dq, g.padded);
   }
   return true;
 }
 
-// Sums over rows, for all keys of a task: [keys][padded], or of tiles, [padded][keys].
+// How far apart the rows of a task's dk and dv are. These are [keys][padded], or [padded][keys] where products run in tile registers.
 int64_t key_stride(const Geometry& g, const Task& t) { return g.form == Form::tiles ? round_up(t.segment->keys, kSpan) : g.padded; }
 
-// out += squareᵀ · x for the keys [key, key + count), with the square by steps and x packed over the block's n rows.
+// out += squareᵀ · x for the keys [key, key + count), where the square lies by steps and x is packed over the n rows of the block.
 template <int Rows>
-void add_transposed(const Geometry& g, const Task& t, const uint32_t* square, const uint32_t* depth, int64_t n, int64_t key, int64_t count, float* out) {
+void add_transposed(const Geometry& g, const Task& t, const uint32_t* square, const uint32_t* depth, int64_t n, int64_t key, int64_t count,
+                    float* out) {
   const int64_t stride = key_stride(g, t), steps = steps_of(g.form, n);
   for (int64_t d = 0; d < g.width; d += kColumns, depth += kColumns * g.span_steps()) {
 #if defined(__AMX_BF16__)
@@ -204,12 +209,13 @@ void add_transposed(const Geometry& g, const Task& t, const uint32_t* square, co
   }
 }
 
+// Computes dq of the rows of one task, and the task's part of dk and dv.
 template <int Rows>
 void backward(const Geometry& g, const Task& t, const Call& call, const Packed& keys, const Packed& values, const Packed& depth, Pool& pool,
               int thread) {
   [[maybe_unused]] const TileRegisters registers;
   Block<Rows> b;
-  b.carve(g, static_cast<char*>(pool.scratch(thread, 1, b.carve(g, nullptr) - static_cast<char*>(nullptr))));
+  b.carve(g, static_cast<char*>(pool.scratch(thread, Slot::own, b.carve(g, nullptr) - static_cast<char*>(nullptr))));
   const int64_t size = round_up(t.segment->keys, kSpan) * g.padded;
   std::fill_n(t.dk, size, 0.f);
   std::fill_n(t.dv, size, 0.f);
@@ -231,8 +237,8 @@ void backward(const Geometry& g, const Task& t, const Call& call, const Packed& 
   }
 }
 
-// Cuts each (segment, group) into so many runs of rows that every thread has several tasks. Later rows see more keys: the cuts lie at
-// √(i/parts), where the work is equal. Each run gets sums of its own, which makes the result independent of who computes it when.
+// Cuts each (segment, group) into so many runs of rows that every thread has several tasks. Since later rows see more keys, the cuts lie at
+// √(i/parts), which makes the runs equal work. Each run gets sums of its own, so that the result does not depend on who computes it when.
 std::vector<Task> backward_tasks(const Geometry& g, int threads) {
   const auto pairs = static_cast<int64_t>(g.segments.size()) * g.groups;
   std::vector<Task> tasks;
@@ -241,7 +247,8 @@ std::vector<Task> backward_tasks(const Geometry& g, int threads) {
     const int64_t parts = std::clamp<int64_t>(pairs == 0 ? 1 : (4 * threads + pairs - 1) / pairs, 1, most);
     const auto cut = [&](int64_t i) {
       if (i == parts) return rows;
-      return round_up(static_cast<int64_t>(static_cast<double>(rows) * std::sqrt(static_cast<double>(i) / static_cast<double>(parts))), kSpan);
+      const double share = std::sqrt(static_cast<double>(i) / static_cast<double>(parts));
+      return round_up(static_cast<int64_t>(static_cast<double>(rows) * share), kSpan);
     };
     for (int64_t group = 0; group < g.groups; group++)
       for (int64_t i = parts - 1; i >= 0; i--) tasks.push_back({&s, group, cut(i), cut(i + 1), nullptr, nullptr});
@@ -249,7 +256,7 @@ std::vector<Task> backward_tasks(const Geometry& g, int threads) {
   return tasks;
 }
 
-// Brings the sums of a task's keys home to out [Tk, G · D].
+// Stores the sums of a task's keys in out [Tk, G · D].
 void store_key_rows(const Geometry& g, const Task& t, const float* sums, const Tensor& out) {
   const auto home = [&](const float* row, int64_t key) {
     copy(matrix(const_cast<float*>(row), 1, g.padded), 0, out, ((t.segment->key + key) * g.groups + t.group) * g.width, g.width);
@@ -273,7 +280,7 @@ void store_key_rows(const Geometry& g, const Task& t, const float* sums, const T
   for (int64_t key = 0; key < t.segment->keys; key++) home(sums + key * g.padded, key);
 }
 
-// dk and dv of all keys: the sums of the tasks of each (segment, group), in their order.
+// Adds up the sums of all tasks of each (segment, group) in their order, and stores dk and dv of all keys.
 void store_keys(const Geometry& g, const std::vector<Task>& tasks, const Tensor& dk, const Tensor& dv, Pool& pool) {
   std::vector<size_t> firsts;
   for (size_t i = 0; i < tasks.size(); i++)
@@ -299,7 +306,7 @@ void attention_backward(const Call& call, Pool& pool) {
   using namespace attention_backward_op;
   const Tensor &q = call.inputs[i_q], &k = call.inputs[i_k], &v = call.inputs[i_v];
   const Tensor &dq = call.outputs[o_dq], &dk = call.outputs[o_dk], &dv = call.outputs[o_dv];
-  const Geometry g(q, k, v, call.inputs[i_segments], call.attributes);
+  const Geometry g(q, k, v, call.inputs[i_segments], Attributes(call.attributes));
   expect_floats(call.inputs[i_out], call.inputs[i_dout], dq, dk, dv);
   expect(same_shape(q, call.inputs[i_out]) && same_shape(q, call.inputs[i_dout]) && same_shape(q, dq), "out, dout and dq of q's shape");
   expect(same_shape(k, dk) && same_shape(v, dv), "dk and dv of k's shape");
@@ -308,7 +315,7 @@ void attention_backward(const Call& call, Pool& pool) {
   const int64_t lanes = Packed::size(g, true), depths = Packed::size(g, false);
   int64_t bytes = (2 * lanes + depths) * 4 + 256;
   for (const Task& t : tasks) bytes += 2 * (round_up(t.segment->keys, kSpan) * g.padded * 4 + 64);
-  Carver c{static_cast<char*>(pool.scratch(0, 0, bytes))};
+  Carver c{static_cast<char*>(pool.scratch(0, Slot::shared, bytes))};
   const Packed keys{g, c.take<uint32_t>(lanes), true}, values{g, c.take<uint32_t>(lanes), true}, depth{g, c.take<uint32_t>(depths), false};
   for (Task& t : tasks) {
     t.dk = c.take<float>(round_up(t.segment->keys, kSpan) * g.padded);
@@ -321,7 +328,9 @@ void attention_backward(const Call& call, Pool& pool) {
   });
   with_rows(g.form, [&](auto rows) {
     constexpr int Rows = decltype(rows)::value;
-    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) { backward<Rows>(g, tasks[i], call, keys, values, depth, pool, thread); });
+    pool.each(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) {
+      backward<Rows>(g, tasks[i], call, keys, values, depth, pool, thread);
+    });
   });
   store_keys(g, tasks, dk, dv, pool);
 }

@@ -9,18 +9,16 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-enum Kind { kSilu, kGeluTanh, kGelu };
-
 struct ValueAndSlope {
   float value, slope;
 };
 
-template <Kind kind>
+template <Activation kind>
 inline ValueAndSlope activate(float x) {
-  if constexpr (kind == kSilu) {
+  if constexpr (kind == Activation::silu) {
     const float s = sigmoid_f32(x);
     return {x * s, s * (1.f + x * (1.f - s))};
-  } else if constexpr (kind == kGeluTanh) {
+  } else if constexpr (kind == Activation::gelu_tanh) {
     // ½(1 + tanh u) = sigmoid(2u), u = √(2/π)·(x + 0.044715·x³).
     constexpr float a = 1.5957691216f, b = 0.044715f;
     const float s = sigmoid_f32(a * (x + b * x * x * x));
@@ -32,7 +30,7 @@ inline ValueAndSlope activate(float x) {
 }
 
 #if defined(__AVX512F__)
-// 1 / (1 + e⁻ˣ), its reciprocal out of an estimate and a step of Newton's. e⁻ˣ is held where the estimate is still a normal number.
+// 1 / (1 + e⁻ˣ), whose reciprocal is an estimate and one step of Newton's method. e⁻ˣ is bounded so that the estimate is a normal number.
 inline __m512 sigmoid_lanes(__m512 x) {
   const __m512 e = _mm512_min_ps(exp2_lanes(_mm512_mul_ps(x, _mm512_set1_ps(-kLog2E))), _mm512_set1_ps(0x1p126f));
   const __m512 d = _mm512_add_ps(e, _mm512_set1_ps(1.f)), r = _mm512_rcp14_ps(d);
@@ -50,13 +48,13 @@ void each_lanes(int64_t size, Pool& pool, const Body& body) {
 
 // Calls body with the activation's kind as a constant.
 template <class Body>
-void with_kind(double kind, const Body& body) {
-  switch (static_cast<int>(kind)) {
-    case kSilu: return body.template operator()<kSilu>();
-    case kGeluTanh: return body.template operator()<kGeluTanh>();
-    case kGelu: return body.template operator()<kGelu>();
+void with_kind(Activation kind, const Body& body) {
+  switch (kind) {
+    case Activation::silu: return body.template operator()<Activation::silu>();
+    case Activation::gelu_tanh: return body.template operator()<Activation::gelu_tanh>();
+    case Activation::gelu: return body.template operator()<Activation::gelu>();
   }
-  fail("unknown activation kind %g", kind);
+  fail("unknown activation kind %d", static_cast<int>(kind));
 }
 
 template <class T>
@@ -72,7 +70,7 @@ void fill_with(const Tensor& out, T value, Pool& pool) {
 void fill(const Call& call, Pool& pool) {
   using namespace fill_op;
   const Tensor& out = call.outputs[o_out];
-  const double value = call.attributes[a_value];
+  const double value = Attributes(call.attributes).value;
   switch (out.dtype) {
     case DType::f32: return fill_with(out, static_cast<float>(value), pool);
     case DType::bf16: return fill_with(out, to_bf16(static_cast<float>(value)), pool);
@@ -91,7 +89,7 @@ void cast(const Call& call, Pool& pool) {
   expect(x.size() == out.size(), "as many elements in out as in x");
   pool.ranges(out.size(), kGrain, [&](int64_t begin, int64_t end, int) {
     if (x.dtype != DType::f32 || out.dtype != DType::bf16) return copy(x, begin, out, begin, end - begin);
-    // Exact, subnormal numbers too.
+    // This is exact for subnormal numbers too.
     for (int64_t i = begin; i < end; i++) *half_at(out, i) = to_bf16(*f32_at(x, i));
   });
 }
@@ -121,7 +119,7 @@ void mul(const Call& call, Pool& pool) {
 void accumulate(const Call& call, Pool& pool) {
   using namespace accumulate_op;
   expect_floats(call.inputs[i_x], call.outputs[o_out]);
-  const float factor = static_cast<float>(call.attributes[a_factor]);
+  const float factor = static_cast<float>(Attributes(call.attributes).factor);
   map<1, 1, true>(call, pool, [factor](int64_t n, const float* const* in, float* const* out) {
     const float* x = in[i_x];
     float* y = out[o_out];
@@ -133,7 +131,7 @@ void accumulate(const Call& call, Pool& pool) {
 void activation(const Call& call, Pool& pool) {
   using namespace activation_op;
   expect_floats(call.inputs[i_x], call.outputs[o_y]);
-  with_kind(call.attributes[a_kind], [&]<Kind kind>() {
+  with_kind(Attributes(call.attributes).kind, [&]<Activation kind>() {
     map<1, 1>(call, pool, [](int64_t n, const float* const* in, float* const* out) {
       const float* x = in[i_x];
       float* y = out[o_y];
@@ -146,7 +144,7 @@ void activation(const Call& call, Pool& pool) {
 void activation_backward(const Call& call, Pool& pool) {
   using namespace activation_backward_op;
   expect_floats(call.inputs[i_x], call.inputs[i_dy], call.outputs[o_dx]);
-  with_kind(call.attributes[a_kind], [&]<Kind kind>() {
+  with_kind(Attributes(call.attributes).kind, [&]<Activation kind>() {
     map<2, 1>(call, pool, [](int64_t n, const float* const* in, float* const* out) {
       const float *x = in[i_x], *dy = in[i_dy];
       float* dx = out[o_dx];
@@ -161,8 +159,8 @@ void gated(const Call& call, Pool& pool) {
   const Tensor &gates = call.inputs[i_gate], &ups = call.inputs[i_up], &outs = call.outputs[o_out];
   expect_floats(gates, ups, outs);
 #if defined(__AVX512F__)
-  // The usual one without a way over buffers.
-  if (static_cast<int>(call.attributes[a_kind]) == kSilu) {
+  // The usual activation needs no buffers.
+  if (Attributes(call.attributes).kind == Activation::silu) {
     expect(gates.size() == outs.size() && ups.size() == outs.size(), "operands of one size");
     return each_lanes(outs.size(), pool, [&](int64_t i, __mmask16 mask) {
       const __m512 gate = load_lanes(gates, i, mask);
@@ -170,7 +168,7 @@ void gated(const Call& call, Pool& pool) {
     });
   }
 #endif
-  with_kind(call.attributes[a_kind], [&]<Kind kind>() {
+  with_kind(Attributes(call.attributes).kind, [&]<Activation kind>() {
     map<2, 1>(call, pool, [](int64_t n, const float* const* in, float* const* out) {
       const float *gate = in[i_gate], *up = in[i_up];
       float* y = out[o_out];
@@ -186,17 +184,18 @@ void gated_backward(const Call& call, Pool& pool) {
   const Tensor &dgates = call.outputs[o_dgate], &dups = call.outputs[o_dup];
   expect_floats(gates, ups, douts, dgates, dups);
 #if defined(__AVX512F__)
-  if (static_cast<int>(call.attributes[a_kind]) == kSilu) {
+  if (Attributes(call.attributes).kind == Activation::silu) {
     for (const Tensor* t : {&gates, &ups, &douts, &dups}) expect(t->size() == dgates.size(), "operands of one size");
     return each_lanes(dgates.size(), pool, [&](int64_t i, __mmask16 mask) {
-      const __m512 gate = load_lanes(gates, i, mask), up = load_lanes(ups, i, mask), dout = load_lanes(douts, i, mask), one = _mm512_set1_ps(1.f);
+      const __m512 gate = load_lanes(gates, i, mask), up = load_lanes(ups, i, mask), dout = load_lanes(douts, i, mask);
+      const __m512 one = _mm512_set1_ps(1.f);
       const __m512 s = sigmoid_lanes(gate), slope = _mm512_mul_ps(s, _mm512_fmadd_ps(gate, _mm512_sub_ps(one, s), one));
       store_lanes(dgates, i, mask, _mm512_mul_ps(_mm512_mul_ps(dout, up), slope));
       store_lanes(dups, i, mask, _mm512_mul_ps(dout, _mm512_mul_ps(gate, s)));
     });
   }
 #endif
-  with_kind(call.attributes[a_kind], [&]<Kind kind>() {
+  with_kind(Attributes(call.attributes).kind, [&]<Activation kind>() {
     map<3, 2>(call, pool, [](int64_t n, const float* const* in, float* const* out) {
       const float *gate = in[i_gate], *up = in[i_up], *dout = in[i_dout];
       float *dgate = out[o_dgate], *dup = out[o_dup];
@@ -215,18 +214,15 @@ void dropout_mask(const Call& call, Pool& pool) {
   using namespace dropout_mask_op;
   const Tensor& mask = call.outputs[o_mask];
   expect(mask.dtype == DType::i32, "a mask of i32");
-  const double p = call.attributes[a_p];
-  expect(p >= 0 && p < 1, "p in [0, 1)");
-  const auto seed = static_cast<uint32_t>(static_cast<int64_t>(call.attributes[a_seed]));
-  const auto stream = static_cast<uint32_t>(static_cast<int64_t>(call.attributes[a_stream]));
-  const auto step = static_cast<uint32_t>(static_cast<int64_t>(call.attributes[a_step]));
-  const auto threshold = static_cast<uint32_t>(std::lround(p * 0x1p16));
-  constexpr int64_t kWords = kBlock / 16;  // of the mask, each out of 16 random words
+  const Attributes attributes(call.attributes);
+  expect(attributes.p >= 0 && attributes.p < 1, "p in [0, 1)");
+  const auto threshold = static_cast<uint32_t>(std::lround(attributes.p * 0x1p16));
+  constexpr int64_t kWords = kBlock / 16;  // words of the mask, each of which takes 16 random ones
   pool.ranges(mask.size(), kWords * 16, [&](int64_t begin, int64_t end, int) {
     alignas(64) uint32_t random[kBlock];
     for (int64_t at = begin; at < end; at += kWords) {
       const int64_t n = end - at < kWords ? end - at : kWords;
-      philox<kBlock / 4>(random, seed, stream, static_cast<uint32_t>(4 * at), step);
+      philox<kBlock / 4>(random, attributes.seed, attributes.stream, static_cast<uint32_t>(4 * at), attributes.step);
       for (int64_t i = 0; i < n; i++) {
         uint32_t word = 0;
         for (uint32_t j = 0; j < 16; j++) {
@@ -247,7 +243,7 @@ void dropout(const Call& call, Pool& pool) {
   expect(x.size() == out.size(), "operands of one size");
   expect_vector(mask, DType::i32, rows * stride, "a mask of one bit per element, each row in whole words");
   const auto* words = static_cast<const uint32_t*>(mask.data);
-  const float scale = static_cast<float>(call.attributes[a_mask_scale]);
+  const float scale = static_cast<float>(Attributes(call.attributes).mask_scale);
   pool.ranges(rows, row_grain(columns), [&](int64_t begin, int64_t end, int) {
     alignas(64) float buffer[kBlock], result[kBlock];
     for (int64_t row = begin; row < end; row++)

@@ -1,15 +1,15 @@
-// Products of few rows with every row of a right factor [N, K], as decoding a token makes them: the factor is read once, from memory, as it lies. Sums
-// run along K.
+// Products of few rows with every row of a right factor [N, K], as generating a token needs them. The right factor is read once, from
+// memory, as it lies, and sums run along K.
 #include <algorithm>
 #include <array>
 
-#include "product.h"
+#include "gemm.h"
 
 namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// Brings `columns` sums of one row home: alpha, addend, rounding.
+// Turns `columns` sums of one row into results and stores them: times alpha, plus the addend, rounded.
 void store_row(const Product& p, int64_t row, int64_t column, int64_t columns, const float* __restrict sums) {
   const int64_t at = row * p.n + column;
   alignas(64) float buffer[2][kColumns];
@@ -22,11 +22,12 @@ void store_row(const Product& p, int64_t row, int64_t column, int64_t columns, c
   store(*p.out, at, columns, out);
 }
 
-// Numbers of a right factor that are worth a piece of their own.
+// So many numbers of a right factor are worth a piece of work of their own.
 constexpr int64_t kLeastWork = 32768;
 
-// How a right factor's numbers leave memory: a chunk of kVectors vectors at a time, in the order that takes least, to which the left factors are brought
-// once. `place` is the number of the chunk that comes n-th. With Pairs a lane has two neighbours in that order, in bf16.
+// The structs that follow say how the numbers of a right factor leave memory: a chunk of kVectors vectors at a time, in the order that
+// takes the fewest instructions. The left factors are brought into that order once: `place(n)` is the place in memory of the number that
+// comes n-th. With kPairs a lane has two neighbours of that order, in bf16.
 struct Floats {
   static constexpr bool kPairs = false;
   static constexpr int kVectors = 4;
@@ -41,7 +42,7 @@ struct Floats {
   }
 };
 
-// bf16; as floats the even numbers of a vector and then the odd ones.
+// Numbers of bf16. Where they become floats, the even ones of a vector come before the odd ones.
 struct HalfFloats {
   static constexpr bool kPairs = kHasPairs;
   static constexpr int kVectors = kPairs && kLanes == 16 ? 2 : 4;
@@ -66,7 +67,8 @@ struct HalfFloats {
 };
 
 #if defined(__AVX2__) || defined(__aarch64__)
-// Codes of 4 bits, as bf16: the sixteen numbers that a scale allows are rounded once for 64 codes, which then pick them by their bytes or words.
+// Codes of 4 bits, as bf16. The sixteen numbers that a scale allows are rounded once for 64 codes, which then pick them, whole or byte by
+// byte.
 struct Nibbles {
   static constexpr bool kPairs = kHasPairs;
   static constexpr int kNumbers = 64, kVectors = kNumbers / kLanes / (kPairs ? 2 : 1);
@@ -85,10 +87,12 @@ struct Nibbles {
 
   void load(int64_t element, Lanes (&w)[kVectors]) const {
     const __m256i rounded = round_lanes(_mm512_mul_ps(_mm512_loadu_ps(codes.values), _mm512_set1_ps(codes.scale(element))));
-    // Twice, so that an index needs no mask for the bit above its four. The first of two codes is in the high half of a byte.
+    // The table has the numbers twice, so that an index needs no mask for the bit above its four. The first of two codes is in the high
+    // half of a byte.
     const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(rounded), rounded, 1);
     const __m512i bytes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes.data + element / 2)));
-    const auto even = (Lanes)_mm512_permutexvar_epi16(_mm512_srli_epi16(bytes, 4), table), odd = (Lanes)_mm512_permutexvar_epi16(bytes, table);
+    const auto even = (Lanes)_mm512_permutexvar_epi16(_mm512_srli_epi16(bytes, 4), table);
+    const auto odd = (Lanes)_mm512_permutexvar_epi16(bytes, table);
     if constexpr (kPairs) {
       w[0] = even;
       w[1] = odd;
@@ -98,7 +102,8 @@ struct Nibbles {
     }
   }
 #elif defined(__aarch64__)
-  // Of each sixteen bytes eight codes with even numbers, eight more, and those with odd ones; as floats the even ones of eight, then the odd ones.
+  // Of each sixteen bytes the codes at even places come first, in two vectors of eight, and then those at odd places. As floats each eight
+  // give their even ones and then their odd ones.
   static constexpr int place(int n) {
     const int word = kPairs ? n : n / 8 * 8 + n % 4 * 2 + n / 4 % 2;
     return word / 32 * 32 + word % 16 * 2 + word / 16 % 2;
@@ -133,7 +138,8 @@ struct Nibbles {
     }
   }
 #else
-  // Four vectors of codes with even numbers, then four of odd ones; of a half's sixteen bytes the first eight, of these every other one, and so on.
+  // Four vectors of codes at even places come first, then four of those at odd ones. Two vectors take the first eight of each half's
+  // sixteen bytes, and each of the two every other one of those; the next two take the last eight.
   static constexpr int place(int n) {
     const int vector = n / 8 % 4, byte = n % 8 / 4 * 16 + vector / 2 * 8 + n % 4 * 2 + vector % 2;
     return 2 * byte + n / 32;
@@ -155,7 +161,8 @@ struct Nibbles {
     const __m256i bytes = _mm256_shuffle_epi8(words, order);
     const __m256i low = _mm256_permute4x64_epi64(bytes, 0x88), high = _mm256_permute4x64_epi64(bytes, 0xdd);
     // The first of two codes is in the high half of a byte.
-    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes.data + element / 2)), four = _mm256_set1_epi8(15);
+    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes.data + element / 2));
+    const __m256i four = _mm256_set1_epi8(15);
     const auto choose = [&](__m256i index, Lanes* to) {
       const __m256i l = _mm256_shuffle_epi8(low, index), h = _mm256_shuffle_epi8(high, index);
       HalfFloats::spread((Lanes)_mm256_unpacklo_epi8(l, h), to[0], to[1]);
@@ -163,14 +170,14 @@ struct Nibbles {
     };
     choose(_mm256_and_si256(_mm256_srli_epi16(pairs, 4), four), w);
     choose(_mm256_and_si256(pairs, four), w + 4);
-    // Rounding may lose a scale that is NaN.
+    // Rounding the sixteen numbers may lose that a scale is NaN.
     w[0] += Lanes{} * scale;
   }
 #endif
 };
 #endif
 
-// Whatever it is, rounded where the form asks for it.
+// Numbers of any kind, rounded where the form asks for it.
 struct Numbers {
   static constexpr bool kPairs = false;
   static constexpr int kVectors = 1;
@@ -199,15 +206,16 @@ inline Lanes add_products(Lanes sum, Lanes a, Lanes b) {
   return sum + a * b;
 }
 
-// The left factors: units of whole chunks in their order, and what is left of K as floats.
+// The left factors: whole chunks as units in the order of the right factor, and what is left of K as floats.
 template <class Weights>
 struct Left {
-  static constexpr int kChunk = Weights::kVectors * kLanes * (Weights::kPairs ? 2 : 1);  // numbers
+  static constexpr int kChunk = Weights::kVectors * kLanes * (Weights::kPairs ? 2 : 1);  // the numbers of a chunk
   int64_t whole, units, stride;
   uint32_t* data;
 
-  Left(const Product& p, Pool& pool) : whole(p.k / kChunk * kChunk), units(whole / (Weights::kPairs ? 2 : 1)), stride(units + round_up(p.k - whole, kLanes)) {
-    data = static_cast<uint32_t*>(pool.scratch(0, 0, p.m * stride * 4));
+  Left(const Product& p, Pool& pool)
+      : whole(p.k / kChunk * kChunk), units(whole / (Weights::kPairs ? 2 : 1)), stride(units + round_up(p.k - whole, kLanes)) {
+    data = static_cast<uint32_t*>(pool.scratch(0, Slot::shared, p.m * stride * 4));
     static constexpr auto kOrder = [] {
       std::array<int, kChunk> order{};
       for (int n = 0; n < kChunk; n++) order[n] = Weights::place(n);
@@ -233,11 +241,12 @@ struct Left {
   }
 };
 
-// Rows [row, row + Rows) of out, columns [begin, end).
+// Computes columns [begin, end) of the rows [row, row + Rows) of out.
 template <int Rows, class Weights>
 void multiply_rows(const Product& p, const Weights& weights, const Left<Weights>& left, int64_t begin, int64_t end, int64_t row) {
   constexpr int kVectors = Weights::kVectors, kChunk = Left<Weights>::kChunk;
-  constexpr int kSums = std::min(kVectors, Rows == 1 ? 4 : Rows == 2 ? 2 : 1);  // of a row, enough to hide what an addition takes
+  // Sums of a row: enough to hide how long an addition takes.
+  constexpr int kSums = std::min(kVectors, Rows == 1 ? 4 : Rows == 2 ? 2 : 1);
   const uint32_t* a = left.data + row * left.stride;
   const Numbers rest(p);
   float results[Rows][kColumns];
@@ -274,8 +283,9 @@ void multiply_rows(const Product& p, const Weights& weights, const Left<Weights>
 template <class Weights>
 void multiply_with(const Product& p, Pool& pool) {
   const Left<Weights> left(p, pool);
-  // As many pieces for each thread, or one where the work does not pay for waking the others.
-  const int64_t pieces = std::clamp<int64_t>(p.n * p.k / (kLeastWork * pool.threads()), 1, 4) * (p.n * p.k < 2 * kLeastWork ? 1 : pool.threads());
+  // Each thread gets as many pieces, or there is one piece where the work does not pay for waking the others.
+  const int64_t threads = p.n * p.k < 2 * kLeastWork ? 1 : pool.threads();
+  const int64_t pieces = threads * std::clamp<int64_t>(p.n * p.k / (kLeastWork * pool.threads()), 1, 4);
   const int64_t grain = round_up((p.n + pieces - 1) / pieces, 4);
   pool.ranges(p.n, grain, [&](int64_t begin, int64_t end, int) {
     const Weights weights(p);

@@ -1,29 +1,30 @@
-// Matrix products out of panels, with or without a low-rank branch.
+// Matrix products with the vectors of one instruction set, with or without a low-rank branch.
 //
-// A block of up to 2048 rows and kDepth steps of K of the left factor is packed once, in panels. Each panel of the right factor is packed by
-// the thread that uses it and then meets the left ones, all or, where there are many rows, those of the thread's own rows, so that it stays in
-// the second-level cache while those stream by (two bytes per cycle). While it does, the lines of the next panel are fetched: where they lie
-// in different rows no hardware prefetcher finds them. A tile's sums stay in registers, and in scratch between blocks of K. No result depends
-// on the number of threads.
+// A block of up to 2048 rows and kDepth steps of K of the left factor is packed once, in panels. Each panel of the right factor is packed
+// by the thread that uses it. It then meets the left panels, all of them or, where there are many rows, those of the thread's own rows, and
+// stays in the second-level cache while those stream by (two bytes per cycle). Meanwhile the lines of the next panel are prefetched,
+// because no hardware prefetcher finds them where they lie in different rows. The sums of a tile stay in registers, and in scratch memory
+// between blocks of K. No result depends on the number of threads.
 //
-// A low-rank branch out = x·op(W) + h·up, h = scale·x·down, costs its own work alone: a panel of x meets `down` while it is in the cache,
-// and h stands behind it as a few more steps of K, for which a panel of `up` stands behind that of W.
+// A low-rank branch out = x·op(W) + h·up, h = scale·x·down, costs no more than its own work: a panel of x meets `down` while it is in the
+// cache, and h stands behind it as a few more steps of K, for which a panel of `up` stands behind that of W.
 #include <algorithm>
 
-#include "product.h"
+#include "gemm.h"
 
 namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// Rows and steps of K of a block: its panels then take at most 16 MiB, and a panel of the right factor stays in the first- or second-level cache. Where
-// sums between blocks would take more than kPartial numbers, blocks are as deep as kDeep.
+// The rows and the steps of K of a block: its panels then take at most 16 MiB, and a panel of the right factor stays in the first- or
+// second-level cache. Where the sums between blocks would be more than kPartial numbers, blocks are as deep as kDeep.
 constexpr int64_t kRowBlock = 2048, kDeep = 2048, kDepth = kLanes < 16 ? 384 : kHasPairs ? kDeep : 1024;
-// A thread has rows of its own from so many on, if the other threads' copies of the right factor have at most so many columns for each row.
+// Each thread has rows of its own where there are at least kOwnRows for it, if all the copies of the right factor that the other threads
+// then pack have at most kOwnColumns columns for each row.
 constexpr int64_t kOwnRows = 128, kOwnColumns = 2;
 constexpr int64_t kPartial = int64_t{1} << 22;
 
-// Brings one vector of sums home: alpha, addend, rounding.
+// Turns one vector of sums into results and stores them: times alpha, plus the addend, rounded.
 template <class Some>
 inline void store_vector(const Product& p, int64_t element, Some some, Lanes sums) {
   Lanes x = sums * p.alpha;
@@ -32,25 +33,25 @@ inline void store_vector(const Product& p, int64_t element, Some some, Lanes sum
 }
 
 #if !defined(__AVX512F__)
-// A part of a tile, whose sums lie in memory in rows of `width`.
-[[gnu::noinline]] void store_part(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns, const float* sums, int64_t width) {
+// The same for a part of a tile whose sums lie in memory, in rows of `width`.
+[[gnu::noinline]] void store_part(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns, const float* sums,
+                                  int64_t width) {
   for (int64_t r = 0; r < rows; r++)
-    for (int64_t i = 0; i < columns; i += kLanes) store_vector(p, (row + r) * p.n + column + i, first(columns - i), lanes_at(sums + r * width + i));
+    for (int64_t i = 0; i < columns; i += kLanes)
+      store_vector(p, (row + r) * p.n + column + i, first(columns - i), lanes_at(sums + r * width + i));
 }
 #endif
 
-// Brings the first `rows` rows of a tile's sums home. Inlined, or else the sums would take the way over memory: as they do where only some are wanted,
-// as copying some bytes is a call, which no register of sums outlives.
+// Stores the results of the first `rows` rows of a tile's sums. It is inlined because the sums would otherwise go through memory. They do
+// where only a part of the tile is wanted: storing some lanes of a vector is a call there, and no register of sums outlives a call.
 template <int Rows, int Vectors>
-[[gnu::always_inline]] inline void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns, const Lanes (&sums)[Rows][Vectors]) {
+[[gnu::always_inline]] inline void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t columns,
+                                              const Lanes (&sums)[Rows][Vectors]) {
 #if !defined(__AVX512F__)
   constexpr int64_t width = Vectors * kLanes;
   if (rows < Rows || columns < width) {
     float memory[Rows * width];
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; r++)
-#pragma GCC unroll 2
-      for (int v = 0; v < Vectors; v++) put_lanes(memory + r * width + v * kLanes, sums[r][v]);
+    keep_sums(memory, width, sums);
     return store_part(p, row, column, rows, columns, memory, width);
   }
   columns = width;
@@ -59,24 +60,25 @@ template <int Rows, int Vectors>
   for (int r = 0; r < Rows; r++) {
     if (kLanes == 16 && r >= rows) return;
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) store_vector(p, (row + r) * p.n + column + v * kLanes, first(columns - v * kLanes), sums[r][v]);
+    for (int v = 0; v < Vectors; v++)
+      store_vector(p, (row + r) * p.n + column + v * kLanes, first(columns - v * kLanes), sums[r][v]);
   }
 }
 
-// A block of K of some rows: what its panels share.
+// Some rows and a block of K of a product: what their panels share.
 struct Block {
-  int64_t row, rows;           // of the left factor and of out
-  int64_t k, depth;            // of K
-  bool first, last;            // of the blocks of K
-  int64_t steps, tail;         // of a left panel: of the block, and of the branch behind the last block
+  int64_t row, rows;           // the first row of the left factor and of out, and how many there are
+  int64_t k, depth;            // where the block begins in K, and how much of K it is
+  bool first, last;            // whether it is the first or the last of the blocks of K
+  int64_t steps, tail;         // the steps of a left panel, and those of the branch behind the last block
   int64_t panels;
-  uint32_t* left;              // packed
-  float* partial;              // tile by tile, column panels outermost: sums between blocks
+  uint32_t* left;              // the packed left panels
+  float* partial;              // sums between blocks, tile by tile, the panels of columns outermost
 
   int64_t valid(int64_t panel, int64_t height) const { return std::min(height, rows - panel * height); }
 };
 
-// The branch's part of a tile where a mask lies over it: sums [Rows][width], plus `before` where that is given.
+// The branch's part of a tile where a mask lies over it: sums [Rows][width], plus those of `before` where that is given.
 template <int Rows, int Vectors>
 void masked_tail(const Product& p, const uint32_t* a, const uint32_t* b, int64_t steps, int64_t row, int64_t column, const float* before,
                  float* __restrict sums) {
@@ -96,29 +98,21 @@ void masked_tail(const Product& p, const uint32_t* a, const uint32_t* b, int64_t
     for (int i = 0; i < Rows * width; i++) sums[i] += before[i];
 }
 
-// A tile's sums over some steps, from what `before` holds or else from zero, and home: to `kept`, or else to out.
+// Computes the sums of a tile over some steps, beginning with what `before` holds or else with zero. They go to `kept` as they are or,
+// without it, to out as results.
 template <bool Pairs, bool Resumed, int Rows, int Vectors>
-LOWRANK_TILE void multiply_steps(const Product& p, const uint32_t* a, const uint32_t* b, int64_t steps, const float* before, float* kept, int64_t row,
-                           int64_t rows, int64_t column) {
+LOWRANK_TILE void multiply_steps(const Product& p, const uint32_t* a, const uint32_t* b, int64_t steps, const float* before, float* kept,
+                                 int64_t row, int64_t rows, int64_t column) {
   constexpr int64_t width = Vectors * kLanes;
   Lanes sums[Rows][Vectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) {
-      sums[r][v] = Lanes{};
-      if constexpr (Resumed) sums[r][v] = lanes_at(before + r * width + v * kLanes);
-    }
+  begin_sums<Resumed>(before, width, sums);
   multiply<Pairs, Rows, Vectors>(a, b, steps, sums);
   if (!kept) return store_tile<Rows, Vectors>(p, row, column, rows, std::min(width, p.n - column), sums);
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) put_lanes(kept + r * width + v * kLanes, sums[r][v]);
+  keep_sums(kept, width, sums);
 }
 
-// One tile: panel i of the left factor against a packed panel of the right one. Both have the branch's steps behind their own, so that the
-// two products are one loop.
+// Computes one tile, of panel i of the left factor and a packed panel of the right one. Both have the branch's steps behind their own, so
+// that the two products are one loop.
 template <bool Pairs, int Rows, int Vectors>
 inline void multiply_tile(const Product& p, const Block& block, int64_t i, const uint32_t* right, int64_t column) {
   constexpr int64_t width = Vectors * kLanes;
@@ -140,8 +134,8 @@ inline void multiply_tile(const Product& p, const Block& block, int64_t i, const
   }
 }
 
-// Adds a packed panel's part of h to its sums [Rows][rank in whole panels], and after the last block h's own steps to the panel. `down` is
-// packed in panels of kColumns, the last perhaps of kLanes.
+// Adds a packed panel's part of h to its sums [Rows][rank in whole panels] and, after the last block, puts the steps of h behind those of
+// the panel. `down` is packed in panels of kColumns, of which the last may have kLanes.
 template <int Rows>
 void add_branch(const Product& p, const Block& block, int64_t i, const uint32_t* down, float* sums, Pool& pool, int thread) {
   const Branch& branch = *p.branch;
@@ -149,7 +143,7 @@ void add_branch(const Product& p, const Block& block, int64_t i, const uint32_t*
   uint32_t* panel = block.left + i * Rows * (block.steps + block.tail);
   const uint32_t* x = panel;
   if (branch.in) {
-    auto* masked = static_cast<uint32_t*>(pool.scratch(thread, 3, Rows * block.steps * 4));
+    auto* masked = static_cast<uint32_t*>(pool.scratch(thread, Slot::masked, Rows * block.steps * 4));
     Factor f = p.a.at(row, block.k);
     f.mask = branch.in;
     pack_panel(f, valid, Rows, block.depth, p.form, masked);
@@ -168,22 +162,22 @@ void add_branch(const Product& p, const Block& block, int64_t i, const uint32_t*
   pack_panel(Factor::left(*branch.h, false).at(row, 0), valid, Rows, branch.rank, p.form, panel + Rows * block.steps);
 }
 
-// Packs a block of the left factor for all threads, with the branch's steps.
+// Packs a block of the left factor for all threads, and computes the branch's steps behind it.
 template <int Rows>
 void pack_left(const Product& p, const Block& block, Pool& pool) {
   uint32_t* down = nullptr;
   float* sums = nullptr;
   if (p.branch) {
     const int64_t rank = p.branch->rank, padded = rank + kColumns;
-    down = static_cast<uint32_t*>(pool.scratch(0, 2, padded * block.steps * 4));
-    sums = static_cast<float*>(pool.scratch(0, 5, block.panels * Rows * padded * sizeof(float)));
+    down = static_cast<uint32_t*>(pool.scratch(0, Slot::down, padded * block.steps * 4));
+    sums = static_cast<float*>(pool.scratch(0, Slot::branch_sums, block.panels * Rows * padded * sizeof(float)));
     pool.each((rank + kColumns - 1) / kColumns, [&](int64_t i, int) {
       const int64_t j = i * kColumns, width = rank - j <= kLanes ? kLanes : kColumns;
       pack_panel(p.branch->down.at(j, block.k), std::min<int64_t>(width, rank - j), width, block.depth, p.form, down + j * block.steps);
     });
   }
   const int64_t stride = Rows * (block.steps + block.tail);
-  // Columns of a row-major matrix: some of each row for all panels of a piece, before the next rows.
+  // The columns of a row-major matrix are packed a few rows at a time, for all panels of a piece before the next rows.
   const int64_t some = p.a.lanes_are_rows ? block.depth : 64;
   const auto pack = [&](int64_t begin, int64_t end) {
 #if defined(__AVX512F__)
@@ -203,33 +197,34 @@ void pack_left(const Product& p, const Block& block, Pool& pool) {
   });
 }
 
-// All columns of one block of K.
+// Computes all columns of one block of K.
 template <bool Pairs, int Rows, int Vectors>
 void multiply_block(const Product& p, const Block& block, Pool& pool) {
   constexpr int64_t width = Vectors * kLanes;
   const int64_t columns = (p.n + width - 1) / width;
   if (columns == 0) return;
-  // Each thread has rows of its own, which it has packed itself, if that saves more than packing the right factor once for each costs. Where
-  // that has few panels, the rows are divided further, so that there is enough to share out.
+  // Each thread has rows of its own, which it has packed itself, if that saves more than it costs to pack the right factor once for each
+  // thread. Where the right factor has few panels the rows are divided further, so that there is enough to share out.
   const int64_t wanted = 4 * pool.threads();
-  const int64_t own = p.n * (pool.threads() - 1) <= kOwnColumns * block.rows ? std::min<int64_t>(pool.threads(), block.rows / kOwnRows) : 1;
+  const bool copies = p.n * (pool.threads() - 1) <= kOwnColumns * block.rows;
+  const int64_t own = copies ? std::min<int64_t>(pool.threads(), block.rows / kOwnRows) : 1;
   const int64_t parts = std::min(block.panels, std::max<int64_t>({1, own, (wanted + columns - 1) / columns}));
   pool.each(columns * parts, [&](int64_t task, int thread) {
     const int64_t column = task % columns * width, part = task / columns, valid = std::min(width, p.n - column);
     const int64_t begin = block.panels * part / parts, end = block.panels * (part + 1) / parts;
-    auto* right = static_cast<uint32_t*>(pool.scratch(thread, 1, width * (block.steps + block.tail) * 4));
+    auto* right = static_cast<uint32_t*>(pool.scratch(thread, Slot::own, width * (block.steps + block.tail) * 4));
     pack_panel(p.b.at(column, block.k), valid, width, block.depth, p.form, right);
     if (block.tail > 0) pack_panel(p.branch->up.at(column, 0), valid, width, p.branch->rank, p.form, right + width * block.steps);
     const int64_t next = column + width, next_columns = p.b.lanes_are_rows ? 0 : std::clamp<int64_t>(p.n - next, 0, width);
     for (int64_t i = begin; i < end; i++) {
-      if (next_columns > 0)
-        prefetch_rows(p.b.at(next, block.k), block.depth * (i - begin) / (end - begin), block.depth * (i - begin + 1) / (end - begin), next_columns);
+      const int64_t done = i - begin, all = end - begin;
+      if (next_columns > 0) prefetch_rows(p.b.at(next, block.k), block.depth * done / all, block.depth * (done + 1) / all, next_columns);
       multiply_tile<Pairs, Rows, Vectors>(p, block, i, right, column);
     }
   });
 }
 
-// The whole product with tiles of Rows × Vectors · kLanes.
+// Computes the whole product with tiles of Rows × Vectors · kLanes.
 template <int Rows, int Vectors>
 void multiply_tiles(const Product& p, Pool& pool) {
   constexpr int64_t width = Vectors * kLanes;
@@ -240,14 +235,14 @@ void multiply_tiles(const Product& p, Pool& pool) {
   for (int64_t row = 0; row < p.m; row += most) {
     Block block{.row = row, .rows = std::min(most, p.m - row), .k = 0};
     block.panels = (block.rows + Rows - 1) / Rows;
-    block.partial = split ? static_cast<float*>(pool.scratch(0, 4, block.panels * Rows * padded * sizeof(float))) : nullptr;
+    block.partial = split ? static_cast<float*>(pool.scratch(0, Slot::sums, block.panels * Rows * padded * sizeof(float))) : nullptr;
     do {
       block.depth = std::min(depth, p.k - block.k);
       block.first = block.k == 0;
       block.last = block.k + block.depth == p.k;
       block.steps = steps_of(p.form, block.depth);
       block.tail = p.branch && block.last ? steps_of(p.form, p.branch->rank) : 0;
-      block.left = static_cast<uint32_t*>(pool.scratch(0, 0, block.panels * Rows * (block.steps + block.tail) * 4));
+      block.left = static_cast<uint32_t*>(pool.scratch(0, Slot::shared, block.panels * Rows * (block.steps + block.tail) * 4));
       pack_left<Rows>(p, block, pool);
       if (kHasPairs && p.form == Form::pairs) multiply_block<kHasPairs, Rows, Vectors>(p, block, pool);
       else multiply_block<false, Rows, Vectors>(p, block, pool);

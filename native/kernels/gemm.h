@@ -1,162 +1,41 @@
-// Matrix products out of panels: what matmul and attention share. A tile multiplies a panel of kRows lanes with one of kColumns lanes, its sums in
-// registers.
+// Matrix products as ops ask for them, with or without a low-rank branch. `multiply_product` chooses who computes one: gemm.cpp with
+// vectors, few_rows.cpp where there are few rows, gemm_tiles.cpp in tile registers.
 #pragma once
-#include "pack.h"
+#include "panel_product.h"
 
 namespace lowrank::LOWRANK_ISA {
 
-// A function with the loop of a tile and what goes before and after: with more around it GCC 12 has not enough of Arm's registers for the sums.
-#if defined(__aarch64__)
-#define LOWRANK_TILE [[gnu::noinline]]
-#else
-#define LOWRANK_TILE inline
-#endif
+// The low-rank branch of a linear layer, or of its input gradient.
+struct Branch {
+  Factor down, up;   // the factors [K → r] and [r → N], as right ones
+  const Tensor* h;   // [M, r]; it is written
+  float scale;       // the factor of h
+  Mask in, out;      // the dropout of x before `down`, or that of h·up
+  float mask_scale;  // the factor of what the mask keeps, in h or else in h·up
+  int64_t rank;
+};
 
-#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-// `multiply` of pairs: one instruction adds the products of four of K of two rows with those of two columns to their 2 × 2 sums. (As the compiler's
-// own function it costs GCC 12 a copy of the sums.)
-template <int Rows, int Vectors, int64_t StepStride>
-[[gnu::always_inline]] inline void multiply_fours(const uint32_t* __restrict a, const uint32_t* __restrict b, int64_t steps, Lanes (&sums)[Rows][Vectors]) {
-  static_assert(Rows % 4 == 0);
-  Lanes squares[Rows / 2][2 * Vectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; r += 2)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) {
-      squares[r / 2][2 * v] = shuffle<0, 1, 4, 5>(sums[r][v], sums[r + 1][v]);
-      squares[r / 2][2 * v + 1] = shuffle<2, 3, 6, 7>(sums[r][v], sums[r + 1][v]);
-    }
-  for (; steps > 0; steps -= 2) {
-    Lanes columns[2 * Vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < 2 * Vectors; v++) columns[v] = lanes_at(b + 4 * v);
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; r += 4) {
-      const Lanes rows[] = {lanes_at(a + 2 * r), lanes_at(a + 2 * r + 4)};
-#pragma GCC unroll 8
-      for (int v = 0; v < 4 * Vectors; v++) {
-        Lanes square = squares[r / 2 + v % 2][v / 2];
-        asm("bfmmla %0.4s, %1.8h, %2.8h" : "+w"(square) : "w"(rows[v % 2]), "w"(columns[v / 2]));
-        squares[r / 2 + v % 2][v / 2] = square;
-      }
-    }
-    a += 2 * StepStride;
-    b += 2 * Vectors * kLanes;
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; r += 2)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) {
-      sums[r][v] = shuffle<0, 1, 4, 5>(squares[r / 2][2 * v], squares[r / 2][2 * v + 1]);
-      sums[r + 1][v] = shuffle<2, 3, 6, 7>(squares[r / 2][2 * v], squares[r / 2][2 * v + 1]);
-    }
-}
-#endif
+struct Product {
+  Factor a, b;
+  const Tensor* out;
+  int64_t m, n, k;
+  Form form;
+  float alpha = 1;
+  const Tensor* addend = nullptr;  // has out's shape, and may be out itself
+  const Branch* branch = nullptr;
+};
 
-// sums[row][column] += Σ over K of a panel of Rows lanes times one of Vectors · kLanes lanes. Either may also lie in memory as it is: unit (row, step)
-// of the first is a[row · RowStride + step · StepStride], the second's steps are `right_step` units apart.
-template <bool Pairs, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
-[[gnu::always_inline]] inline void multiply(const uint32_t* __restrict a, const uint32_t* __restrict b, int64_t steps, Lanes (&sums)[Rows][Vectors],
-                     int64_t right_step = Vectors * kLanes) {
-#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-  static_assert(!Pairs || RowStride == 1);
-  if constexpr (Pairs) return multiply_fours<Rows, Vectors, StepStride>(a, b, steps, sums);
-#endif
-  for (; steps > 0; steps--) {
-    Lanes columns[Vectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) columns[v] = lanes_at(b + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; r++) {
-#if defined(__AVX512BF16__)
-      if constexpr (Pairs) {
-        const auto row = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[r * RowStride]));
-#pragma GCC unroll 2
-        for (int v = 0; v < Vectors; v++) sums[r][v] = (Lanes)_mm512_dpbf16_ps((__m512)sums[r][v], row, (__m512bh)columns[v]);
-        continue;
-      }
-#endif
-#if defined(__aarch64__)
-      // An instruction multiplies by one number of a vector.
-      if constexpr (RowStride == 1) {
-        const Lanes rows = lanes_at(a + r / kLanes * kLanes);
-#pragma GCC unroll 2
-        for (int v = 0; v < Vectors; v++) sums[r][v] += rows[r % kLanes] * columns[v];
-        continue;
-      }
-#endif
-      const float row = std::bit_cast<float>(a[r * RowStride]);
-#pragma GCC unroll 2
-      for (int v = 0; v < Vectors; v++) sums[r][v] += row * columns[v];
-    }
-    a += StepStride;
-    b += right_step;
-  }
-}
+// Computes a product, and the h of its branch.
+void multiply_product(const Product& p, Pool& pool);
+
+// Where both factors lie along K and there are at most so many rows, a product is bound by reading the right factor once, and nothing is
+// packed.
+inline constexpr int64_t kFewRows = 8;
+void multiply_few_rows(const Product& p, Pool& pool);
 
 #if defined(__AMX_BF16__)
-// Adds the product of two packed panels of so many steps to the sums in tiles. (What is near matters little in parts: their loop waits for the tile unit.)
-template <int Vectors>
-inline void add_panels(Form form, const uint32_t* left, const uint32_t* right, int64_t steps, Near near = Near::next_right, Ahead far = {}) {
-  if (form == Form::parts) add_parts<Vectors>(left, right, steps / (kParts * kChunk), far);
-  else add_chunks<Vectors>(left, right, steps / kChunk, kPanels<Vectors>, near, far);
-}
+// Computes a product in tile registers, where its form is one of those.
+void multiply_in_tiles(const Product& p, Pool& pool);
 #endif
-
-template <bool Pairs, bool Accumulate, int Rows, int Vectors, int64_t RowStride, int64_t StepStride>
-LOWRANK_TILE void tile_of(const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out, int64_t stride, int64_t right_step) {
-  Lanes sums[Rows][Vectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) {
-      sums[r][v] = Lanes{};
-      if constexpr (Accumulate) sums[r][v] = lanes_at(out + r * stride + v * kLanes);
-    }
-  multiply<Pairs, Rows, Vectors, RowStride, StepStride>(a, b, steps, sums, right_step);
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) put_lanes(out + r * stride + v * kLanes, sums[r][v]);
-}
-
-// One product of `multiply` into `out` [Rows][Vectors · kLanes], rows `stride` apart; with Accumulate it is added to what is there.
-template <bool Accumulate, int Rows, int Vectors, int64_t RowStride = 1, int64_t StepStride = Rows>
-inline void tile(Form form, const uint32_t* a, const uint32_t* b, int64_t steps, float* __restrict out, int64_t stride,
-                 int64_t right_step = Vectors * kLanes) {
-#if defined(__AMX_BF16__)
-  if constexpr (Rows % kTile == 0) {
-    static_assert(Rows == kTile || Rows == kTileRows);
-    if constexpr (Accumulate) load_sums<Vectors, Rows>(out, stride);
-    else clear_sums<Vectors, Rows>();
-    add_chunks<Vectors, Rows>(a, b, steps / kChunk, StepStride == Rows ? kPanels<Vectors, Rows> : Layout{RowStride, kChunk, Vectors * kLanes});
-    return store_sums<Vectors, Rows>(out, stride);
-  }
-#endif
-  // Rows apart have no steps that lie together.
-  if constexpr (kHasPairs && (RowStride == 1 || kTogether == 1)) {
-    if (form == Form::pairs) return tile_of<true, Accumulate, Rows, Vectors, RowStride, StepStride>(a, b, steps, out, stride, right_step);
-  }
-  tile_of<false, Accumulate, Rows, Vectors, RowStride, StepStride>(a, b, steps, out, stride, right_step);
-}
-
-// The form in which a product of these dtypes is computed; a quantised weight is the second.
-inline Form form_of(const Tensor& a, const Tensor& b) {
-  if (a.dtype == DType::f32 && (b.dtype == DType::f32 || is_quantized(b))) return kWide;
-  return kNarrow;
-}
-
-inline void expect_matrix(const Tensor& t, int64_t rows, int64_t columns, const char* name) {
-  expect_floats(t);
-  if (t.rank != 2 || t.shape[0] != rows || t.shape[1] != columns)
-    fail("%s is not [%lld, %lld]", name, static_cast<long long>(rows), static_cast<long long>(columns));
-}
-
-// Words for a mask over a matrix [rows, columns], or none where the operand is absent.
-inline Mask expect_mask(const Tensor& words, int64_t rows, int64_t columns) {
-  const int64_t stride = (columns + 31) / 32;
-  if (words) expect_vector(words, DType::i32, rows * stride, "a mask of one bit per element, each row in whole words");
-  return {static_cast<const uint32_t*>(words.data), stride};
-}
 
 }  // namespace lowrank::LOWRANK_ISA

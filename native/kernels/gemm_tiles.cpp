@@ -1,10 +1,11 @@
 // Matrix products in tile registers.
 //
-// A task has a group of column panels, which it packs into the second-level cache, and some rows. Rows of bf16 are mostly read as they lie, 32 at a time:
-// those meet the whole group while they are in the cache. Other left factors are packed before, large ones a span of K at a time; where they have many
-// more rows than there are columns it is their panels that stay in the cache, and the columns' that pass by. Long products go by blocks of K, their sums
-// kept in between. A low-rank branch is what it is in gemm.cpp: h first, then a few more steps behind the last ones of K.
-#include "product.h"
+// A task has a group of column panels, which it packs into the second-level cache, and some rows. Rows of bf16 are mostly read as they lie,
+// 32 at a time, and meet the whole group while they are in the cache. Other left factors are packed before, large ones a span of K at a
+// time. Where there are many more rows than columns it is the rows' panels that stay in the cache, while those of the columns pass by.
+// Products with a long K are computed by blocks of it, and their sums are kept in between. A low-rank branch is computed as in gemm.cpp:
+// first h, then a few more steps behind the last ones of K.
+#include "gemm.h"
 
 #if defined(__AMX_BF16__)
 #include <algorithm>
@@ -16,45 +17,47 @@ namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// K of one block, or, where it is longer, of several; and the bytes of a packed group: half of a second-level cache of 2 MiB, less where sums between
-// blocks have to be there too.
+// The K of one block, or of each of several where it is longer, and the bytes of a packed group: half of a second-level cache of 2 MiB, or
+// less where the sums between blocks have to be there too.
 constexpr int64_t kDepth = 2048, kSomeDepth = 1408, kPartsDepth = 768, kGroupBytes = 1 << 20, kSomeGroupBytes = 768 << 10;
-// The other way round: bytes of packed rows, and of the columns that they meet at a time.
+// Where rows stay in the cache: the bytes of packed rows, and of the columns that they meet at a time.
 constexpr int64_t kRowsBytes = 640 << 10, kColumnsBytes = 256 << 10;
-// Bytes of a factor that is packed all at once, at most.
+// At most so many bytes of a factor are packed at once.
 constexpr int64_t kAllBytes = 32 << 20;
-// Rows whose left panels are packed at a time, and bytes of sums kept between spans of K.
+// At most so many rows are packed at a time, and so many bytes of sums are kept between spans of K.
 constexpr int64_t kRowBlock = 2048, kPartialBytes = 32 << 20;
-// Rows of a part of a task's, at least, and the number of parts, at most.
+// A task's rows are divided into parts of at least so many rows, and into at most so many parts.
 constexpr int64_t kPartRows = 256, kMostParts = 8;
-// Bytes between rows, of which a multiple puts all of them in a thirty-second of the first-level cache, and columns that make up for packing.
+// Rows a multiple of so many bytes apart all lie in a thirty-second of the first-level cache; from so many columns on packing them pays.
 constexpr int64_t kFewSets = 2048, kManyColumns = 1024;
 constexpr int64_t kPerChunk = 2 * kChunk;
 constexpr int64_t kSums = kTileRows * kColumns;
 
-// K in even blocks, and those of whole blocks of codes.
+// The K of a block: blocks are of one size, and have whole blocks of codes.
 int64_t depth_of(const Product& p) {
   const int64_t most = p.form == Form::parts ? kPartsDepth : p.k <= kDepth ? kDepth : kSomeDepth;
   const int64_t blocks = std::max<int64_t>(1, (p.k + most - 1) / most);
   return std::max(kAhead, round_up((p.k + blocks - 1) / blocks, kAhead));
 }
 
-// Rows of a panel that are one of so many shares of it, to be asked for while others are multiplied.
+// One of so many equal shares of a panel's rows, to be prefetched while other panels are multiplied.
 struct Share {
   int64_t first, count;
   Share(int64_t number, int64_t shares) : first(kTileRows * number / shares), count(kTileRows * (number + 1) / shares - first) {}
 };
-Ahead ahead_of(const uint32_t* packed, int64_t steps, Share share) { return {packed + share.first * steps, share.count, kChunk, share.count * kChunk}; }
+Ahead ahead_of(const uint32_t* packed, int64_t steps, Share share) {
+  return {packed + share.first * steps, share.count, kChunk, share.count * kChunk};
+}
 
-// Rows of the left factor and of out, by panels, and a span of K.
+// Some rows of the left factor and of out, by panels, over a span of K.
 struct Rows {
   const Product& p;
   int64_t row, rows, k, span;
-  bool direct;        // whole panels are read where they lie
-  uint32_t* packed;   // panels over the span: every one, or else the last if it is not whole
-  uint32_t* h;        // panels of the branch
+  bool direct;        // whether whole panels are read where they lie
+  uint32_t* packed;   // the packed panels of the span: every one, or only the last where that is not whole
+  uint32_t* h;        // the panels of the branch
   float* h_sums;      // [rows in whole panels][rank in whole panels]
-  float* partial;     // tile by tile, column panels outermost: sums between spans
+  float* partial;     // sums between spans, tile by tile, the panels of columns outermost
 
   bool first() const { return k == 0; }
   bool last() const { return k + span >= p.k; }
@@ -65,26 +68,27 @@ struct Rows {
   int64_t tail() const { return p.branch ? steps_of(p.form, p.branch->rank) : 0; }
   uint32_t* packed_panel(int64_t i) const { return packed + (direct ? 0 : i * kTileRows * steps()); }
 
-  // Panel i from this K of the span on.
+  // Panel i, from this element of the span's K on.
   const uint32_t* panel(int64_t i, int64_t from) const {
     if (!in_place(i)) return packed_panel(i) + kTileRows * steps_of(p.form, from);
     return reinterpret_cast<const uint32_t*>(half_at(*p.a.tensor, p.a.element(row + i * kTileRows, k + from)));
   }
-  // Adds rows of panel i, from this K of the span on, times a right panel.
+  // Adds the rows of panel i, from this element of the span's K on, times a right panel to the sums in tiles.
   template <int Vectors>
   void add(int64_t i, int64_t from, const uint32_t* right, int64_t steps, Near near = Near::next_right, Ahead far = {}) const {
     constexpr Layout panels = kPanels<Vectors>;
     if (!in_place(i)) return add_panels<Vectors>(p.form, panel(i, from), right, steps, near, far);
     add_chunks<Vectors>(panel(i, from), right, steps / kChunk, {p.a.stride / 2, kChunk, panels.step}, near, far);
   }
-  // A share of panel i.
+  // What to prefetch of panel i for one share of it.
   Ahead ahead(int64_t i, int64_t from, int64_t steps, Share share) const {
     if (!in_place(i)) return ahead_of(panel(i, from), steps, share);
     return {panel(i, from) + share.first * p.a.stride / 2, share.count, p.a.stride / 2, kChunk};
   }
 };
 
-// Adds a span's part of h = x·down to the sums of a panel of rows; after the last one h, scaled, goes into its tensor and into a left panel.
+// Adds a span's part of h = x·down to the sums of a panel of rows. After the last span h is scaled and goes into its tensor and a left
+// panel.
 void add_branch(const Rows& r, int64_t i, const uint32_t* down, Pool& pool, int thread) {
   const Product& p = r.p;
   const Branch& branch = *p.branch;
@@ -92,7 +96,7 @@ void add_branch(const Rows& r, int64_t i, const uint32_t* down, Pool& pool, int 
   float* sums = r.h_sums + i * kTileRows * stride;
   uint32_t* masked = nullptr;
   if (branch.in) {
-    masked = static_cast<uint32_t*>(pool.scratch(thread, 3, kTileRows * r.steps() * 4));
+    masked = static_cast<uint32_t*>(pool.scratch(thread, Slot::masked, kTileRows * r.steps() * 4));
     Factor f = p.a.at(row, r.k);
     f.mask = branch.in;
     pack_left_panel<kTileRows>(f, valid, r.span, p.form, masked);
@@ -115,20 +119,22 @@ void add_branch(const Rows& r, int64_t i, const uint32_t* down, Pool& pool, int 
   pack_left_panel<kTileRows>(Factor::left(*branch.h, false).at(row, 0), valid, branch.rank, p.form, r.h + i * kTileRows * r.tail());
 }
 
-// Packs the panel of the branch's `down` that begins with rank j, over `some` of K.
+// Packs the panel of the branch's `down` that begins with rank j, for `some` elements of K.
 void pack_down(const Product& p, int64_t j, int64_t k, int64_t some, uint32_t* panel) {
   const int64_t left = p.branch->rank - j, width = left <= kLanes ? kLanes : kColumns;
   pack_panel(p.branch->down.at(j, k), std::min(width, left), width, some, p.form, panel);
 }
 
-// Packs what rows of a span have to be packed, and computes h.
+// Packs those rows of a span that are not read where they lie, and computes h.
 void prepare(const Rows& r, Pool& pool) {
   const Product& p = r.p;
   uint32_t* down = nullptr;
   if (p.branch) {
     const int64_t rank = p.branch->rank;
-    down = static_cast<uint32_t*>(pool.scratch(0, 2, (rank + kColumns) * r.steps() * 4));
-    pool.each((rank + kColumns - 1) / kColumns, [&](int64_t i, int) { pack_down(p, i * kColumns, r.k, r.span, down + i * kColumns * r.steps()); });
+    down = static_cast<uint32_t*>(pool.scratch(0, Slot::down, (rank + kColumns) * r.steps() * 4));
+    pool.each((rank + kColumns - 1) / kColumns, [&](int64_t i, int) {
+      pack_down(p, i * kColumns, r.k, r.span, down + i * kColumns * r.steps());
+    });
   } else if (r.direct && r.in_place(r.panels() - 1)) {
     return;
   }
@@ -141,13 +147,13 @@ void prepare(const Rows& r, Pool& pool) {
   });
 }
 
-// Whether a tile's sums, begun with the addend, are what goes into out.
+// Whether the sums of a tile, if they begin with the addend, are the results as they are.
 bool comes_home(const Product& p, int64_t rows, int64_t column) {
   const bool wide = p.out->dtype == DType::f32 && (!p.addend || p.addend->dtype == DType::f32);
   return wide && p.alpha == 1 && !(p.branch && p.branch->out) && rows == kTileRows && column + kColumns <= p.n;
 }
 
-// Brings a tile's sums home where they are not yet that: alpha, addend, rounding.
+// Turns the sums of a tile into results and stores them: times alpha, plus the addend, rounded.
 void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, const float* sums) {
   const __m512 alpha = _mm512_set1_ps(p.alpha);
   if (!p.addend && p.alpha == 1 && p.out->dtype == DType::bf16 && column + kColumns <= p.n) {
@@ -166,7 +172,7 @@ void store_tile(const Product& p, int64_t row, int64_t column, int64_t rows, con
     }
 }
 
-// Where a tile's rows of out are, to be asked for over so many chunks.
+// Has a tile's rows of out prefetched over so many chunks.
 void ask_for_sums(const Product& p, int64_t row, int64_t column, int64_t rows, int64_t chunks, Ahead& ahead) {
   const int64_t bytes = bytes_per_element(p.out->dtype);
   ahead.row = static_cast<const char*>(p.out->data) + (row * p.n + column) * bytes;
@@ -176,7 +182,7 @@ void ask_for_sums(const Product& p, int64_t row, int64_t column, int64_t rows, i
   ahead.two = p.out->dtype == DType::f32;
 }
 
-// The branch's part of a tile where a mask lies over it, plus the sums so far if there are any.
+// The branch's part of a tile where a mask lies over it, plus the sums so far where there are some.
 void masked_tail(const Rows& r, int64_t i, int64_t column, const uint32_t* up, const float* before, float* sums) {
   const Branch& branch = *r.p.branch;
   clear_sums<2>();
@@ -194,19 +200,19 @@ void masked_tail(const Rows& r, int64_t i, int64_t column, const uint32_t* up, c
     }
 }
 
-// Panels [first, last) of columns.
+// The panels [first, last) of columns.
 struct Group {
   int64_t first, last;
   int64_t width() const { return last - first; }
 };
 
-// Packs a group for some of K, and behind the last of it for the branch; panels begin `stride` units apart.
+// Packs a group of panels for `some` elements of K from k on and, behind the last of K, for the branch. Panels begin `stride` units apart.
 void pack_group(const Product& p, Group group, int64_t k, int64_t some, uint32_t* right, int64_t stride) {
   const Codes* codes = p.b.codes;
   const bool blocks = p.form == Form::tiles && codes && !codes->wide && codes->block >= 6;
   const bool shared_scales = blocks && !p.b.lanes_are_rows && p.n % 64 == 0 && p.k % kPerChunk == 0;
   const bool along = blocks && p.b.lanes_are_rows && p.b.stride % 64 == 0 && k % 64 == 0 && some % 64 == 0;
-  // Where panels lie side by side, some of K for all of them before the next: that reads memory in longer pieces.
+  // Where panels lie side by side a few rows of K are packed for all of them before the next rows, which reads memory in longer pieces.
   const int64_t piece = p.b.lanes_are_rows ? some : kAhead;
   for (int64_t at = 0; at < some; at += piece)
     for (int64_t j = 0; j < group.width(); j++) {
@@ -223,12 +229,15 @@ void pack_group(const Product& p, Group group, int64_t k, int64_t some, uint32_t
   if (k + some < p.k || !p.branch) return;
   for (int64_t j = 0; j < group.width(); j++) {
     const int64_t column = (group.first + j) * kColumns, valid = std::min<int64_t>(kColumns, p.n - column);
-    pack_panel(p.branch->up.at(column, 0), valid, kColumns, p.branch->rank, p.form, right + j * stride + kColumns * steps_of(p.form, some));
+    uint32_t* panel = right + j * stride + kColumns * steps_of(p.form, some);
+    pack_panel(p.branch->up.at(column, 0), valid, kColumns, p.branch->rank, p.form, panel);
   }
 }
 
-// A tile: panel i of rows and the panel of columns from this one on, over `some` of K from k of the span on. `kept` holds its sums before and after.
-void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t some, const uint32_t* right, float* kept, Near near, Ahead far) {
+// Computes the tile of panel i of rows and the panel of columns that begins with `column`, over `some` elements of K from k of the span on.
+// `kept` holds its sums before and after.
+void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t some, const uint32_t* right, float* kept, Near near,
+                   Ahead far) {
   const Product& p = r.p;
   const int64_t row = r.row + i * kTileRows, rows = r.valid(i), steps = steps_of(p.form, some);
   const bool final = r.last() && k + some >= r.span, masked = final && p.branch && p.branch->out;
@@ -251,8 +260,8 @@ void multiply_tile(const Rows& r, int64_t i, int64_t column, int64_t k, int64_t 
   if (final) store_tile(p, row, column, rows, sums);
 }
 
-// Finds out which operand is to be near, as that changes by the second with what the core's other thread does: of runs that are equally long, now and
-// then one goes the other way, and if it takes less time than the one before, so do those that follow.
+// Finds out which operand should be near, since that changes by the second with what the core's other thread does. Of runs that are equally
+// long one goes the other way now and then. If it takes less time than the one before, the runs that follow go that way too.
 class Nearness {
  public:
   template <typename Run>
@@ -273,16 +282,18 @@ class Nearness {
   uint64_t last_ = 0;
 };
 
-// A group's columns of the rows in panels [begin, end). Where a span is one block of K, this thread may have packed the group before.
+// Computes a group's columns of the rows in panels [begin, end). Where a span is one block of K this thread may have packed the group
+// already.
 void multiply_group(const Rows& r, Group group, int64_t begin, int64_t end, bool packed, Pool& pool, int thread) {
   const TileRegisters registers;
   const Product& p = r.p;
   const int64_t depth = depth_of(p), width = group.width(), panel_units = kColumns * (steps_of(p.form, depth) + r.tail());
-  auto* right = static_cast<uint32_t*>(pool.scratch(thread, 1, width * panel_units * 4));
-  // Sums between spans are everyone's, between blocks of one span this task's.
+  auto* right = static_cast<uint32_t*>(pool.scratch(thread, Slot::own, width * panel_units * 4));
+  // The sums between spans are shared by all tasks; those between the blocks of one span belong to this task.
   const int64_t between = r.partial ? r.panels() : end - begin;
   float* partial = r.partial ? r.partial + (group.first * between + begin) * kSums : nullptr;
-  if (!partial && depth < r.span) partial = static_cast<float*>(pool.scratch(thread, 4, width * between * kSums * sizeof(float)));
+  if (!partial && depth < r.span)
+    partial = static_cast<float*>(pool.scratch(thread, Slot::sums, width * between * kSums * sizeof(float)));
   for (int64_t k = 0; k == 0 || k < r.span; k += depth) {
     const int64_t some = std::min(depth, r.span - k);
     if (!packed) pack_group(p, group, r.k + k, some, right, panel_units);
@@ -298,20 +309,22 @@ void multiply_group(const Rows& r, Group group, int64_t begin, int64_t end, bool
   }
 }
 
-// All columns are packed first; then each task packs some rows.
+// Computes a product with rows staying in the cache: all columns are packed first, then each task packs some rows.
 void multiply_by_rows(const Product& p, Pool& pool) {
   const int64_t depth = depth_of(p), panels = (p.m + kTileRows - 1) / kTileRows, columns = (p.n + kColumns - 1) / kColumns;
   const int64_t rank = p.branch ? p.branch->rank : 0, tail = p.branch ? steps_of(p.form, rank) : 0, padded = round_up(rank, kColumns);
-  const int64_t steps = steps_of(p.form, std::min(depth, round_up(p.k, kPerChunk))), panel_units = kColumns * (steps + tail), blocks = (p.k + depth - 1) / depth;
-  auto* right = static_cast<uint32_t*>(pool.scratch(0, 0, blocks * columns * panel_units * 4));
-  auto* down = static_cast<uint32_t*>(pool.scratch(0, 2, blocks * padded * steps * 4));
+  const int64_t steps = steps_of(p.form, std::min(depth, round_up(p.k, kPerChunk))), panel_units = kColumns * (steps + tail);
+  const int64_t blocks = (p.k + depth - 1) / depth;
+  auto* right = static_cast<uint32_t*>(pool.scratch(0, Slot::shared, blocks * columns * panel_units * 4));
+  auto* down = static_cast<uint32_t*>(pool.scratch(0, Slot::down, blocks * padded * steps * 4));
   const int64_t groups = (columns + 3) / 4;
   pool.each(blocks * groups, [&](int64_t task, int) {
     const int64_t block = task / groups, k = block * depth, i = task % groups, some = std::min(depth, p.k - k);
     const Group group{columns * i / groups, columns * (i + 1) / groups};
     pack_group(p, group, k, some, right + (block * columns + group.first) * panel_units, panel_units);
     if (i > 0) return;
-    for (int64_t j = 0; j < rank; j += kColumns) pack_down(p, j, k, some, down + block * padded * steps + j * steps_of(p.form, some));
+    uint32_t* panels = down + block * padded * steps;
+    for (int64_t j = 0; j < rank; j += kColumns) pack_down(p, j, k, some, panels + j * steps_of(p.form, some));
   });
   const int64_t panel_bytes = kTileRows * steps * 4, threads = pool.threads();
   const int64_t fit = std::max<int64_t>(1, kRowsBytes / panel_bytes), some = std::max<int64_t>(1, kColumnsBytes / panel_bytes);
@@ -319,13 +332,13 @@ void multiply_by_rows(const Product& p, Pool& pool) {
   pool.each(tasks, [&](int64_t task, int thread) {
     const TileRegisters registers;
     const int64_t begin = panels * task / tasks, end = panels * (task + 1) / tasks, mine = end - begin, row = begin * kTileRows;
-    const auto scratch = [&](int slot, int64_t units) { return pool.scratch(thread, slot, units * 4); };
+    const auto scratch = [&](Slot slot, int64_t units) { return pool.scratch(thread, slot, units * 4); };
     Rows r{.p = p, .row = row, .rows = std::min(p.m, end * kTileRows) - row, .k = 0, .span = depth, .direct = false};
-    r.packed = static_cast<uint32_t*>(scratch(1, mine * kTileRows * steps));
-    if (blocks > 1) r.partial = static_cast<float*>(scratch(4, columns * mine * kSums));
+    r.packed = static_cast<uint32_t*>(scratch(Slot::own, mine * kTileRows * steps));
+    if (blocks > 1) r.partial = static_cast<float*>(scratch(Slot::sums, columns * mine * kSums));
     if (p.branch) {
-      r.h = static_cast<uint32_t*>(scratch(5, mine * kTileRows * tail));
-      r.h_sums = static_cast<float*>(scratch(6, mine * kTileRows * padded));
+      r.h = static_cast<uint32_t*>(scratch(Slot::branch, mine * kTileRows * tail));
+      r.h_sums = static_cast<float*>(scratch(Slot::branch_sums, mine * kTileRows * padded));
     }
     for (int64_t block = 0; block < blocks; block++, r.k += depth) {
       r.span = std::min(depth, p.k - r.k);
@@ -349,7 +362,7 @@ void multiply_by_rows(const Product& p, Pool& pool) {
   });
 }
 
-// Rows that lie tile by tile are packed all the same if they would meet in few sets of the first-level cache, and many columns.
+// Whether rows that could be read where they lie are packed all the same: they would meet in few sets of the first-level cache, and often.
 bool worth_packing(const Product& p) {
   return p.k * 2 > kNearBytes / kTileRows && p.a.stride * 2 % kFewSets == 0 && p.n >= kManyColumns;
 }
@@ -370,20 +383,21 @@ void multiply_in_tiles(const Product& p, Pool& pool) {
     Rows r{.p = p, .row = row, .rows = std::min(most, p.m - row), .k = 0, .span = span, .direct = direct};
     const int64_t panels = r.panels(), rank = p.branch ? round_up(p.branch->rank, kColumns) : 0;
     if (!r.in_place(0) || !r.in_place(panels - 1))
-      r.packed = static_cast<uint32_t*>(pool.scratch(0, 0, (direct ? 1 : panels) * kTileRows * r.steps() * 4));
-    if (spans) r.partial = static_cast<float*>(pool.scratch(0, 4, columns * panels * kSums * sizeof(float)));
+      r.packed = static_cast<uint32_t*>(pool.scratch(0, Slot::shared, (direct ? 1 : panels) * kTileRows * r.steps() * 4));
+    if (spans) r.partial = static_cast<float*>(pool.scratch(0, Slot::sums, columns * panels * kSums * sizeof(float)));
     if (p.branch) {
-      r.h = static_cast<uint32_t*>(pool.scratch(0, 5, panels * kTileRows * r.tail() * 4));
-      r.h_sums = static_cast<float*>(pool.scratch(0, 6, panels * kTileRows * rank * sizeof(float)));
+      r.h = static_cast<uint32_t*>(pool.scratch(0, Slot::branch, panels * kTileRows * r.tail() * 4));
+      r.h_sums = static_cast<float*>(pool.scratch(0, Slot::branch_sums, panels * kTileRows * rank * sizeof(float)));
     }
-    // As many groups as the cache asks for, at least one for each thread.
+    // There are as many groups as it takes for each to fit the cache, and at least one for each thread.
     const int64_t threads = pool.threads(), bytes = depth < span ? kSomeGroupBytes : kGroupBytes;
     const int64_t fit = std::max<int64_t>(1, bytes / (steps_of(p.form, std::min(p.k + kPerChunk, depth)) * kColumns * 4));
     const int64_t groups = std::min(columns, round_up((columns + fit - 1) / fit, threads));
-    // Parts of the rows let one thread help the other, or give it something to do where there are fewer columns. A group is packed once for all of a
-    // thread's parts.
+    // The rows are divided into parts so that one thread can help another, or has something to do where there are few columns. A thread
+    // packs a group once for all of its parts.
     const bool whole = depth >= std::min(span, p.k);
-    const int64_t few = (2 * threads + groups - 1) / std::max<int64_t>(1, groups), some = std::clamp<int64_t>(r.rows / kPartRows, 1, kMostParts);
+    const int64_t few = (2 * threads + groups - 1) / std::max<int64_t>(1, groups);
+    const int64_t some = std::clamp<int64_t>(r.rows / kPartRows, 1, kMostParts);
     const int64_t parts = std::min(panels, groups < threads ? few : whole ? some : 1);
     do {
       r.span = std::min(span, p.k - r.k);

@@ -1,7 +1,7 @@
 // Vectors of one instruction set: kLanes numbers, and how they come out of tensors and go back.
 //
-// With AVX-512 they are the processor's own; everywhere else the compiler's vector types, of eight floats (AVX2) or four (SSE2, NEON), so that one
-// source serves them all.
+// With AVX-512 they are the processor's own. Everywhere else they are the compiler's vector types, of eight floats (AVX2) or four (SSE2,
+// NEON), so that one source serves them all.
 #pragma once
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -30,7 +30,7 @@ inline constexpr bool kManyRegisters = true;
 inline constexpr bool kManyRegisters = false;
 #endif
 
-// They may stand for memory of any type and alignment: a memcpy of so many bytes would go over the stack with GCC 12.
+// Vectors that may stand for memory of any type and alignment, since GCC 12 would make a memcpy of so many bytes go over the stack.
 typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint32_t LaneBits __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
@@ -42,9 +42,10 @@ inline uint16_t* half_at(const Tensor& t, int64_t begin) { return static_cast<ui
 
 #if defined(__AVX512F__)
 
-// Which lanes count: the first n.
+// Says that the first n lanes count.
 inline __mmask16 first(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1); }
 
+// Sixteen numbers rounded to bf16, to nearest even; NaN stays NaN.
 inline __m256i round_lanes(__m512 x) {
 #if defined(__AVX512BF16__)
   return (__m256i)_mm512_cvtneps_pbh(x);
@@ -57,7 +58,7 @@ inline __m256i round_lanes(__m512 x) {
 #endif
 }
 
-// Sixteen numbers of an f32 or bf16 tensor.
+// Sixteen numbers of an f32 or bf16 tensor; 0 in the lanes that the mask leaves out.
 inline __m512 load_lanes(const Tensor& t, int64_t at, __mmask16 mask) {
   if (t.dtype == DType::f32) return _mm512_maskz_loadu_ps(mask, f32_at(t, at));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, half_at(t, at))), 16));
@@ -68,14 +69,14 @@ inline void store_lanes(const Tensor& t, int64_t at, __mmask16 mask, __m512 x) {
   else _mm256_mask_storeu_epi16(half_at(t, at), mask, round_lanes(x));
 }
 
-// Rounded to nearest even as bf16 holds them.
+// Numbers rounded to those that bf16 has.
 inline Lanes round_floats(Lanes x) { return (Lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(round_lanes((__m512)x)), 16); }
 
 inline float sum_of(Lanes x) { return _mm512_reduce_add_ps((__m512)x); }
 
 inline constexpr float kLog2E = 1.44269504f;
 
-// 2ˣ with the power of two in one instruction: 2ⁿ · 2ᶠ, n = ⌊x⌉, by a minimax polynomial on |f| ≤ ½ of relative error 7.5e-8.
+// 2ˣ = 2ⁿ · 2ᶠ with n = ⌊x⌉: one instruction multiplies by 2ⁿ, and 2ᶠ is a minimax polynomial on |f| ≤ ½ with a relative error of 7.5e-8.
 inline __m512 exp2_lanes(__m512 x) {
   const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, n);
   __m512 q = _mm512_fmadd_ps(_mm512_set1_ps(0.0013276472f), f, _mm512_set1_ps(0.009675541f));
@@ -88,7 +89,7 @@ inline __m512 exp2_lanes(__m512 x) {
 typedef int32_t LaneInts __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint16_t LaneHalves __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 
-// Lanes of two vectors, those of b numbered from kLanes on.
+// A vector of lanes chosen from two, where those of b are numbered from kLanes on.
 template <int... From>
 inline Lanes shuffle(Lanes a, Lanes b) {
 #if defined(__clang__)
@@ -133,10 +134,10 @@ inline void transpose(Lanes (&r)[kLanes]) {
 #endif
 }
 
-// Which lanes count: the first n.
+// Says that the first n lanes count.
 inline int64_t first(int64_t n) { return n; }
 
-// The numbers whose bit is set, the first lane's the lowest; 0 in the other lanes.
+// The numbers of the lanes whose bit is set, the lowest bit for the first lane; 0 in the other lanes.
 inline Lanes keep(Lanes x, uint32_t bits) {
   LaneBits place;
   for (int i = 0; i < kLanes; i++) place[i] = 1u << i;
@@ -145,16 +146,17 @@ inline Lanes keep(Lanes x, uint32_t bits) {
 
 inline Lanes widen(LaneHalves halves) { return (Lanes)(__builtin_convertvector(halves, LaneBits) << 16); }
 
-// Rounded to nearest even as bf16 holds them, the lower halves 0; NaN stays NaN.
+// Numbers rounded to those that bf16 has, to nearest even, still as f32; NaN stays NaN.
 inline Lanes round_lanes(Lanes x) {
 #if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
   return (Lanes)vshll_n_u16(vreinterpret_u16_bf16(vcvt_bf16_f32((float32x4_t)x)), 16);
 #endif
-  const LaneBits u = (LaneBits)x, rounded = u + 0x7fff + (u >> 16 & 1), quiet = u | 0x400000, nan = (LaneBits)(x != x);
+  const LaneBits u = (LaneBits)x, rounded = u + 0x7fff + (u >> 16 & 1);
+  const LaneBits quiet = u | 0x400000, nan = (LaneBits)(x != x);
   return (Lanes)(((rounded & ~nan) | (quiet & nan)) & 0xffff0000);
 }
 
-// As bf16, to memory.
+// Puts numbers into memory as bf16.
 inline void narrow(Lanes x, void* memory) {
   *static_cast<LaneHalves*>(memory) = __builtin_convertvector((LaneBits)round_lanes(x) >> 16, LaneHalves);
 }
@@ -173,7 +175,7 @@ inline Lanes load_lanes(const Tensor& t, int64_t at, int64_t n) {
   return widen(halves);
 }
 
-// Stores the first n.
+// Stores the first n numbers in an f32 or bf16 tensor.
 inline void store_lanes(const Tensor& t, int64_t at, int64_t n, Lanes x) {
   if (t.dtype == DType::f32) {
     if (n >= kLanes) [[likely]] return put_lanes(f32_at(t, at), x);
@@ -185,7 +187,7 @@ inline void store_lanes(const Tensor& t, int64_t at, int64_t n, Lanes x) {
   else if (n > 0) std::memcpy(half_at(t, at), &halves, static_cast<size_t>(n) * sizeof(uint16_t));
 }
 
-// The same numbers, rounded.
+// Numbers rounded to those that bf16 has.
 inline Lanes round_floats(Lanes x) { return round_lanes(x); }
 
 inline float sum_of(Lanes x) {

@@ -1,33 +1,34 @@
-// The gradients of a low-rank branch: dA = dhᵀ·x and dB = dyᵀ·h, narrow products over all rows, bound by reading x and dy once.
+// The gradients of a low-rank branch, dA = dhᵀ·x and dB = dyᵀ·h: narrow products over all rows, which are bound by reading x and dy once.
 //
-// A task has some columns of x or dy and a chunk of their rows, which it reads in order, a block of rows at a time; its sums stay in the nearest caches.
-// Whole panels of f32 without a mask are read where they lie, the rest is packed, kColumns of a block at a time. Chunks do not depend on the number of
-// threads.
+// A task has some columns of x or dy and a chunk of their rows, which it reads in order, a block of rows at a time, while its sums stay in
+// the nearest caches. Whole panels of f32 without a mask are read where they lie. Everything else is packed, kColumns columns of a block at
+// a time. The chunks do not depend on the number of threads.
 #include <algorithm>
 
-#include "gemm.h"
+#include "panel_product.h"
 
 namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// Columns of a task, at most, rows of a block, and rows and number of the chunks.
+// The most columns of a task, the rows of a block, the least rows of a chunk and the most chunks.
 constexpr int64_t kTaskColumns = 1024, kBlockRows = 32, kChunkRows = 512, kMostChunks = 8;
-// From one rank's sums to the next's: not a power of two, or else tiles of them would share cache sets.
+// The sums of one rank begin so far behind those of the one before. It is no power of two, since the sums of a tile would share cache sets
+// then.
 constexpr int64_t kStride = kTaskColumns + kColumns;
-// Ranks of a product: they are multiples of 8 or 4 more often than of 12 or 6.
+// The ranks of one product of panels: ranks are multiples of 8 or 4 more often than of 12 or 6.
 constexpr int kRanks = kManyRegisters ? 8 : 4;
 
-// narrowᵀ · wide.
+// One of the two products, narrowᵀ · wide.
 struct Product {
   const Tensor* narrow;  // [T, rank]
   Factor wide;           // [T → columns]
   const Tensor* out;
-  bool transposed;       // out is [columns, rank], else [rank, columns]
+  bool transposed;       // whether out is [columns, rank] instead of [rank, columns]
   float alpha;
   int64_t columns;
   Form form;
-  float* sums = nullptr;  // of all tasks, chunk by chunk: [rank in whole products][kStride]
+  float* sums = nullptr;  // those of all tasks, chunk by chunk, each [rank in whole products][kStride]
 
   int64_t rank() const { return narrow->columns(); }
   int64_t parts() const { return (columns + kTaskColumns - 1) / kTaskColumns; }
@@ -36,10 +37,12 @@ struct Product {
   int64_t task_sums() const { return round_up(rank(), in_tiles(form) ? kTile : kRanks) * kStride; }
 };
 
+// Adds the rows [begin, end) of one task to its sums, which begin at zero.
 template <int Ranks>
 void add_rows(const Product& p, int64_t part, int64_t begin, int64_t end, float* sums, Pool& pool, int thread) {
-  const int64_t column = p.first(part), columns = p.width(part), rank = p.rank(), products = round_up(rank, Ranks) / Ranks, steps = steps_of(p.form, kBlockRows);
-  auto* left = static_cast<uint32_t*>(pool.scratch(thread, 1, (products * Ranks + kColumns) * steps * 4));
+  const int64_t column = p.first(part), columns = p.width(part), rank = p.rank();
+  const int64_t products = round_up(rank, Ranks) / Ranks, steps = steps_of(p.form, kBlockRows);
+  auto* left = static_cast<uint32_t*>(pool.scratch(thread, Slot::own, (products * Ranks + kColumns) * steps * 4));
   uint32_t* packed = left + products * Ranks * steps;
   const bool in_place = p.form == Form::exact && !p.wide.mask && p.wide.tensor->dtype == DType::f32;
   [[maybe_unused]] const TileRegisters registers;
@@ -62,7 +65,7 @@ void add_rows(const Product& p, int64_t part, int64_t begin, int64_t end, float*
   }
 }
 
-// Adds up the chunks' sums of a part of the columns and brings them home.
+// Adds up the sums of all chunks for a part of the columns and stores the results.
 void store_part(const Product& p, int64_t part, int64_t chunks) {
   const int64_t rank = p.rank(), column = p.first(part), width = p.width(part);
   float* total = p.sums + part * p.task_sums();
@@ -97,15 +100,17 @@ void lora_gradients(const Call& call, Pool& pool) {
   expect_matrix(dB, out, rank, "dB");
   Factor inputs = Factor::right(x, false);
   inputs.mask = expect_mask(call.inputs[i_mask], rows, in);
-  const float scale = inputs.mask ? static_cast<float>(call.attributes[a_mask_scale]) : 1.f;
-  // Where a product of f32 would go by parts, taking numbers apart costs more than the products.
+  const float scale = inputs.mask ? static_cast<float>(Attributes(call.attributes).mask_scale) : 1.f;
+  // Products of f32 do not go by parts here: taking the numbers apart would cost more than the products.
   const auto form = [](const Tensor& a, const Tensor& b) { return form_of(a, b) == kWide ? Form::exact : kNarrow; };
-  Product products[] = {{&dh, inputs, &dA, false, scale, in, form(dh, x)}, {&h, Factor::right(dy, false), &dB, true, 1.f, out, form(h, dy)}};
+  Product products[] = {{&dh, inputs, &dA, false, scale, in, form(dh, x)},
+                        {&h, Factor::right(dy, false), &dB, true, 1.f, out, form(h, dy)}};
 
-  const int64_t chunk = std::max(kChunkRows, round_up(rows, kMostChunks * kBlockRows) / kMostChunks), chunks = std::max<int64_t>(1, (rows + chunk - 1) / chunk);
+  const int64_t chunk = std::max(kChunkRows, round_up(rows, kMostChunks * kBlockRows) / kMostChunks);
+  const int64_t chunks = std::max<int64_t>(1, (rows + chunk - 1) / chunk);
   Product &a = products[0], &b = products[1];
   const int64_t sums = a.parts() * a.task_sums();
-  a.sums = static_cast<float*>(pool.scratch(0, 4, chunks * (sums + b.parts() * b.task_sums()) * sizeof(float)));
+  a.sums = static_cast<float*>(pool.scratch(0, Slot::sums, chunks * (sums + b.parts() * b.task_sums()) * sizeof(float)));
   b.sums = a.sums + chunks * sums;
   const auto part_of = [&](int64_t i, const auto& body) { i < a.parts() ? body(a, i) : body(b, i - a.parts()); };
   const int64_t parts = a.parts() + b.parts();
@@ -117,7 +122,9 @@ void lora_gradients(const Call& call, Pool& pool) {
       else add_rows<kRanks>(p, part, begin, end, to, pool, thread);
     });
   });
-  pool.each(parts, [&](int64_t task, int) { part_of(task, [&](const Product& p, int64_t part) { store_part(p, part, chunks); }); });
+  pool.each(parts, [&](int64_t task, int) {
+    part_of(task, [&](const Product& p, int64_t part) { store_part(p, part, chunks); });
+  });
 }
 
 }  // namespace lowrank::LOWRANK_ISA

@@ -1,11 +1,11 @@
-// Matrix products, alone and with the low-rank branch of a linear layer or of its input gradient.
-#include "product.h"
+// The ops that are matrix products, alone or with the low-rank branch of a linear layer or of its input gradient.
+#include "gemm.h"
 
 namespace lowrank::LOWRANK_ISA {
 
 namespace {
 
-// The codes of a weight, or none where it is of floats.
+// The codes of a weight, or none where its elements are floats.
 Codes expect_weight(const Tensor& weight, const Tensor& absmax, const Tensor& constants) {
   if (is_quantized(weight)) return Codes::of(weight, absmax, constants);
   expect_floats(weight);
@@ -23,7 +23,7 @@ const Tensor* expect_residual(const Tensor& residual, const Tensor& out) {
 void matmul(const Call& call, Pool& pool) {
   using namespace matmul_op;
   const Tensor &a = call.inputs[i_a], &b = call.inputs[i_b], &out = call.outputs[o_out];
-  const bool ta = call.attributes[a_transpose_a] != 0, tb = call.attributes[a_transpose_b] != 0;
+  const auto [ta, tb, alpha, accumulate] = Attributes(call.attributes);
   expect_floats(a, out);
   const Codes codes = expect_weight(b, call.inputs[i_absmax], call.inputs[i_constants]);
   expect(a.rank == 2 && b.rank == 2 && out.rank == 2, "matrices");
@@ -38,13 +38,14 @@ void matmul(const Call& call, Pool& pool) {
                     .n = n,
                     .k = k,
                     .form = form_of(a, b),
-                    .alpha = static_cast<float>(call.attributes[a_alpha]),
-                    .addend = call.attributes[a_accumulate] != 0 ? &out : nullptr},
+                    .alpha = static_cast<float>(alpha),
+                    .addend = accumulate ? &out : nullptr},
                    pool);
 }
 
 void lora_linear(const Call& call, Pool& pool) {
   using namespace lora_linear_op;
+  const auto [scale, mask_scale] = Attributes(call.attributes);
   const Tensor &x = call.inputs[i_x], &weight = call.inputs[i_weight], &A = call.inputs[i_a], &B = call.inputs[i_b];
   const Tensor &y = call.outputs[o_y], &h = call.outputs[o_h];
   const int64_t rows = x.rows(), in = x.columns(), out = weight.rows(), rank = A.rows();
@@ -58,10 +59,10 @@ void lora_linear(const Call& call, Pool& pool) {
   const Branch branch{.down = Factor::right(A, true),
                       .up = Factor::right(B, true),
                       .h = &h,
-                      .scale = static_cast<float>(call.attributes[a_scale]),
+                      .scale = static_cast<float>(scale),
                       .in = expect_mask(call.inputs[i_mask], rows, in),
                       .out = {},
-                      .mask_scale = static_cast<float>(call.attributes[a_mask_scale]),
+                      .mask_scale = static_cast<float>(mask_scale),
                       .rank = rank};
   multiply_product({.a = Factor::left(x, false),
                     .b = Factor::weight(weight, true, codes),
@@ -77,6 +78,7 @@ void lora_linear(const Call& call, Pool& pool) {
 
 void lora_linear_backward(const Call& call, Pool& pool) {
   using namespace lora_linear_backward_op;
+  const auto [scale, mask_scale] = Attributes(call.attributes);
   const Tensor &dy = call.inputs[i_dy], &weight = call.inputs[i_weight], &A = call.inputs[i_a], &B = call.inputs[i_b];
   const Tensor &dx = call.outputs[o_dx], &dh = call.outputs[o_dh];
   const int64_t rows = dy.rows(), in = weight.columns(), out = dy.columns(), rank = A.rows();
@@ -90,10 +92,10 @@ void lora_linear_backward(const Call& call, Pool& pool) {
   const Branch branch{.down = Factor::right(B, false),
                       .up = Factor::right(A, false),
                       .h = &dh,
-                      .scale = static_cast<float>(call.attributes[a_scale]),
+                      .scale = static_cast<float>(scale),
                       .in = {},
                       .out = expect_mask(call.inputs[i_mask], rows, in),
-                      .mask_scale = static_cast<float>(call.attributes[a_mask_scale]),
+                      .mask_scale = static_cast<float>(mask_scale),
                       .rank = rank};
   multiply_product({.a = Factor::left(dy, false),
                     .b = Factor::weight(weight, false, codes),

@@ -1,5 +1,6 @@
 // Written by tools/generate-ops.ts from src/core/ops.table.ts. Do not edit.
 #pragma once
+#include <cstdint>
 
 namespace lowrank {
 
@@ -50,9 +51,15 @@ enum class Op : int {
   count
 };
 
+enum class Activation : int { silu, gelu_tanh, gelu };
+
 namespace fill_op {
 enum Out { o_out };
-enum Attribute { a_value };
+struct Attributes {
+  double value;
+  explicit Attributes(const double* numbers)
+      : value(numbers[0]) {}
+};
 }  // namespace fill_op
 namespace cast_op {
 enum In { i_x };
@@ -69,27 +76,57 @@ enum Out { o_out };
 namespace accumulate_op {
 enum In { i_x };
 enum Out { o_out };
-enum Attribute { a_factor };
+struct Attributes {
+  double factor;
+  explicit Attributes(const double* numbers)
+      : factor(numbers[0]) {}
+};
 }  // namespace accumulate_op
 namespace matmul_op {
 enum In { i_a, i_b, i_absmax, i_constants };
 enum Out { o_out };
-enum Attribute { a_transpose_a, a_transpose_b, a_alpha, a_accumulate };
+struct Attributes {
+  bool transpose_a;
+  bool transpose_b;
+  double alpha;
+  bool accumulate;
+  explicit Attributes(const double* numbers)
+      : transpose_a(numbers[0] != 0),
+        transpose_b(numbers[1] != 0),
+        alpha(numbers[2]),
+        accumulate(numbers[3] != 0) {}
+};
 }  // namespace matmul_op
 namespace lora_linear_op {
 enum In { i_x, i_weight, i_a, i_b, i_mask, i_residual, i_absmax, i_constants };
 enum Out { o_y, o_h };
-enum Attribute { a_scale, a_mask_scale };
+struct Attributes {
+  double scale;
+  double mask_scale;
+  explicit Attributes(const double* numbers)
+      : scale(numbers[0]),
+        mask_scale(numbers[1]) {}
+};
 }  // namespace lora_linear_op
 namespace lora_linear_backward_op {
 enum In { i_dy, i_weight, i_a, i_b, i_mask, i_residual, i_absmax, i_constants };
 enum Out { o_dx, o_dh };
-enum Attribute { a_scale, a_mask_scale };
+struct Attributes {
+  double scale;
+  double mask_scale;
+  explicit Attributes(const double* numbers)
+      : scale(numbers[0]),
+        mask_scale(numbers[1]) {}
+};
 }  // namespace lora_linear_backward_op
 namespace lora_gradients_op {
 enum In { i_x, i_h, i_dy, i_dh, i_mask };
 enum Out { o_d_a, o_d_b };
-enum Attribute { a_mask_scale };
+struct Attributes {
+  double mask_scale;
+  explicit Attributes(const double* numbers)
+      : mask_scale(numbers[0]) {}
+};
 }  // namespace lora_gradients_op
 namespace quantize4bit_op {
 enum In { i_x, i_constants };
@@ -98,7 +135,13 @@ enum Out { o_out, o_absmax };
 namespace quantize8bit_op {
 enum In { i_x, i_codes };
 enum Out { o_out, o_absmax };
-enum Attribute { a_block_size, a_offset };
+struct Attributes {
+  int64_t block_size;
+  double offset;
+  explicit Attributes(const double* numbers)
+      : block_size(static_cast<int64_t>(numbers[0])),
+        offset(numbers[1]) {}
+};
 }  // namespace quantize8bit_op
 namespace quantize_rows_op {
 enum In { i_x };
@@ -131,52 +174,104 @@ enum Out { o_out };
 namespace slice_op {
 enum In { i_x };
 enum Out { o_out };
-enum Attribute { a_row, a_column };
+struct Attributes {
+  int64_t row;
+  int64_t column;
+  explicit Attributes(const double* numbers)
+      : row(static_cast<int64_t>(numbers[0])),
+        column(static_cast<int64_t>(numbers[1])) {}
+};
 }  // namespace slice_op
 namespace place_op {
 enum In { i_x };
 enum Out { o_out };
-enum Attribute { a_row, a_column, a_accumulate };
+struct Attributes {
+  int64_t row;
+  int64_t column;
+  bool accumulate;
+  explicit Attributes(const double* numbers)
+      : row(static_cast<int64_t>(numbers[0])),
+        column(static_cast<int64_t>(numbers[1])),
+        accumulate(numbers[2] != 0) {}
+};
 }  // namespace place_op
 namespace rms_norm_op {
 enum In { i_x, i_weight };
 enum Out { o_y, o_rstd };
-enum Attribute { a_eps, a_offset };
+struct Attributes {
+  double eps;
+  double offset;
+  explicit Attributes(const double* numbers)
+      : eps(numbers[0]),
+        offset(numbers[1]) {}
+};
 }  // namespace rms_norm_op
 namespace rms_norm_backward_op {
 enum In { i_x, i_weight, i_rstd, i_dy, i_residual };
 enum Out { o_dx, o_dweight };
-enum Attribute { a_offset };
+struct Attributes {
+  double offset;
+  explicit Attributes(const double* numbers)
+      : offset(numbers[0]) {}
+};
 }  // namespace rms_norm_backward_op
 namespace rope_op {
 enum In { i_x, i_cos, i_sin, i_positions };
 enum Out { o_out };
-enum Attribute { a_head_dim, a_sign };
+struct Attributes {
+  int64_t head_dim;
+  bool back;
+  explicit Attributes(const double* numbers)
+      : head_dim(static_cast<int64_t>(numbers[0])),
+        back(numbers[1] != 0) {}
+};
 }  // namespace rope_op
 namespace activation_op {
 enum In { i_x };
 enum Out { o_y };
-enum Attribute { a_kind };
+struct Attributes {
+  Activation kind;
+  explicit Attributes(const double* numbers)
+      : kind(static_cast<Activation>(static_cast<int>(numbers[0]))) {}
+};
 }  // namespace activation_op
 namespace activation_backward_op {
 enum In { i_x, i_dy };
 enum Out { o_dx };
-enum Attribute { a_kind };
+struct Attributes {
+  Activation kind;
+  explicit Attributes(const double* numbers)
+      : kind(static_cast<Activation>(static_cast<int>(numbers[0]))) {}
+};
 }  // namespace activation_backward_op
 namespace gated_op {
 enum In { i_gate, i_up };
 enum Out { o_out };
-enum Attribute { a_kind };
+struct Attributes {
+  Activation kind;
+  explicit Attributes(const double* numbers)
+      : kind(static_cast<Activation>(static_cast<int>(numbers[0]))) {}
+};
 }  // namespace gated_op
 namespace gated_backward_op {
 enum In { i_gate, i_up, i_dout };
 enum Out { o_dgate, o_dup };
-enum Attribute { a_kind };
+struct Attributes {
+  Activation kind;
+  explicit Attributes(const double* numbers)
+      : kind(static_cast<Activation>(static_cast<int>(numbers[0]))) {}
+};
 }  // namespace gated_backward_op
 namespace softmax_op {
 enum In { i_x };
 enum Out { o_y };
-enum Attribute { a_offset, a_window };
+struct Attributes {
+  int64_t offset;
+  int64_t window;
+  explicit Attributes(const double* numbers)
+      : offset(static_cast<int64_t>(numbers[0])),
+        window(static_cast<int64_t>(numbers[1])) {}
+};
 }  // namespace softmax_op
 namespace softmax_backward_op {
 enum In { i_y, i_dy };
@@ -185,31 +280,69 @@ enum Out { o_dx };
 namespace attention_op {
 enum In { i_q, i_k, i_v, i_segments };
 enum Out { o_out, o_lse };
-enum Attribute { a_head_dim, a_scale, a_window };
+struct Attributes {
+  int64_t head_dim;
+  double scale;
+  int64_t window;
+  explicit Attributes(const double* numbers)
+      : head_dim(static_cast<int64_t>(numbers[0])),
+        scale(numbers[1]),
+        window(static_cast<int64_t>(numbers[2])) {}
+};
 }  // namespace attention_op
 namespace attention_backward_op {
 enum In { i_q, i_k, i_v, i_out, i_lse, i_dout, i_segments };
 enum Out { o_dq, o_dk, o_dv };
-enum Attribute { a_head_dim, a_scale, a_window };
+struct Attributes {
+  int64_t head_dim;
+  double scale;
+  int64_t window;
+  explicit Attributes(const double* numbers)
+      : head_dim(static_cast<int64_t>(numbers[0])),
+        scale(numbers[1]),
+        window(static_cast<int64_t>(numbers[2])) {}
+};
 }  // namespace attention_backward_op
 namespace dropout_mask_op {
 enum Out { o_mask };
-enum Attribute { a_p, a_seed, a_stream, a_step };
+struct Attributes {
+  double p;
+  uint32_t seed;
+  uint32_t stream;
+  uint32_t step;
+  explicit Attributes(const double* numbers)
+      : p(numbers[0]),
+        seed(static_cast<uint32_t>(numbers[1])),
+        stream(static_cast<uint32_t>(numbers[2])),
+        step(static_cast<uint32_t>(numbers[3])) {}
+};
 }  // namespace dropout_mask_op
 namespace dropout_op {
 enum In { i_x, i_mask };
 enum Out { o_out };
-enum Attribute { a_mask_scale };
+struct Attributes {
+  double mask_scale;
+  explicit Attributes(const double* numbers)
+      : mask_scale(numbers[0]) {}
+};
 }  // namespace dropout_op
 namespace cross_entropy_op {
 enum In { i_logits, i_labels, i_weights };
 enum Out { o_losses, o_gradient };
-enum Attribute { a_scale };
+struct Attributes {
+  double scale;
+  explicit Attributes(const double* numbers)
+      : scale(numbers[0]) {}
+};
 }  // namespace cross_entropy_op
 namespace sum_op {
 enum In { i_x };
 enum Out { o_out };
-enum Attribute { a_factor };
+struct Attributes {
+  double factor;
+  explicit Attributes(const double* numbers)
+      : factor(numbers[0]) {}
+};
 }  // namespace sum_op
 namespace sum_squares_op {
 enum In { i_x };
@@ -222,32 +355,110 @@ enum Out { o_index };
 namespace adamw_op {
 enum In { i_gradient };
 enum Out { o_parameter, o_m, o_v };
-enum Attribute { a_lr, a_beta1, a_beta2, a_eps, a_weight_decay, a_step, a_gradient_scale };
+struct Attributes {
+  double lr;
+  double beta1;
+  double beta2;
+  double eps;
+  double weight_decay;
+  int64_t step;
+  double gradient_scale;
+  explicit Attributes(const double* numbers)
+      : lr(numbers[0]),
+        beta1(numbers[1]),
+        beta2(numbers[2]),
+        eps(numbers[3]),
+        weight_decay(numbers[4]),
+        step(static_cast<int64_t>(numbers[5])),
+        gradient_scale(numbers[6]) {}
+};
 }  // namespace adamw_op
 namespace adamw8bit_op {
 enum In { i_gradient, i_values_m, i_codes_m, i_values_v, i_codes_v };
 enum Out { o_parameter, o_m, o_absmax_m, o_v, o_absmax_v };
-enum Attribute { a_lr, a_beta1, a_beta2, a_eps, a_weight_decay, a_step, a_gradient_scale };
+struct Attributes {
+  double lr;
+  double beta1;
+  double beta2;
+  double eps;
+  double weight_decay;
+  int64_t step;
+  double gradient_scale;
+  explicit Attributes(const double* numbers)
+      : lr(numbers[0]),
+        beta1(numbers[1]),
+        beta2(numbers[2]),
+        eps(numbers[3]),
+        weight_decay(numbers[4]),
+        step(static_cast<int64_t>(numbers[5])),
+        gradient_scale(numbers[6]) {}
+};
 }  // namespace adamw8bit_op
 namespace lion_op {
 enum In { i_gradient };
 enum Out { o_parameter, o_m };
-enum Attribute { a_lr, a_beta1, a_beta2, a_weight_decay, a_gradient_scale };
+struct Attributes {
+  double lr;
+  double beta1;
+  double beta2;
+  double weight_decay;
+  double gradient_scale;
+  explicit Attributes(const double* numbers)
+      : lr(numbers[0]),
+        beta1(numbers[1]),
+        beta2(numbers[2]),
+        weight_decay(numbers[3]),
+        gradient_scale(numbers[4]) {}
+};
 }  // namespace lion_op
 namespace lion8bit_op {
 enum In { i_gradient, i_values, i_codes };
 enum Out { o_parameter, o_m, o_absmax };
-enum Attribute { a_lr, a_beta1, a_beta2, a_weight_decay, a_gradient_scale };
+struct Attributes {
+  double lr;
+  double beta1;
+  double beta2;
+  double weight_decay;
+  double gradient_scale;
+  explicit Attributes(const double* numbers)
+      : lr(numbers[0]),
+        beta1(numbers[1]),
+        beta2(numbers[2]),
+        weight_decay(numbers[3]),
+        gradient_scale(numbers[4]) {}
+};
 }  // namespace lion8bit_op
 namespace sgd_op {
 enum In { i_gradient };
 enum Out { o_parameter };
-enum Attribute { a_lr, a_weight_decay, a_gradient_scale };
+struct Attributes {
+  double lr;
+  double weight_decay;
+  double gradient_scale;
+  explicit Attributes(const double* numbers)
+      : lr(numbers[0]),
+        weight_decay(numbers[1]),
+        gradient_scale(numbers[2]) {}
+};
 }  // namespace sgd_op
 namespace adafactor_op {
 enum In { i_gradient };
 enum Out { o_parameter, o_row, o_column, o_v };
-enum Attribute { a_lr, a_beta2, a_eps, a_clip_threshold, a_weight_decay, a_gradient_scale };
+struct Attributes {
+  double lr;
+  double beta2;
+  double eps;
+  double clip_threshold;
+  double weight_decay;
+  double gradient_scale;
+  explicit Attributes(const double* numbers)
+      : lr(numbers[0]),
+        beta2(numbers[1]),
+        eps(numbers[2]),
+        clip_threshold(numbers[3]),
+        weight_decay(numbers[4]),
+        gradient_scale(numbers[5]) {}
+};
 }  // namespace adafactor_op
 
 struct OpInfo {
@@ -299,5 +510,16 @@ inline constexpr OpInfo op_infos[] = {
     {"sgd", 1, 1, 3},
     {"adafactor", 1, 4, 6},
 };
+
+// Places in the constants of a 4-bit weight, and how many numbers they are at least.
+namespace four_bit {
+inline constexpr int64_t kBlockSize = 0;
+inline constexpr int64_t kValues = 1;
+inline constexpr int64_t kNestedBlockSize = 17;
+inline constexpr int64_t kOffset = 18;
+inline constexpr int64_t kNestedValues = 19;
+inline constexpr int64_t kNestedAbsmax = 275;
+inline constexpr int64_t kSize = 17, kNestedSize = 275;
+}  // namespace four_bit
 
 }  // namespace lowrank

@@ -1,3 +1,4 @@
+// The updates of parameters by their gradients.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -22,7 +23,7 @@ class State {
     code_of_bin_ = static_cast<const uint8_t*>(code_of_bin.data);
   }
 
-  // The numbers of the block that begins at this element.
+  // Decodes the numbers of the block that begins at this element.
   void decode(int64_t begin, int64_t n, float* __restrict out) const {
     const float scale = absmax_[begin / kStateBlock];
     for (int64_t i = 0; i < n; i++) out[i] = values_[codes_[begin + i]] * scale;
@@ -47,7 +48,7 @@ void each_block(int64_t size, Pool& pool, const Body& body) {
   });
 }
 
-// −1, 0 or 1.
+// The sign of a number: −1, 0 or 1.
 inline float sign(float x) { return static_cast<float>(x > 0.f) - static_cast<float>(x < 0.f); }
 
 }  // namespace
@@ -57,14 +58,13 @@ void adamw(const Call& call, Pool& pool) {
   const Tensor &gradient = call.inputs[i_gradient], &parameter = call.outputs[o_parameter], &m = call.outputs[o_m], &v = call.outputs[o_v];
   const int64_t size = parameter.size();
   for (const Tensor& t : {gradient, parameter, m, v}) expect_vector(t, DType::f32, size, "f32 operands of one size");
-  const double* a = call.attributes;
-  const double step = a[a_step];
-  const float step_size = static_cast<float>(a[a_lr] / (1 - std::pow(a[a_beta1], step)));
-  const float correction = static_cast<float>(std::sqrt(1 - std::pow(a[a_beta2], step)));
-  const float decay = static_cast<float>(1 - a[a_lr] * a[a_weight_decay]), eps = static_cast<float>(a[a_eps]);
-  const float beta1 = static_cast<float>(a[a_beta1]), rest1 = static_cast<float>(1 - a[a_beta1]);
-  const float beta2 = static_cast<float>(a[a_beta2]), rest2 = static_cast<float>(1 - a[a_beta2]);
-  const float scale = static_cast<float>(a[a_gradient_scale]);
+  const Attributes a(call.attributes);
+  const float step_size = static_cast<float>(a.lr / (1 - std::pow(a.beta1, static_cast<double>(a.step))));
+  const float correction = static_cast<float>(std::sqrt(1 - std::pow(a.beta2, static_cast<double>(a.step))));
+  const float decay = static_cast<float>(1 - a.lr * a.weight_decay), eps = static_cast<float>(a.eps);
+  const float beta1 = static_cast<float>(a.beta1), rest1 = static_cast<float>(1 - a.beta1);
+  const float beta2 = static_cast<float>(a.beta2), rest2 = static_cast<float>(1 - a.beta2);
+  const float scale = static_cast<float>(a.gradient_scale);
   pool.ranges(size, kGrain, [&](int64_t begin, int64_t end, int) {
     const float* __restrict g = f32_at(gradient, 0);
     float *__restrict p = f32_at(parameter, 0), *__restrict first = f32_at(m, 0), *__restrict second = f32_at(v, 0);
@@ -86,14 +86,13 @@ void adamw8bit(const Call& call, Pool& pool) {
   for (const Tensor& t : {gradient, parameter}) expect_vector(t, DType::f32, size, "f32 operands of one size");
   const State m(out[o_m], out[o_absmax_m], in[i_values_m], in[i_codes_m], size);
   const State v(out[o_v], out[o_absmax_v], in[i_values_v], in[i_codes_v], size);
-  const double* a = call.attributes;
-  const double step = a[a_step];
-  const float step_size = static_cast<float>(a[a_lr] / (1 - std::pow(a[a_beta1], step)));
-  const float correction = static_cast<float>(std::sqrt(1 - std::pow(a[a_beta2], step)));
-  const float decay = static_cast<float>(1 - a[a_lr] * a[a_weight_decay]), eps = static_cast<float>(a[a_eps]);
-  const float beta1 = static_cast<float>(a[a_beta1]), rest1 = static_cast<float>(1 - a[a_beta1]);
-  const float beta2 = static_cast<float>(a[a_beta2]), rest2 = static_cast<float>(1 - a[a_beta2]);
-  const float scale = static_cast<float>(a[a_gradient_scale]);
+  const Attributes a(call.attributes);
+  const float step_size = static_cast<float>(a.lr / (1 - std::pow(a.beta1, static_cast<double>(a.step))));
+  const float correction = static_cast<float>(std::sqrt(1 - std::pow(a.beta2, static_cast<double>(a.step))));
+  const float decay = static_cast<float>(1 - a.lr * a.weight_decay), eps = static_cast<float>(a.eps);
+  const float beta1 = static_cast<float>(a.beta1), rest1 = static_cast<float>(1 - a.beta1);
+  const float beta2 = static_cast<float>(a.beta2), rest2 = static_cast<float>(1 - a.beta2);
+  const float scale = static_cast<float>(a.gradient_scale);
   each_block(size, pool, [&](int64_t begin, int64_t n) {
     alignas(64) float first[kStateBlock], second[kStateBlock];
     const float* __restrict g = f32_at(gradient, begin);
@@ -116,11 +115,11 @@ void lion(const Call& call, Pool& pool) {
   const Tensor &gradient = call.inputs[i_gradient], &parameter = call.outputs[o_parameter], &m = call.outputs[o_m];
   const int64_t size = parameter.size();
   for (const Tensor& t : {gradient, parameter, m}) expect_vector(t, DType::f32, size, "f32 operands of one size");
-  const double* a = call.attributes;
-  const float lr = static_cast<float>(a[a_lr]), decay = static_cast<float>(1 - a[a_lr] * a[a_weight_decay]);
-  const float beta1 = static_cast<float>(a[a_beta1]), rest1 = static_cast<float>(1 - a[a_beta1]);
-  const float beta2 = static_cast<float>(a[a_beta2]), rest2 = static_cast<float>(1 - a[a_beta2]);
-  const float scale = static_cast<float>(a[a_gradient_scale]);
+  const Attributes a(call.attributes);
+  const float lr = static_cast<float>(a.lr), decay = static_cast<float>(1 - a.lr * a.weight_decay);
+  const float beta1 = static_cast<float>(a.beta1), rest1 = static_cast<float>(1 - a.beta1);
+  const float beta2 = static_cast<float>(a.beta2), rest2 = static_cast<float>(1 - a.beta2);
+  const float scale = static_cast<float>(a.gradient_scale);
   each_block(size, pool, [&](int64_t begin, int64_t n) {
     const float* __restrict g = f32_at(gradient, begin);
     float *__restrict p = f32_at(parameter, begin), *__restrict first = f32_at(m, begin);
@@ -140,11 +139,11 @@ void lion8bit(const Call& call, Pool& pool) {
   const int64_t size = parameter.size();
   for (const Tensor& t : {gradient, parameter}) expect_vector(t, DType::f32, size, "f32 operands of one size");
   const State m(out[o_m], out[o_absmax], in[i_values], in[i_codes], size);
-  const double* a = call.attributes;
-  const float lr = static_cast<float>(a[a_lr]), decay = static_cast<float>(1 - a[a_lr] * a[a_weight_decay]);
-  const float beta1 = static_cast<float>(a[a_beta1]), rest1 = static_cast<float>(1 - a[a_beta1]);
-  const float beta2 = static_cast<float>(a[a_beta2]), rest2 = static_cast<float>(1 - a[a_beta2]);
-  const float scale = static_cast<float>(a[a_gradient_scale]);
+  const Attributes a(call.attributes);
+  const float lr = static_cast<float>(a.lr), decay = static_cast<float>(1 - a.lr * a.weight_decay);
+  const float beta1 = static_cast<float>(a.beta1), rest1 = static_cast<float>(1 - a.beta1);
+  const float beta2 = static_cast<float>(a.beta2), rest2 = static_cast<float>(1 - a.beta2);
+  const float scale = static_cast<float>(a.gradient_scale);
   each_block(size, pool, [&](int64_t begin, int64_t n) {
     alignas(64) float first[kStateBlock];
     const float* __restrict g = f32_at(gradient, begin);
@@ -164,8 +163,8 @@ void sgd(const Call& call, Pool& pool) {
   const Tensor &gradient = call.inputs[i_gradient], &parameter = call.outputs[o_parameter];
   const int64_t size = parameter.size();
   for (const Tensor& t : {gradient, parameter}) expect_vector(t, DType::f32, size, "f32 operands of one size");
-  const double* a = call.attributes;
-  const float lr = static_cast<float>(a[a_lr]), decay = static_cast<float>(a[a_weight_decay]), scale = static_cast<float>(a[a_gradient_scale]);
+  const Attributes a(call.attributes);
+  const float lr = static_cast<float>(a.lr), decay = static_cast<float>(a.weight_decay), scale = static_cast<float>(a.gradient_scale);
   pool.ranges(size, kGrain, [&](int64_t begin, int64_t end, int) {
     const float* __restrict g = f32_at(gradient, 0);
     float* __restrict p = f32_at(parameter, 0);
@@ -177,13 +176,12 @@ namespace {
 
 struct Adafactor {
   float lr, decay, beta2, rest2, eps, clip, scale;
-  explicit Adafactor(const double* a) {
-    using namespace adafactor_op;
-    lr = static_cast<float>(a[a_lr]), decay = static_cast<float>(1 - a[a_lr] * a[a_weight_decay]);
-    beta2 = static_cast<float>(a[a_beta2]), rest2 = static_cast<float>(1 - a[a_beta2]);
-    eps = static_cast<float>(a[a_eps]), clip = static_cast<float>(a[a_clip_threshold]), scale = static_cast<float>(a[a_gradient_scale]);
+  explicit Adafactor(const adafactor_op::Attributes& a) {
+    lr = static_cast<float>(a.lr), decay = static_cast<float>(1 - a.lr * a.weight_decay);
+    beta2 = static_cast<float>(a.beta2), rest2 = static_cast<float>(1 - a.beta2);
+    eps = static_cast<float>(a.eps), clip = static_cast<float>(a.clip_threshold), scale = static_cast<float>(a.gradient_scale);
   }
-  // The factor of u, from the sums of u² of all pieces.
+  // The factor of u, which depends on the sums of u² of all pieces.
   float factor(const std::vector<double>& squares, int64_t size) const {
     double sum = 0;
     for (const double square : squares) sum += square;
@@ -191,7 +189,7 @@ struct Adafactor {
   }
 };
 
-// The moving means of a matrix's rows and columns, each sum within one thread.
+// Updates the moving means of a matrix's rows and columns. Each sum is made by one thread.
 void update_means(const Adafactor& o, const Tensor& gradient, const Tensor& row, const Tensor& column, Pool& pool) {
   const int64_t rows = gradient.rows(), columns = gradient.columns();
   const float* g = f32_at(gradient, 0);
@@ -215,7 +213,8 @@ void update_means(const Adafactor& o, const Tensor& gradient, const Tensor& row,
         const float d = o.scale * g[i * columns + j];
         sums[j - begin] += static_cast<double>(d * d + o.eps);
       }
-    for (int64_t j = begin; j < end; j++) c[j] = o.beta2 * c[j] + o.rest2 * static_cast<float>(sums[j - begin] / static_cast<double>(rows));
+    for (int64_t j = begin; j < end; j++)
+      c[j] = o.beta2 * c[j] + o.rest2 * static_cast<float>(sums[j - begin] / static_cast<double>(rows));
   });
 }
 
@@ -289,10 +288,11 @@ void adafactor(const Call& call, Pool& pool) {
   const Tensor &gradient = call.inputs[i_gradient], &parameter = call.outputs[o_parameter];
   expect(gradient.dtype == DType::f32 && parameter.dtype == DType::f32 && same_shape(gradient, parameter), "f32 operands of one shape");
   const bool matrix = parameter.rank == 2;
-  const bool row = static_cast<bool>(call.outputs[o_row]), column = static_cast<bool>(call.outputs[o_column]), v = static_cast<bool>(call.outputs[o_v]);
+  const auto present = [&](int output) { return static_cast<bool>(call.outputs[output]); };
+  const bool row = present(o_row), column = present(o_column), v = present(o_v);
   expect(row == matrix && column == matrix && v != matrix, "row and column for a matrix, v for any other parameter");
   if (parameter.size() == 0) return;
-  const Adafactor options(call.attributes);
+  const Adafactor options{Attributes(call.attributes)};
   if (matrix)
     adafactor_matrix(options, call, pool);
   else

@@ -1,4 +1,4 @@
-// Codes of 4 bits into panels of columns for tile registers.
+// Packs codes of 4 bits into panels of columns for tile registers.
 #pragma once
 #include <array>
 
@@ -7,13 +7,15 @@
 #if defined(__AMX_BF16__)
 namespace lowrank::LOWRANK_ISA {
 
-// Rows of K that are packed for all panels of a group before the next; so many are codes asked for ahead, and as many share a scale.
+// So many rows of K are packed for all panels of a group before the next ones. Codes are prefetched as far ahead, and as many share a
+// scale.
 inline constexpr int64_t kAhead = 64;
 
-// Packs two neighbouring panels of columns of codes of 4 bits whose 64 columns share a scale in each row: for k rows, even. What two rows' codes
-// stand for lies in one register, 16 and 16, so that one permutation yields pairs.
+// Packs two neighbouring panels of columns, k rows of K, which is even, where the 64 columns of a row share a scale. The 16 numbers that
+// the codes of each of two rows stand for lie in one register, so that one permutation yields pairs.
 inline void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, uint32_t* __restrict right) {
-  // Of both rows' 32 bytes, eight for sixteen columns: each twice, the first row's in the low half of a unit, the second's in the high one.
+  // Picks eight of the 32 bytes of both rows for sixteen columns. Each byte is taken twice, as it has two codes; those of the first row go
+  // to the low half of a unit, those of the second row to the high one.
   alignas(64) static constexpr auto kBytes = [] {
     std::array<std::array<uint8_t, 64>, 4> order{};
     for (int i = 0; i < 256; i++) order[i / 64][i % 64] = static_cast<uint8_t>(i % 4 / 2 * 32 + i / 8);
@@ -21,7 +23,7 @@ inline void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, ui
   }();
   const Codes& codes = *f.codes;
   const __m512 values = _mm512_loadu_ps(codes.values);
-  // Even columns' codes are in the high halves of bytes; the second row's numbers are the upper 16.
+  // The codes of even columns are in the high halves of bytes; the numbers of the second row are the upper 16 of the register.
   const __m512i shifts = _mm512_set1_epi64(0x0004'0004), kept = _mm512_set1_epi32(0x000f'000f), upper = _mm512_set1_epi32(0x0010'0000);
   for (int64_t step = 0; step < k; step += 2, left += kColumns, right += kColumns) {
     const int64_t low = f.element(0, step), high = low + f.stride;
@@ -44,8 +46,8 @@ inline void pack_codes(const Factor& f, int64_t k, uint32_t* __restrict left, ui
   }
 }
 
-// Packs a panel of columns of codes of 4 bits that lie along K, blocks of 64 or more sharing a scale: for `some` rows of K, in whole blocks of 64.
-// Eight codes of each of sixteen columns are turned together, before they become numbers, which are four times as long.
+// Packs a panel of columns whose codes lie along K, `some` rows of K in whole blocks of 64, where blocks of 64 or more share a scale. Eight
+// codes of each of sixteen columns are transposed together before they become numbers, which are four times as long.
 inline void pack_codes_along(const Factor& f, int64_t some, uint32_t* __restrict panel) {
   alignas(64) static constexpr auto kPairs = [] {
     std::array<uint16_t, 32> order{};
@@ -58,7 +60,7 @@ inline void pack_codes_along(const Factor& f, int64_t some, uint32_t* __restrict
   alignas(64) float scales[kLanes];
   for (int64_t column = 0; column < kColumns; column += kLanes)
     for (int64_t k = 0; k < some; k += 64) {
-      // The next columns' codes and scales are asked for, a line of each at a time.
+      // Prefetches the codes and scales of the next columns, a line of each at a time.
       for (int64_t i = 0, next = f.element(column + kLanes, k); i < kLanes; i++, next += f.stride) {
         if (k % 128 == 0) __builtin_prefetch(codes.data + next / 2, 0, 2);
         if (codes.scale_codes && k % 1024 == 0) __builtin_prefetch(codes.scale_codes + (next >> codes.block), 0, 2);
@@ -77,14 +79,15 @@ inline void pack_codes_along(const Factor& f, int64_t some, uint32_t* __restrict
         const auto eight = [&](__m512i bytes, uint32_t* out) {
 #pragma GCC unroll 4
           for (int i = 0; i < 4; i++) {
-            // A permutation takes the lowest four bits of an index.
+            // The permutation looks only at the lowest four bits of an index.
             const __m512 low = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 8 * i + 4), values), scale);
             const __m512 high = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 8 * i), values), scale);
             _mm512_storeu_si512(out + i * kColumns, _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(high, low)));
           }
         };
         const __m512i a = four(0), b = four(1), c = four(2), d = four(3);
-        const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d), AB = _mm512_unpackhi_epi32(a, b), CD = _mm512_unpackhi_epi32(c, d);
+        const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
+        const __m512i AB = _mm512_unpackhi_epi32(a, b), CD = _mm512_unpackhi_epi32(c, d);
         uint32_t* out = panel + step / 2 * kColumns + column;
         eight(_mm512_unpacklo_epi64(ab, cd), out);
         eight(_mm512_unpackhi_epi64(ab, cd), out + 4 * kColumns);

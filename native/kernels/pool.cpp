@@ -9,9 +9,9 @@
 namespace lowrank {
 
 namespace {
-// About 20 µs on current machines: long enough to bridge the gap between two ops, short enough not to burn an idle core.
+// How often a thread looks for work before it sleeps, about 20 µs on current machines: long enough to bridge the gap between two ops, short
+// enough not to keep an idle core busy.
 constexpr int kSpins = 4000;
-
 
 inline void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -22,7 +22,7 @@ inline void pause() {
 }
 }  // namespace
 
-Pool::Pool(int threads) : blocks_(std::max(threads, 1) * kSlots), parts_(std::max(threads, 1)) {
+Pool::Pool(int threads) : blocks_(static_cast<size_t>(std::max(threads, 1)) * kSlots), parts_(std::max(threads, 1)) {
   for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
 }
 
@@ -38,8 +38,8 @@ Pool::~Pool() {
     if (block.data) free_block(block.data, block.bytes);
 }
 
-void* Pool::scratch(int thread, int slot, size_t bytes) {
-  Block& block = blocks_[static_cast<size_t>(thread) * kSlots + slot];
+void* Pool::scratch(int thread, Slot slot, size_t bytes) {
+  Block& block = blocks_[static_cast<size_t>(thread) * kSlots + static_cast<size_t>(slot)];
   if (block.bytes < bytes) {
     if (block.data) free_block(block.data, block.bytes);
     scratch_bytes_ -= block.bytes;
@@ -60,7 +60,8 @@ void Pool::run(int64_t tasks, Task task, const void* body) {
     for (int64_t i = 0; i < tasks; i++) task(body, i, 0);
     return;
   }
-  // No thread has a task of the call before, and none gets one before these are written: a worker that wakes late finds what is there then.
+  // No thread still has a task of the call before, and none gets one before these are written, so a worker that wakes late finds what is
+  // there then.
   task_ = task;
   body_ = body;
   unfinished_.store(tasks, std::memory_order_relaxed);
@@ -73,7 +74,7 @@ void Pool::run(int64_t tasks, Task task, const void* body) {
   }
   wake_.notify_all();
   drain(0);
-  // Not for the workers: one that the system gave no time has no task either.
+  // This waits for tasks and not for workers, because a worker that the system gave no time has no task either.
   while (unfinished_.load(std::memory_order_acquire) != 0) pause();
 }
 

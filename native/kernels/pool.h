@@ -11,6 +11,19 @@
 
 namespace lowrank {
 
+// What a block of scratch memory is for. src/plan/scratch.ts estimates their sizes under the same names.
+enum class Slot {
+  shared,       // of the first thread, read by all: a packed left factor, packed keys and values, a widened weight
+  own,          // of each thread: a packed right factor, a block of attention
+  down,         // the packed factor `down` of a low-rank branch
+  masked,       // a left panel under a dropout mask
+  sums,         // sums between blocks of K, or those of pieces that are added up at the end
+  branch,       // packed panels of a branch's h
+  branch_sums,  // the sums that become h
+  rows,         // rows as f32
+  count
+};
+
 class Pool {
  public:
   explicit Pool(int threads);
@@ -18,18 +31,22 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
+  // A body of `each`, and how it is called.
+  using Task = void (*)(const void* body, int64_t task, int thread);
+
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Runs body(task, thread) for every task in [0, tasks). Of T threads number t begins with its own part of the tasks, [t/T, (t+1)/T), so that
-  // what it wrote in one call lies in its cache in the next; then it helps the others, from their end on. A result must not depend on who takes which
-  // task; there are less than 2³¹ of them.
+  // Runs body(task, thread) for every task in [0, tasks), of which there must be less than 2³¹. Of T threads number t begins with its own
+  // part of the tasks, [t/T, (t+1)/T), so that what it wrote in one call lies in its cache in the next. Then it helps the others and takes
+  // their last tasks first. A result must not depend on who takes which task.
   template <class Body>
   void each(int64_t tasks, const Body& body) {
-    run(tasks, [](const void* b, int64_t task, int thread) { (*static_cast<const Body*>(b))(task, thread); }, &body);
+    const Task call = [](const void* b, int64_t task, int thread) { (*static_cast<const Body*>(b))(task, thread); };
+    run(tasks, call, &body);
   }
 
-  // Runs body(begin, end, thread) over [0, n) in pieces of about `grain` elements; pieces are multiples of grain, so that sums made
-  // piece by piece do not depend on the number of threads.
+  // Runs body(begin, end, thread) over [0, n) in pieces of `grain` elements, of which the last may be smaller. As the pieces are the same
+  // for any number of threads, so are sums that are made piece by piece.
   template <class Body>
   void ranges(int64_t n, int64_t grain, const Body& body) {
     if (grain < 1) grain = 1;
@@ -39,18 +56,18 @@ class Pool {
     });
   }
 
-  // Memory of one thread that stays allocated between calls, 64-byte aligned, at least `bytes` long. Slots are independent blocks.
-  void* scratch(int thread, int slot, size_t bytes);
-  // Bytes that all scratch blocks hold.
+  // Memory of one thread for one use, 64-byte aligned and at least `bytes` long. It stays allocated between calls; its contents may be
+  // lost.
+  void* scratch(int thread, Slot slot, size_t bytes);
+  // How many bytes all blocks of scratch memory hold.
   size_t scratch_bytes() const { return scratch_bytes_.load(); }
 
  private:
-  using Task = void (*)(const void* body, int64_t task, int thread);
   void run(int64_t tasks, Task task, const void* body);
   void work(int thread);
   void drain(int thread);
 
-  static constexpr int kSlots = 8;
+  static constexpr size_t kSlots = static_cast<size_t>(Slot::count);
   struct Block {
     void* data = nullptr;
     size_t bytes = 0;
@@ -61,14 +78,14 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<uint64_t> generation_{0};
-  // What is left of a thread's part of the tasks, [begin, end): it takes the first, those who help it the last.
+  // What is left of a thread's part of the tasks, [begin, end). The thread takes the first of them, and those who help it take the last.
   class alignas(64) Part {
    public:
     struct Range {
       int32_t begin, end;
     };
     void store(Range range) { left_.store(range, std::memory_order_release); }
-    // The task taken, or −1 where none is left.
+    // These return the task that was taken, or −1 where none is left.
     int64_t take_first() {
       return take([](Range& range) { return range.begin++; });
     }

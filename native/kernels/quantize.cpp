@@ -1,4 +1,5 @@
-// Between numbers and codes of 4 or 8 bits. Codes and scales equal those of bitsandbytes bit for bit: every step is rounded as there.
+// Numbers become codes of 4 or 8 bits, and codes numbers. Codes and scales equal those of bitsandbytes bit for bit, as every step is
+// rounded as there.
 #include <array>
 #include <vector>
 
@@ -12,8 +13,8 @@ constexpr float kSmallest = 1e-38f, kSmallestRow = 1e-36f;
 
 // Finds the nearest of sixteen values.
 struct Nearest {
-  std::array<float, 15> middles;    // of neighbours, the values in ascending order
-  std::array<uint8_t, 16> codes{};  // of the values in that order
+  std::array<float, 15> middles;    // between neighbours of the values in ascending order
+  std::array<uint8_t, 16> codes{};  // the codes of the values in that order
 
   explicit Nearest(const float* values) {
     for (int i = 0; i < 16; i++) codes[i] = static_cast<uint8_t>(i);
@@ -34,7 +35,7 @@ struct Nearest {
   }
 };
 
-// The largest magnitude; NaN where there is one.
+// The largest magnitude of the numbers, or NaN where one of them is.
 float largest(const float* __restrict x, int64_t n) {
   int32_t most = 0;
 #pragma omp simd reduction(max : most)
@@ -53,12 +54,12 @@ void quantize4bit(const Call& call, Pool& pool) {
   const Tensor &x = call.inputs[i_x], &constants = call.inputs[i_constants], &out = call.outputs[o_out], &absmax = call.outputs[o_absmax];
   expect_any_floats(x);
   const int64_t size = x.size();
-  expect(constants.dtype == DType::f32 && constants.size() >= 17, "constants of u4 codes");
-  const int log2 = log2_of_block(*f32_at(constants, 0));
+  expect(constants.dtype == DType::f32 && constants.size() >= four_bit::kSize, "constants of u4 codes");
+  const int log2 = log2_of_block(*f32_at(constants, four_bit::kBlockSize));
   const int64_t block = int64_t{1} << log2;
   expect(out.dtype == DType::u4 && out.size() == size, "a u4 code for each element");
   expect_vector(absmax, DType::f32, pieces_of(size, log2), "an f32 absmax for each block");
-  const Nearest nearest(f32_at(constants, 1));
+  const Nearest nearest(f32_at(constants, four_bit::kValues));
   auto* codes = static_cast<uint8_t*>(out.data);
   pool.ranges(size, std::max(block, kGrain), [&](int64_t begin, int64_t end, int) {
     alignas(64) float buffer[kBlock], scaled[kBlock + 1];
@@ -81,7 +82,7 @@ void quantize4bit(const Call& call, Pool& pool) {
           for (int64_t j = 0; j < some; j++) scaled[j] = within_one(numbers[j] * factor);
         else
           for (int64_t j = 0; j < some; j++) scaled[j] = within_one(numbers[j] / divisor);
-        scaled[some] = 0.f;  // beside the last of an odd number
+        scaled[some] = 0.f;  // the second of the last pair, where there is an odd number of them
         nearest.of(scaled, some + 1, wide);
         for (int64_t j = 0; j < some; j += 2) codes[(first + i + j) / 2] = static_cast<uint8_t>(wide[j] << 4 | wide[j + 1]);
       }
@@ -92,8 +93,9 @@ void quantize4bit(const Call& call, Pool& pool) {
 void quantize8bit(const Call& call, Pool& pool) {
   using namespace quantize8bit_op;
   const Tensor &x = call.inputs[i_x], &code_of_bin = call.inputs[i_codes], &out = call.outputs[o_out], &absmax = call.outputs[o_absmax];
-  const int log2 = log2_of_block(static_cast<float>(call.attributes[a_block_size]));
-  const auto offset = static_cast<float>(call.attributes[a_offset]);
+  const Attributes attributes(call.attributes);
+  const int log2 = log2_of_block(static_cast<float>(attributes.block_size));
+  const auto offset = static_cast<float>(attributes.offset);
   const int64_t size = x.size(), block = int64_t{1} << log2;
   expect_vector(x, DType::f32, size, "f32 numbers");
   expect_vector(code_of_bin, DType::u8, kBins, "65536 u8 codes of bins");
@@ -133,7 +135,7 @@ void quantize_rows(const Call& call, Pool& pool) {
       const float factor = 1.f / std::max(most, kSmallestRow) * 127.f;
       each([&](const float* __restrict numbers, int64_t n, int8_t* __restrict codes) {
         for (int64_t i = 0; i < n; i++) {
-          const float scaled = numbers[i] * factor, above = scaled > -127.f ? scaled : -127.f;  // NaN, too
+          const float scaled = numbers[i] * factor, above = scaled > -127.f ? scaled : -127.f;  // this makes NaN −127 as well
           codes[i] = static_cast<int8_t>(std::nearbyint(above < 127.f ? above : 127.f));
         }
       });

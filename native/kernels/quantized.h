@@ -1,4 +1,4 @@
-// Frozen weights in 4 or 8 bits: codes that become numbers where they are used (src/core/ops.table.ts gives the formulas).
+// Frozen weights in 4 or 8 bits: codes that become numbers where they are used. src/core/ops.table.ts has the formulas.
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -11,11 +11,11 @@ namespace lowrank::LOWRANK_ISA {
 // The codes of a matrix [rows, columns] and what turns them into numbers.
 struct Codes {
   const uint8_t* data = nullptr;
-  bool wide = false;  // i8, one scale a row; otherwise two u4 in a byte, one scale a block
+  bool wide = false;  // whether codes are i8 with a scale for each row; otherwise two u4 are in a byte, with a scale for each block
   int64_t columns = 0;
-  int block = 0, nested_block = 0;  // log₂ of the block sizes
-  const float* values = nullptr;    // 16
-  const float* scales = nullptr;    // absmax f32, or else:
+  int block = 0, nested_block = 0;  // the logarithms to base 2 of the block sizes
+  const float* values = nullptr;    // what the 16 codes stand for
+  const float* scales = nullptr;    // absmax where that is f32, or else what follows:
   const uint8_t* scale_codes = nullptr;
   const float *nested_values = nullptr, *nested_absmax = nullptr;
   float offset = 0;
@@ -38,13 +38,13 @@ struct Codes {
     if (wide) return static_cast<int8_t>(data[element]);
     return element % 2 ? data[element / 2] & 15 : data[element / 2] >> 4;
   }
-  // Elements from this one on that share its scale.
+  // How many elements from this one on share its scale.
   int64_t alike(int64_t element) const {
     const int64_t period = int64_t{1} << block;
     return wide ? columns - element % columns : period - (element & (period - 1));
   }
 
-  // `n` numbers from `element` on.
+  // Decodes `n` numbers from `element` on.
   void decode(int64_t element, int64_t n, float* __restrict out) const {
     while (n > 0) {
       const int64_t some = std::min(n, alike(element));
@@ -69,8 +69,9 @@ struct Codes {
         return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), factor), _mm512_set1_ps(1.f / 127.f));
       }
       const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(data + element / 2));
-      const __m256i pairs = _mm256_cvtepu8_epi32(bytes);  // first in bits 4–7, second in 0–3
-      const __m256i halves = _mm256_or_si256(_mm256_srli_epi32(pairs, 4), _mm256_slli_epi32(_mm256_and_si256(pairs, _mm256_set1_epi32(15)), 16));
+      // The first of two codes is in bits 4 to 7, the second in bits 0 to 3.
+      const __m256i pairs = _mm256_cvtepu8_epi32(bytes), four = _mm256_set1_epi32(15);
+      const __m256i halves = _mm256_or_si256(_mm256_srli_epi32(pairs, 4), _mm256_slli_epi32(_mm256_and_si256(pairs, four), 16));
       return _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_cvtepu16_epi32(halves), _mm512_loadu_ps(values)), factor);
     }
     alignas(64) float numbers[16] = {};
@@ -78,16 +79,17 @@ struct Codes {
     return _mm512_load_ps(numbers);
   }
 
-  // Thirty-two numbers rounded to bf16 from `element` on, of which `count` exist.
+  // Thirty-two numbers from `element` on as bf16, of which `count` exist.
   __m512i halves(int64_t element, int64_t count) const {
     if (!wide && count >= 32 && element % 32 == 0) {
-      // A scale's sixteen numbers, twice: an index then needs no mask for the bit above its four.
+      // The table has a scale's sixteen numbers twice, so that an index needs no mask for the bit above its four.
       const __m256i rounded = round_lanes(_mm512_mul_ps(_mm512_loadu_ps(values), _mm512_set1_ps(scale(element))));
       const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(rounded), rounded, 1);
       const __m512i pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data + element / 2)));
       return _mm512_permutexvar_epi16(_mm512_or_si512(_mm512_srli_epi32(pairs, 4), _mm512_slli_epi32(pairs, 16)), table);
     }
-    const __m256i low = round_lanes(lanes(element, count)), high = count > 16 ? round_lanes(lanes(element + 16, count - 16)) : _mm256_setzero_si256();
+    const __m256i low = round_lanes(lanes(element, count));
+    const __m256i high = count > 16 ? round_lanes(lanes(element + 16, count - 16)) : _mm256_setzero_si256();
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
 #else
@@ -111,12 +113,14 @@ struct Codes {
 #if defined(__AVX2__)
     uint32_t eight;
     std::memcpy(&eight, bytes, sizeof eight);
-    // The first of two codes is in the high half of a byte. A permutation looks at the lowest three bits, the fourth chooses between the two.
+    // The first of two codes is in the high half of a byte. The permutations look at the lowest three bits of a code, and its fourth bit
+    // chooses between them.
     const __m256i index = _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(eight)), _mm256_set_epi32(24, 28, 16, 20, 8, 12, 0, 4));
-    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values), index), high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values + 8), index);
+    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values), index);
+    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values + 8), index);
     return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
 #elif defined(__aarch64__)
-    // The first of two codes is in the high half of a byte. A number's four bytes are picked from the 64 of all sixteen.
+    // The first of two codes is in the high half of a byte. The four bytes of each number are picked from the 64 of all sixteen.
     const uint32x4_t two = vdupq_n_u32(bytes[0] | static_cast<uint32_t>(bytes[1]) << 8);
     const uint32x4_t codes = vandq_u32(vshlq_u32(two, int32x4_t{-4, 0, -12, -8}), vdupq_n_u32(15));
     const uint32x4_t places = vmlaq_u32(vdupq_n_u32(0x03020100), codes, vdupq_n_u32(0x04040404));
@@ -128,10 +132,10 @@ struct Codes {
 #endif
 };
 
-// Codes of 8 bits whose numbers have no formula are looked up by bins: [−1, 1] is cut into so many.
+// Codes of 8 bits that have no formula are looked up by bins: so many equal parts of [−1, 1].
 inline constexpr int64_t kBins = 65536;
 
-// A block's codes of numbers x, and its scale, which is their largest magnitude.
+// Encodes the numbers x of one block and returns its scale, which is their largest magnitude.
 inline float encode_bins(const float* __restrict x, int64_t n, const uint8_t* __restrict code_of_bin, uint8_t* __restrict codes) {
   constexpr int64_t kSome = 256;
   float absmax = 0.f;
@@ -147,7 +151,7 @@ inline float encode_bins(const float* __restrict x, int64_t n, const uint8_t* __
     const int64_t some = std::min(kSome, n - begin);
     for (int64_t i = 0; i < some; i++) {
       const float scaled = x[begin + i] * inverse;
-      const float above = scaled > -1.f ? scaled : -1.f;  // NaN, too
+      const float above = scaled > -1.f ? scaled : -1.f;  // this makes NaN −1 as well
       const float inside = above < 1.f ? above : 1.f;
       bins[i] = static_cast<int32_t>(std::fma((inside + 1.f) * 0.5f, 65535.f, 0.5f));
     }
@@ -158,12 +162,15 @@ inline float encode_bins(const float* __restrict x, int64_t n, const uint8_t* __
 
 inline bool is_quantized(const Tensor& t) { return t.dtype == DType::u4 || t.dtype == DType::i8; }
 
+// The logarithm to base 2 of a block's size.
 inline int log2_of_block(float size) {
-  const auto whole = static_cast<int64_t>(size >= 32 && size <= 65536 ? size : 0);  // NaN, too
-  expect(static_cast<float>(whole) == size && std::has_single_bit(static_cast<uint64_t>(whole)), "a block size that is a power of two from 32 to 65536");
+  const auto whole = static_cast<int64_t>(size >= 32 && size <= 65536 ? size : 0);  // 0 for NaN as well
+  const bool is_power = std::has_single_bit(static_cast<uint64_t>(whole));
+  expect(static_cast<float>(whole) == size && is_power, "a block size that is a power of two from 32 to 65536");
   return std::countr_zero(static_cast<uint64_t>(whole));
 }
 
+// How many blocks n elements are.
 inline int64_t pieces_of(int64_t n, int log2) { return (n + (int64_t{1} << log2) - 1) >> log2; }
 
 inline Codes Codes::of(const Tensor& weight, const Tensor& absmax, const Tensor& constants) {
@@ -174,10 +181,10 @@ inline Codes Codes::of(const Tensor& weight, const Tensor& absmax, const Tensor&
     codes.scales = f32_at(absmax, 0);
     return codes;
   }
-  expect(constants && constants.dtype == DType::f32 && constants.size() >= 17, "constants of u4 codes");
+  expect(constants && constants.dtype == DType::f32 && constants.size() >= four_bit::kSize, "constants of u4 codes");
   const float* numbers = f32_at(constants, 0);
-  codes.block = log2_of_block(numbers[0]);
-  codes.values = numbers + 1;
+  codes.block = log2_of_block(numbers[four_bit::kBlockSize]);
+  codes.values = numbers + four_bit::kValues;
   const int64_t blocks = pieces_of(weight.size(), codes.block);
   if (absmax.dtype == DType::f32) {
     expect_vector(absmax, DType::f32, blocks, "an absmax for each block");
@@ -185,13 +192,13 @@ inline Codes Codes::of(const Tensor& weight, const Tensor& absmax, const Tensor&
     return codes;
   }
   expect_vector(absmax, DType::u8, blocks, "an absmax for each block");
-  expect(constants.size() >= 275, "constants of nested codes");
+  expect(constants.size() >= four_bit::kNestedSize, "constants of nested codes");
   codes.scale_codes = static_cast<const uint8_t*>(absmax.data);
-  codes.nested_block = log2_of_block(numbers[17]);
-  codes.offset = numbers[18];
-  codes.nested_values = numbers + 19;
-  codes.nested_absmax = numbers + 275;
-  expect(constants.size() == 275 + pieces_of(blocks, codes.nested_block), "a nested absmax for each block of absmax");
+  codes.nested_block = log2_of_block(numbers[four_bit::kNestedBlockSize]);
+  codes.offset = numbers[four_bit::kOffset];
+  codes.nested_values = numbers + four_bit::kNestedValues;
+  codes.nested_absmax = numbers + four_bit::kNestedAbsmax;
+  expect(constants.size() == four_bit::kNestedSize + pieces_of(blocks, codes.nested_block), "a nested absmax for each block of absmax");
   return codes;
 }
 

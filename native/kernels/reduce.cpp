@@ -14,7 +14,7 @@ inline float dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
-// A function of its own: inside a lambda the compiler leaves the sum scalar.
+// This is a function of its own because the compiler would not use vectors for the sum inside a lambda.
 inline float dot(const float* a, const float* b, const float* c, int64_t n) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -22,14 +22,17 @@ inline float dot(const float* a, const float* b, const float* c, int64_t n) {
   return sum;
 }
 
-// out[c] += Σ over the rows: body(begin, end, thread, partial) adds the rows of a piece into `partial`, or into none where out is absent.
+// Adds sums over the rows to out: body(begin, end, thread, partial) adds the rows of a piece to `partial`, which is nullptr where out is
+// absent.
 template <class Body>
 void sum_over_rows(Pool& pool, const Tensor& out, int64_t rows, int64_t columns, const Body& body) {
-  if (!out) return pool.ranges(rows, row_grain(columns), [&](int64_t begin, int64_t end, int thread) { body(begin, end, thread, nullptr); });
+  if (!out) {
+    return pool.ranges(rows, row_grain(columns), [&](int64_t begin, int64_t end, int thread) { body(begin, end, thread, nullptr); });
+  }
   expect_vector(out, DType::f32, columns, "one f32 sum per column");
   const int64_t share = (rows + pool.threads() - 1) / pool.threads(), least = row_grain(columns);
   const int64_t grain = share > least ? share : least, pieces = (rows + grain - 1) / grain;
-  auto* partials = static_cast<float*>(pool.scratch(0, 4, pieces * columns * sizeof(float)));
+  auto* partials = static_cast<float*>(pool.scratch(0, Slot::sums, pieces * columns * sizeof(float)));
   pool.ranges(rows, grain, [&](int64_t begin, int64_t end, int thread) {
     float* partial = partials + begin / grain * columns;
     std::memset(partial, 0, columns * sizeof(float));
@@ -43,13 +46,13 @@ void sum_over_rows(Pool& pool, const Tensor& out, int64_t rows, int64_t columns,
   }
 }
 
-// out[0] += factor · Σ f(block), the blocks' sums added in order in f64.
+// out[0] += factor · Σ sum(block), where the sums of blocks are added in their order in f64.
 template <class Sum>
 void sum_all(Pool& pool, const Tensor& x, const Tensor& out, double factor, const Sum& sum) {
   expect(is_float(x), "x of f32 or bf16");
   expect_vector(out, DType::f32, 1, "out [1] of f32");
   const int64_t size = x.size(), pieces = (size + kGrain - 1) / kGrain;
-  auto* partials = static_cast<double*>(pool.scratch(0, 4, pieces * sizeof(double)));
+  auto* partials = static_cast<double*>(pool.scratch(0, Slot::sums, pieces * sizeof(double)));
   pool.ranges(size, kGrain, [&](int64_t begin, int64_t end, int) {
     alignas(64) float buffer[kBlock];
     double total = 0;
@@ -64,10 +67,10 @@ void sum_all(Pool& pool, const Tensor& x, const Tensor& out, double factor, cons
   *f32_at(out, 0) += static_cast<float>(factor * total);
 }
 
-// weight + offset, widened once for all rows.
+// weight + offset as f32, once for all rows.
 const float* widened_weight(Pool& pool, const Tensor& weight, int64_t columns, double offset) {
   expect(is_float(weight) && weight.size() == columns, "one weight per column of x");
-  auto* w = static_cast<float*>(pool.scratch(0, 5, columns * sizeof(float)));
+  auto* w = static_cast<float*>(pool.scratch(0, Slot::shared, columns * sizeof(float)));
   const float* stored = load(weight, 0, columns, w);
   for (int64_t c = 0; c < columns; c++) w[c] = stored[c] + static_cast<float>(offset);
   return w;
@@ -95,7 +98,7 @@ void column_sum(const Call& call, Pool& pool) {
 
 void sum(const Call& call, Pool& pool) {
   using namespace sum_op;
-  sum_all(pool, call.inputs[i_x], call.outputs[o_out], call.attributes[a_factor], [](const float* x, int64_t n) {
+  sum_all(pool, call.inputs[i_x], call.outputs[o_out], Attributes(call.attributes).factor, [](const float* x, int64_t n) {
     float s = 0;
 #pragma omp simd reduction(+ : s)
     for (int64_t i = 0; i < n; i++) s += x[i];
@@ -115,10 +118,11 @@ void rms_norm(const Call& call, Pool& pool) {
   const int64_t rows = x.rows(), columns = x.columns();
   expect(y.size() == x.size(), "operands of one size");
   expect_vector(rstd, DType::f32, rows, "one f32 rstd per row");
-  const double eps = call.attributes[a_eps];
-  const float* w = widened_weight(pool, call.inputs[i_weight], columns, call.attributes[a_offset]);
+  const Attributes attributes(call.attributes);
+  const double eps = attributes.eps;
+  const float* w = widened_weight(pool, call.inputs[i_weight], columns, attributes.offset);
   pool.ranges(rows, row_grain(columns), [&](int64_t begin, int64_t end, int thread) {
-    auto* buffer = static_cast<float*>(pool.scratch(thread, 0, columns * sizeof(float)));
+    auto* buffer = static_cast<float*>(pool.scratch(thread, Slot::rows, columns * sizeof(float)));
     for (int64_t i = begin; i < end; i++) {
       const float* row = load(x, i * columns, columns, buffer);
       const float r = static_cast<float>(1 / std::sqrt(static_cast<double>(dot(row, row, columns)) / static_cast<double>(columns) + eps));
@@ -140,20 +144,21 @@ void rms_norm_backward(const Call& call, Pool& pool) {
   expect(dy.size() == x.size() && dx.size() == x.size(), "operands of one size");
   expect(!residual || (is_float(residual) && residual.size() == x.size()), "a residual of x's size");
   expect_vector(rstd, DType::f32, rows, "one f32 rstd per row");
-  const float* w = widened_weight(pool, call.inputs[i_weight], columns, call.attributes[a_offset]);
+  const float* w = widened_weight(pool, call.inputs[i_weight], columns, Attributes(call.attributes).offset);
   sum_over_rows(pool, call.outputs[o_dweight], rows, columns, [&](int64_t begin, int64_t end, int thread, float* dweight) {
-    float* buffers[3];
-    for (int slot = 0; slot < 3; slot++) buffers[slot] = static_cast<float*>(pool.scratch(thread, slot, columns * sizeof(float)));
+    // There are three rows, each on cache lines of its own.
+    const int64_t stride = (columns + 15) / 16 * 16;
+    auto* buffers = static_cast<float*>(pool.scratch(thread, Slot::rows, 3 * stride * sizeof(float)));
     for (int64_t i = begin; i < end; i++) {
-      const float *row = load(x, i * columns, columns, buffers[0]), *dout = load(dy, i * columns, columns, buffers[1]);
+      const float *row = load(x, i * columns, columns, buffers), *dout = load(dy, i * columns, columns, buffers + stride);
       const float r = *f32_at(rstd, i);
       const float projection = dot(dout, w, row, columns) * r * r / static_cast<float>(columns);
       if (dweight) {
 #pragma omp simd
         for (int64_t c = 0; c < columns; c++) dweight[c] += dout[c] * row[c] * r;
       }
-      const float* rest = residual ? load(residual, i * columns, columns, buffers[2]) : nullptr;
-      float* to = target(dx, i * columns, buffers[1]);
+      const float* rest = residual ? load(residual, i * columns, columns, buffers + 2 * stride) : nullptr;
+      float* to = target(dx, i * columns, buffers + stride);
       if (rest) {
 #pragma omp simd
         for (int64_t c = 0; c < columns; c++) to[c] = r * (dout[c] * w[c] - row[c] * projection) + rest[c];

@@ -34,7 +34,7 @@ void add_rows(const Call& call, Pool& pool) {
   const int64_t columns = out.columns(), n = x.rows();
   expect(x.size() == n * columns, "x of out's width");
   const int32_t* rows = expect_rows(call.inputs[i_rows], n, out.rows(), "rows");
-  // Rows may repeat: threads share the columns, so that each sum is made in the order of i.
+  // Rows may repeat, so threads share the columns and each sum is made in the order of i.
   const int64_t share = (columns + pool.threads() - 1) / pool.threads();
   const int64_t grain = n * columns <= kGrain ? columns : share;
   pool.ranges(columns, grain, [&](int64_t begin, int64_t end, int) {
@@ -53,11 +53,8 @@ void add_rows(const Call& call, Pool& pool) {
 
 namespace {
 
-// An integer attribute that names a place inside a matrix.
-int64_t place_in(double value, int64_t extent, int64_t limit, const char* what) {
-  expect(value >= 0 && value + static_cast<double>(extent) <= static_cast<double>(limit), what);
-  return static_cast<int64_t>(value);
-}
+// `extent` rows or columns from `begin` on are some of `limit`.
+void expect_inside(int64_t begin, int64_t extent, int64_t limit, const char* what) { expect(begin >= 0 && begin <= limit - extent, what); }
 
 }  // namespace
 
@@ -67,8 +64,10 @@ void slice(const Call& call, Pool& pool) {
   expect_floats(x, out);
   expect(x.rank == 2 && out.rank == 2, "matrices");
   const int64_t m = out.shape[0], n = out.shape[1];
-  const int64_t row = place_in(call.attributes[a_row], m, x.shape[0], "rows inside x");
-  const int64_t column = place_in(call.attributes[a_column], n, x.shape[1], "columns inside x");
+  const Attributes attributes(call.attributes);
+  const int64_t row = attributes.row, column = attributes.column;
+  expect_inside(row, m, x.shape[0], "rows inside x");
+  expect_inside(column, n, x.shape[1], "columns inside x");
   pool.ranges(m, row_grain(n), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) copy(x, (row + i) * x.shape[1] + column, out, i * n, n);
   });
@@ -80,14 +79,15 @@ void place(const Call& call, Pool& pool) {
   expect_floats(x, out);
   expect(x.rank == 2 && out.rank == 2, "matrices");
   const int64_t m = x.shape[0], n = x.shape[1];
-  const int64_t row = place_in(call.attributes[a_row], m, out.shape[0], "rows inside out");
-  const int64_t column = place_in(call.attributes[a_column], n, out.shape[1], "columns inside out");
-  const bool accumulate = call.attributes[a_accumulate] != 0;
+  const Attributes attributes(call.attributes);
+  const int64_t row = attributes.row, column = attributes.column;
+  expect_inside(row, m, out.shape[0], "rows inside out");
+  expect_inside(column, n, out.shape[1], "columns inside out");
   pool.ranges(m, row_grain(n), [&](int64_t begin, int64_t end, int) {
     alignas(64) float buffer[kBlock], sums[kBlock];
     for (int64_t i = begin; i < end; i++) {
       const int64_t to = (row + i) * out.shape[1] + column;
-      if (!accumulate) {
+      if (!attributes.accumulate) {
         copy(x, i * n, out, to, n);
         continue;
       }
@@ -110,7 +110,7 @@ void add_bias(const Call& call, Pool& pool) {
   expect_floats(x, bias, out);
   const int64_t rows = x.rows(), columns = x.columns();
   expect(out.size() == x.size() && bias.size() == columns, "one bias per column of x");
-  const float* b = load(bias, 0, columns, static_cast<float*>(pool.scratch(0, 0, columns * sizeof(float))));
+  const float* b = load(bias, 0, columns, static_cast<float*>(pool.scratch(0, Slot::shared, columns * sizeof(float))));
   pool.ranges(rows, row_grain(columns), [&](int64_t begin, int64_t end, int) {
     alignas(64) float buffer[kBlock], result[kBlock];
     for (int64_t i = begin; i < end; i++) {
@@ -131,14 +131,15 @@ void rope(const Call& call, Pool& pool) {
   const Tensor &x = call.inputs[i_x], &cos = call.inputs[i_cos], &sin = call.inputs[i_sin], &out = call.outputs[o_out];
   expect_floats(x, out);
   const int64_t tokens = x.rows(), columns = x.columns(), half = cos.columns();
-  const auto width = static_cast<int64_t>(call.attributes[a_head_dim]);
+  const Attributes attributes(call.attributes);
+  const int64_t width = attributes.head_dim;
   expect(out.size() == x.size(), "operands of one size");
   expect(width > 0 && columns % width == 0 && 2 * half <= width, "whole heads of headDim ≥ 2·cos.shape[1]");
   expect(cos.dtype == DType::f32 && sin.dtype == DType::f32 && same_shape(cos, sin), "cos and sin of one shape in f32");
   const int32_t* positions = expect_rows(call.inputs[i_positions], tokens, cos.rows(), "positions");
-  const float sign = static_cast<float>(call.attributes[a_sign]);
+  const float sign = attributes.back ? -1.f : 1.f;
   pool.ranges(tokens, row_grain(columns), [&](int64_t begin, int64_t end, int thread) {
-    auto* row = static_cast<float*>(pool.scratch(thread, 0, columns * sizeof(float)));
+    auto* row = static_cast<float*>(pool.scratch(thread, Slot::rows, columns * sizeof(float)));
     for (int64_t t = begin; t < end; t++) {
       const float* from = load(x, t * columns, columns, row);
       float* to = target(out, t * columns, row);

@@ -17,7 +17,7 @@ inline float maximum(const float* x, int64_t n) {
   return best;
 }
 
-// The maximum of a row and Σ exp(x − maximum), in one reading: the sum is rescaled where a block raises the maximum.
+// The maximum of a row and Σ exp(x − maximum). The row is read once, since the sum is rescaled where a block raises the maximum.
 struct Partition {
   float maximum;
   double sum;
@@ -47,7 +47,8 @@ void softmax(const Call& call, Pool& pool) {
   const Tensor &x = call.inputs[i_x], &y = call.outputs[o_y];
   expect(x.dtype == DType::f32 && y.dtype == DType::f32 && x.rank == 2 && same_shape(x, y), "f32 matrices of one shape");
   const int64_t columns = x.shape[1];
-  const auto offset = static_cast<int64_t>(call.attributes[a_offset]), window = static_cast<int64_t>(call.attributes[a_window]);
+  const Attributes attributes(call.attributes);
+  const int64_t offset = attributes.offset, window = attributes.window;
   pool.ranges(x.shape[0], row_grain(columns), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t seen = i + offset + 1, last = seen < 0 ? 0 : seen < columns ? seen : columns;
@@ -100,8 +101,9 @@ void cross_entropy(const Call& call, Pool& pool) {
   expect(!gradient || (is_float(gradient) && same_shape(gradient, logits)), "a gradient of the logits' shape");
   const auto* label = static_cast<const int32_t*>(labels.data);
   for (int64_t i = 0; i < rows; i++)
-    if (label[i] >= columns) fail("labels[%lld] = %d is outside the vocabulary of %lld", (long long)i, label[i], (long long)columns);
-  const float scale = static_cast<float>(call.attributes[a_scale]);
+    if (label[i] >= columns)
+      fail("labels[%lld] = %d is outside the vocabulary of %lld", (long long)i, label[i], (long long)columns);
+  const float scale = static_cast<float>(Attributes(call.attributes).scale);
   pool.ranges(rows, row_grain(columns), [&](int64_t begin, int64_t end, int) {
     alignas(64) float buffer[kBlock];
     for (int64_t i = begin; i < end; i++) {

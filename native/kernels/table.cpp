@@ -8,11 +8,11 @@ namespace lowrank::LOWRANK_ISA {
 namespace {
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
-// Independent sums: enough to hide the latency of a multiply-add, few enough for the registers.
+// The number of independent sums: enough to hide how long a multiply-add takes, and few enough for the registers.
 constexpr int kChains = kLanes == 4 && kManyRegisters ? 24 : 12;
 
 #if defined(__AMX_BF16__)
-// Of numbers, as zeros take less power and run a quarter faster.
+// The tiles hold random numbers, since zeros take less power and run a quarter faster.
 double peak_bf16(int64_t rounds) {
   alignas(64) uint16_t numbers[4][kTile * 2 * kChunk];
   uint32_t state = 1;
@@ -42,14 +42,15 @@ double peak_f32(int64_t rounds) {
   Vector sums[kChains] = {}, a = {}, b = {};
   LOWRANK_OPAQUE(a);
   LOWRANK_OPAQUE(b);
-  // Or else equal chains would become one.
+  // The compiler would otherwise make one chain of equal ones.
 #pragma GCC unroll 24
   for (int i = 0; i < kChains; i++) LOWRANK_OPAQUE(sums[i]);
   for (int64_t round = 0; round < rounds; round++) {
 #pragma GCC unroll 24
     for (int i = 0; i < kChains; i++) {
 #if defined(__aarch64__)
-      sums[i] = (Vector)vfmaq_f32((float32x4_t)sums[i], (float32x4_t)a, (float32x4_t)b);  // in place, where the product of two others is added
+      // The instruction works in place only where the product of two others is added.
+      sums[i] = (Vector)vfmaq_f32((float32x4_t)sums[i], (float32x4_t)a, (float32x4_t)b);
 #else
       sums[i] = a * sums[i] + b;
 #endif
@@ -86,7 +87,7 @@ double peak_bf16(int64_t rounds) {
   }
   return 2.0 * 16 * kChains * static_cast<double>(rounds);
 #else
-  return peak_f32(rounds);  // bf16 is widened and multiplied as f32
+  return peak_f32(rounds);  // since bf16 is widened and multiplied as f32
 #endif
 }
 #endif

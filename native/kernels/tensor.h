@@ -8,7 +8,7 @@ namespace lowrank {
 // The order of `dtypeCodes` in src/core/dtype.ts.
 enum class DType : int32_t { f32, bf16, f16, i32, u8, i8, u4 };
 
-// Of u4, which has two elements in a byte, the memory of one.
+// For u4, which has two elements in a byte, this is the memory of one by itself.
 inline constexpr int64_t bytes_per_element(DType t) {
   return t == DType::f32 || t == DType::i32 ? 4 : t == DType::bf16 || t == DType::f16 ? 2 : 1;
 }
@@ -34,7 +34,8 @@ struct Tensor {
   }
 };
 
-// One op to run. Operands and attributes stand in the order of the op table (ops.generated.h names the places).
+// One op to run. Operands stand in the order of the op table. ops.generated.h names their places and has a struct of the attributes of each
+// op, which is made by `Attributes(call.attributes)`.
 struct Call {
   const Tensor* inputs;
   const Tensor* outputs;

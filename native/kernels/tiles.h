@@ -1,13 +1,16 @@
-// Matrix products of bf16 in the processor's tile registers (Intel SDM, volume 1, chapter 18: AMX): eight of 16 rows of 64 bytes. One instruction
-// adds the product of 16 rows of sixteen pairs along K with sixteen pairs of rows of sixteen columns to 16 × 16 sums of f32.
+// Matrix products of bf16 in the processor's tile registers (Intel SDM, volume 1, chapter 18: AMX). There are eight registers of 16 rows of
+// 64 bytes. One instruction multiplies 16 rows of sixteen pairs along K by sixteen pairs of rows of sixteen columns and adds the product to
+// 16 × 16 sums of f32.
 //
-// A left panel of one or two tiles' rows lies by chunks of kChunk units along K, in each of them row by row: unit (row, step) of a chunk is
-// chunk[row · kChunk + step]. A right panel is as everywhere, units[step · columns + column]. Both are filled up with zeros to whole chunks.
+// A left panel has the rows of one or two tiles. It lies by chunks of kChunk units along K, and row by row in each of them: unit (row,
+// step) of a chunk is chunk[row · kChunk + step]. A right panel lies as everywhere: units[step · columns + column]. Both are filled up with
+// zeros to whole chunks.
 //
-// A number of f32 is the sum of three of bf16, exactly: 24 bits are three times eight. Of the nine products of two numbers' parts the six largest
-// make up theirs, to about as much as f32 rounds it. A panel then has each of its chunks three times: all first parts, all second, all third. What
-// is below 2⁻¹¹⁰ loses bits, and infinity becomes NaN, as the rest of it is none. Tiles add 32 products before they round to the sum so far, which
-// makes such sums closer than those of f32 one by one.
+// A number of f32 is exactly the sum of three of bf16, as its 24 bits are three times eight. A product of two numbers has nine products of
+// their parts; the six largest make up the whole to about as much as f32 rounds it. A panel of such numbers has each of its chunks three
+// times, first with all first parts, then all second, then all third. Numbers below 2⁻¹¹⁰ lose bits, and infinity becomes NaN, since what
+// is left of it beside its first part is NaN. Tiles add 32 products before they round them to the sum so far, which makes such sums more
+// accurate than those of f32 one by one.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -15,15 +18,16 @@
 
 namespace lowrank::LOWRANK_ISA {
 
-// Steps of a chunk, rows of a tile, and rows of a product of tiles where nothing else is said: two tiles.
+// The steps of a chunk, the rows of a tile, and the rows of a product where nothing else is said: those of two tiles.
 inline constexpr int kChunk = 16, kTile = 16, kTileRows = 2 * kTile;
-// Of a number of f32, and those of two numbers' that are multiplied.
+// The parts of a number of f32, and how many products of two numbers' parts are computed.
 inline constexpr int kParts = 3, kPartProducts = 6;
 
 #if defined(__AMX_BF16__)
 inline constexpr bool kHasTiles = true;
 
-// The compiler's own functions do not say that these read memory. What is read once does not displace others in the first-level cache.
+// Assembler, because the compiler's functions do not tell it that these instructions access memory. A tile that is read once does not
+// displace others in the first-level cache.
 template <int Tile, bool Once = false>
 inline void load_tile(const void* rows, int64_t bytes) {
   if constexpr (Once) asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(rows), "r"(bytes), "i"(Tile) : "memory");
@@ -59,7 +63,8 @@ class TileRegisters {
   TileRegisters& operator=(const TileRegisters&) = delete;
 };
 
-// A block of Rows × Vectors · 16 sums in tiles: set, added to, and brought home. Rows of memory are `stride` floats apart.
+// These set a block of Rows × Vectors · 16 sums in tiles from memory or to zero, and put it into memory. Rows there are `stride` numbers
+// apart.
 template <int Vectors, int Rows = kTileRows>
 inline void load_sums(const float* from, int64_t stride) {
   load_tile<0>(from, stride * 4);
@@ -87,39 +92,41 @@ inline void store_sums(float* to, int64_t stride) {
   if constexpr (Vectors == 2) store_tile<3>(to + 16 * stride + 16, stride * 4);
 }
 
-// How operands lie, in units: the rows and the chunks of the left one, the steps of the right one.
+// How operands lie: the units from row to row and from chunk to chunk of the left one, and from step to step of the right one.
 struct Layout {
   int64_t row, chunk, step;
 };
-// Those of packed panels.
+// How packed panels lie.
 template <int Vectors, int Rows = kTileRows>
 inline constexpr Layout kPanels{kChunk, Rows * kChunk, Vectors * 16};
 
-// What a loop has in the first-level cache. The next chunk of one or both operands, asked for ahead: where two threads share a core, the second-level
-// cache is far, as each has half of the instructions in flight, and this makes the loop 1.3 to 1.5 times as fast. Or the left one's first chunks, for as
-// many right ones as follow each other, all else passing by: 1.1 to 1.4 times as fast on a core of its own.
+// What a loop keeps in the first-level cache. `next_right` and `next` prefetch the next chunk of the right operand or of both: where two
+// threads share a core, each has half of the instructions in flight, so that the second-level cache is far, and this makes the loop 1.3 to
+// 1.5 times as fast. `left` keeps the first chunks of the left operand for all the right ones that follow each other, while all else passes
+// by: that is 1.1 to 1.4 times as fast on a core of its own.
 enum class Near { next_right, next, left };
-// Bytes of a left panel that stay there.
+// How many bytes of a left panel stay in the first-level cache then.
 constexpr int64_t kNearBytes = 40 << 10;
 
-// Asks for so many lines, `step` units apart. (Where a function that only asks is not inlined at once, the compiler finds that it does nothing.)
+// Prefetches so many lines, `step` units apart. (Where a function that only prefetches is not inlined at once, the compiler finds that it
+// does nothing.)
 template <int Lines>
 [[gnu::always_inline]] inline void prefetch_lines(const uint32_t* lines, int64_t step = 16) {
 #pragma GCC unroll 32
   for (int i = 0; i < Lines; i++) __builtin_prefetch(lines + i * step, 0, 3);
 }
 
-// Lines that are asked for on the way, a few with each chunk: many at once hold the tiles up.
+// Lines to be prefetched on the way, a few with each chunk, since many at once hold the tiles up.
 struct Ahead {
-  // For the second-level cache, to be read: `count` lines a chunk, `step` units apart, and `chunk` units further than the last.
+  // Lines that will be read, for the second-level cache: with each chunk `count` of them, `step` units apart, and `chunk` units further on.
   const uint32_t* lines = nullptr;
   int64_t count = 0, step = 0, chunk = 0;
-  // For the first-level one, to be written: so many rows of one line, or two, `stride` bytes apart, `some` of them a chunk.
+  // Rows that will be written, for the first-level cache: rows of one line or two, `stride` bytes apart, with each chunk `some` of them.
   const char* row = nullptr;
   int64_t rows = 0, stride = 0, some = 0;
   bool two = false;
 
-  // Asks for the next chunk's.
+  // Prefetches what belongs to the next chunk.
   [[gnu::always_inline]] void ask() {
     for (int64_t line = 0; line < count; line++) __builtin_prefetch(lines + line * step, 0, 2);
     lines += chunk;
@@ -130,7 +137,7 @@ struct Ahead {
   }
 };
 
-// Adds left · right over so many chunks to the sums; tiles of either may be needed only once.
+// Adds left · right over so many chunks to the sums. With LeftOnce the tiles of the left operand are read this once.
 template <int Vectors, int Rows, Near Kept, bool LeftOnce>
 inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout, Ahead& far) {
   constexpr bool both = Rows == kTileRows, once = Kept == Near::left;
@@ -158,8 +165,8 @@ inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chun
 }
 
 template <int Vectors, int Rows = kTileRows>
-inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout = kPanels<Vectors, Rows>, Near near = Near::next_right,
-                       Ahead far = {}) {
+inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chunks, Layout layout = kPanels<Vectors, Rows>,
+                       Near near = Near::next_right, Ahead far = {}) {
   if (near == Near::next_right) return add_chunks<Vectors, Rows, Near::next_right, false>(left, right, chunks, layout, far);
   if (near == Near::next) return add_chunks<Vectors, Rows, Near::next, false>(left, right, chunks, layout, far);
   const int64_t kept = std::min<int64_t>(chunks, kNearBytes / (Rows * kChunk * 4));
@@ -167,8 +174,8 @@ inline void add_chunks(const uint32_t* left, const uint32_t* right, int64_t chun
   add_chunks<Vectors, Rows, Near::left, true>(left + kept * layout.chunk, right + kept * kChunk * layout.step, chunks - kept, layout, far);
 }
 
-// The same for packed panels in parts, the small products first; from one to the next, one of the two factors changes. The next chunk is asked for a few
-// lines at a time: where two threads share a core, tiles wait behind 32 in a row.
+// The same for packed panels in parts. The small products come first, and from one product to the next one of the two factors changes. The
+// next chunk is prefetched a few lines at a time, because tiles wait behind 32 in a row where two threads share a core.
 template <int Vectors>
 inline void add_parts(const uint32_t* left, const uint32_t* right, int64_t chunks, Ahead far = {}) {
   constexpr int step = Vectors * 16, left_units = kTileRows * kChunk, right_units = kChunk * step;
@@ -193,7 +200,9 @@ inline void add_parts(const uint32_t* left, const uint32_t* right, int64_t chunk
       prefetch_lines<lines>(next + lines * 48);
     }
   };
-  const auto add_rows = [&](int part) __attribute__((always_inline)) { add(std::integral_constant<int, left_units>{}, left + (kParts + part) * left_units); };
+  const auto add_rows = [&](int part) __attribute__((always_inline)) {
+    add(std::integral_constant<int, left_units>{}, left + (kParts + part) * left_units);
+  };
   const auto add_columns = [&](int part) __attribute__((always_inline)) {
     add(std::integral_constant<int, right_units>{}, right + (kParts + part) * right_units);
     far.ask();

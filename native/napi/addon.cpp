@@ -26,7 +26,9 @@ void check(napi_status status) {
 // One device: made by `open`, kept until its environment ends, so that no late callback meets freed memory.
 struct Backend {
   Backend(int threads, const InstructionSet& set)
-      : instruction_set(set), queue(std::make_unique<Queue>(threads)), memory(std::make_unique<Memory>([this](std::function<void()> command) {
+      : instruction_set(set),
+        queue(std::make_unique<Queue>(threads)),
+        memory(std::make_unique<Memory>([this](std::function<void()> command) {
           queue->push(-1, [command = std::move(command)](Pool&) { command(); });
           return queue->pushed();
         })) {}
@@ -74,7 +76,8 @@ class Arguments {
   size_t integer(size_t i, double limit, const char* name) const {
     const double n = number(i);
     if (!(n >= 0 && n <= limit) || n != static_cast<double>(static_cast<uint64_t>(n)))
-      throw std::runtime_error(std::string(name) + " " + std::to_string(n) + " is not an integer in [0, " + std::to_string(static_cast<uint64_t>(limit)) + "]");
+      throw std::runtime_error(std::string(name) + " " + std::to_string(n) + " is not an integer in [0, " +
+                               std::to_string(static_cast<uint64_t>(limit)) + "]");
     return static_cast<size_t>(n);
   }
   std::string text(size_t i) const {
@@ -170,7 +173,8 @@ napi_value promise_of(napi_env env, Backend& backend, std::unique_ptr<Request> r
 napi_value open_backend(napi_env env, const Arguments& arguments) {
   const auto threads = static_cast<int>(arguments.integer(0, 1024, "threads"));
   auto* backend = new Backend(std::max(1, threads), choose_instruction_set(arguments.text(1)));
-  check(napi_create_threadsafe_function(env, nullptr, nullptr, text(env, "lowrank"), 0, 1, nullptr, nullptr, backend, settle, &backend->settle));
+  const napi_value name = text(env, "lowrank");
+  check(napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, backend, settle, &backend->settle));
   check(napi_unref_threadsafe_function(env, backend->settle));
   // Added after the threadsafe function, hence run before that is torn down.
   check(napi_add_env_cleanup_hook(env, [](void* data) {
@@ -215,7 +219,8 @@ napi_value allocate_paged(napi_env env, const Arguments& arguments) {
 // The part of a buffer that arguments 2 (offset) and `length` name.
 char* range(Buffer& buffer, size_t offset, size_t length) {
   if (offset > buffer.bytes || length > buffer.bytes - offset)
-    throw std::runtime_error("bytes " + std::to_string(offset) + " … " + std::to_string(offset + length) + " of a buffer of " + std::to_string(buffer.bytes));
+    throw std::runtime_error("bytes " + std::to_string(offset) + " … " + std::to_string(offset + length) + " of a buffer of " +
+                             std::to_string(buffer.bytes));
   return buffer.piece.data + offset;
 }
 
@@ -262,7 +267,9 @@ napi_value write(napi_env env, const Arguments& arguments) {
     std::memcpy(target, data, length);
   } else {
     const auto* bytes = static_cast<const char*>(data);
-    queue.push(-1, [target, staged = std::vector<char>(bytes, bytes + length)](Pool&) { std::memcpy(target, staged.data(), staged.size()); });
+    queue.push(-1, [target, staged = std::vector<char>(bytes, bytes + length)](Pool&) {
+      std::memcpy(target, staged.data(), staged.size());
+    });
     buffer.piece.last_use = queue.pushed();
   }
   return undefined(env);
@@ -287,7 +294,8 @@ napi_value sync(napi_env env, const Arguments& arguments) {
   return promise_of(env, arguments.backend(), std::make_unique<Request>(), nullptr);
 }
 
-// An op's command, decoded from the Float64Array: op; per operand buffer (−1: absent), offset, dtype, rank and four extents; attributes.
+// An op's operands and attributes out of the Float64Array. That has the op, for each operand its buffer (−1 where it is absent), offset,
+// dtype, rank and four extents, and then the attributes as numbers, of which the kernel's `Attributes` has names and types.
 struct Decoded {
   Tensor operands[kOperands];
   double attributes[kAttributes];
@@ -316,7 +324,8 @@ Tensor decode_operand(Backend& backend, const double* fields, bool written) {
   }
   if (tensor.dtype == DType::u4) bytes = bytes / 2 + bytes % 2;
   tensor.data = range(buffer, offset, static_cast<size_t>(bytes));
-  if (reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(width) != 0) throw std::runtime_error("an operand is not aligned to its dtype");
+  const bool aligned = reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(width) == 0;
+  if (!aligned) throw std::runtime_error("an operand is not aligned to its dtype");
   return tensor;
 }
 

@@ -93,7 +93,8 @@ int32_t Memory::insert(const Mapping& mapping, bool read_only) {
 int32_t Memory::allocate(size_t bytes) {
   const Arena::Piece piece = arena_.allocate(bytes);
   if (!piece.data)
-    throw std::runtime_error("out of memory: " + megabytes(bytes) + " more than the " + megabytes(arena_.live_bytes()) + " in use cannot be had");
+    throw std::runtime_error("out of memory: " + megabytes(bytes) + " more than the " + megabytes(arena_.live_bytes()) +
+                             " in use cannot be had");
   return insert({piece, bytes, {}, false});
 }
 

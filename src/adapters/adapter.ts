@@ -1,4 +1,5 @@
 import type { z } from 'zod';
+import { requireOps } from '../core/capabilities.js';
 import { unscoped } from '../core/scope.js';
 import { empty, type Tensor } from '../core/tensor.js';
 import { Linear, type LinearAdapter } from '../nn/layers.js';
@@ -208,6 +209,10 @@ export class AdapterSet {
 /** The numbers of a weight, quantised or not, as f32. */
 function widen(weight: Tensor, out: Tensor): void {
   const { backend, quantization } = weight;
-  if (quantization) backend.run('dequantize', { weight, ...quantization }, { out }, {});
-  else backend.run('cast', { x: weight }, { out }, {});
+  if (!quantization) {
+    backend.run('cast', { x: weight }, { out }, {});
+    return;
+  }
+  requireOps(backend, ['dequantize'], 'modules_to_save', 'leave out the matrices that are quantised');
+  backend.run('dequantize', { weight, ...quantization }, { out }, {});
 }

@@ -44,7 +44,7 @@ export class LoraLinear implements LinearAdapter {
   /** W + scale·B·A */
   merge(weight: Tensor): void {
     const { A, B, scale: alpha } = this;
-    weight.backend.run('matmul', { a: B, b: A }, { out: weight }, { transposeA: 0, transposeB: 0, alpha, accumulate: 1 });
+    weight.backend.run('matmul', { a: B, b: A }, { out: weight }, { transposeA: false, transposeB: false, alpha, accumulate: true });
   }
 }
 

@@ -2,6 +2,8 @@ import { readdir, stat, statfs } from 'node:fs/promises';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { type CpuBackend, cpuInstructionSets, describeAddon, openCpuBackend } from '../backends/cpu/index.js';
+import type { Backend } from '../core/backend.js';
+import { composedOps } from '../core/capabilities.js';
 import { BackendUnavailable } from '../core/device.js';
 import { cacheFolder } from '../io/node.js';
 import { quantizedFolder } from '../runs/node.js';
@@ -55,6 +57,7 @@ async function native(terminal: Terminal): Promise<Finding[]> {
     const findings = [
       { name: 'backend', ok: true, value: `${backend.description} (this machine has ${cpuInstructionSets().join(', ')})` },
       addon(),
+      fusedOps(backend),
     ];
     terminal.bar(0.5, 'measuring the peak');
     const [bf16, f32] = [await backend.measurePeak('bf16'), await backend.measurePeak('f32')];
@@ -69,6 +72,13 @@ async function native(terminal: Terminal): Promise<Finding[]> {
   } finally {
     await backend?.close();
   }
+}
+
+/** Which fused ops the backend lacks: what is composed in their place gives the same, more slowly. */
+export function fusedOps(backend: Backend): Finding {
+  const composed = composedOps(backend);
+  const value = composed.length === 0 ? 'all' : `all but ${composed.join(', ')}, composed of other ops instead: slower`;
+  return { name: 'fused ops', ok: true, value };
 }
 
 /** Where the addon came from; instruction sets that it lacks are slowness that nobody sees. */

@@ -1,5 +1,6 @@
 import type { DType } from './dtype.js';
 import type { OpAttributes, OpInputs, OpName, OpOutputs } from './ops.table.js';
+import type { Work } from './ops.work.js';
 
 /** What memory is used for; peaks are counted for each. */
 export const memoryCategories = [
@@ -52,6 +53,7 @@ export interface Span {
   readonly phase: string;
   /** The shapes of its operands by name. */
   readonly operands: Readonly<Record<string, readonly number[]>>;
+  readonly work: Work;
   readonly start: number;
   readonly end: number;
 }
@@ -75,13 +77,20 @@ export interface Backend {
   read(buffer: DeviceBuffer, offset: number, length: number): Promise<Uint8Array>;
   /** Makes bytes of a local file a read-only buffer without copying them, where the device can. */
   mapFile?(path: string, offset: number, bytes: number, category: MemoryCategory): DeviceBuffer;
-  /** Memory of zeros in a file of a local folder, which the system moves there under pressure; where the device can. Freed like any other. */
+  /**
+   * Memory of zeros in a file of a local folder, which the system moves there under pressure; where the device can. Freed like any other.
+   */
   allocatePaged?(bytes: number, category: MemoryCategory, folder: string): DeviceBuffer;
   /** Begins to read part of a mapped file when what was enqueued before is done, beside what comes after. */
   fetch?(range: MappedRange): void;
-  /** Lets part of a mapped file or of paged memory go after all that was enqueued before, if the process then holds more than `limit` bytes. */
+  /**
+   * Lets part of a mapped file or of paged memory go after all that was enqueued before, if the process then holds more than `limit` bytes.
+   */
   release?(range: MappedRange, limit: number): void;
-  /** Whether `run` takes this op. In place of a fused one that is missing `src/ops` runs others that together do the same. */
+  /**
+   * Whether `run` takes this op. Every backend has the ops of the table that are neither `fused` nor in a group. In place of a fused one that
+   * is missing `src/ops` runs others that together do the same.
+   */
   supports(op: OpName): boolean;
   /** Enqueues an op of the table. Operands have the dtypes and shapes that the table declares; outputs are written. */
   run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void;

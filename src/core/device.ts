@@ -26,9 +26,15 @@ export function backendNames(): string[] {
   return [...openers.keys()];
 }
 
+async function opened(open: Opener): Promise<Backend> {
+  const backend = await open();
+  debug(1, () => `device ${backend.description}`);
+  return backend;
+}
+
 /**
- * Opens a backend: the named one, or else the first registered one that is installed. Without a name the next one serves in place of one that
- * is not, and `onFallback` hears it in one line.
+ * Opens a backend: the named one, or else the first registered one that is installed. Without a name the next one serves in place of one
+ * that is not, and `onFallback` hears it in one line.
  */
 export async function openBackend(name?: string, onFallback: (message: string) => void = () => {}): Promise<Backend> {
   if (name !== undefined) {
@@ -41,13 +47,11 @@ export async function openBackend(name?: string, onFallback: (message: string) =
         mend: near ? `use "${near}"` : 'name one of these, or leave it out',
       });
     }
-    return open();
+    return opened(open);
   }
   for (const [candidate, open] of openers) {
     try {
-      const backend = await open();
-      debug(1, () => `device ${backend.description}`);
-      return backend;
+      return await opened(open);
     } catch (error) {
       if (!(error instanceof BackendUnavailable)) throw error;
       onFallback(`${error.problem}: all runs ${error.without} without backend "${candidate}"; to mend: ${error.mend ?? 'lowrank doctor'}`);

@@ -1,35 +1,50 @@
+/** Settings of the ops that update a parameter. */
+const adam = {
+  lr: 'number',
+  beta1: 'number',
+  beta2: 'number',
+  eps: 'number',
+  weightDecay: 'number',
+  step: 'integer',
+  gradientScale: 'number',
+} as const;
+const lion = { lr: 'number', beta1: 'number', beta2: 'number', weightDecay: 'number', gradientScale: 'number' } as const;
+
 /**
- * The op table: the one declaration of what a backend can be asked to run. The addon's C++ header
- * (`native/kernels/ops.generated.h`), the TypeScript types of `Backend.run` and the conformance suite derive from it.
+ * The op table: the one declaration of what a backend can be asked to run. The addon's C++ header (`native/kernels/ops.generated.h`), the
+ * TypeScript types of `Backend.run` and the conformance suite derive from it; `ops.work.ts` beside it says how much an op computes and
+ * moves.
  *
  * Conventions
- * - Tensors are dense and row-major. `T` tokens, `C` model width, `F` MLP width, `H` query heads, `G` key/value heads, `D` head width,
- *   `V` vocabulary, `S` packed examples. `float` is f32 or bf16, chosen for each operand by itself; all arithmetic is in f32 (rounded to
+ * - Tensors are dense and row-major. `T` tokens, `C` model width, `F` MLP width, `H` query heads, `G` key/value heads, `D` head width, `V`
+ *   vocabulary, `S` packed examples. `float` is f32 or bf16, chosen for each operand by itself; all arithmetic is in f32 (rounded to
  *   nearest even when stored as bf16), except that a matrix product rounds both factors to bf16 as soon as one of them is bf16.
- * - A name with `?` may be absent. An output with `+` is read before it is written (accumulators, states, partly written targets).
- *   Outputs without `+` are wholly overwritten. An output may share its memory with an input of the same shape and dtype in the ops
- *   that say "in place".
- * - Attributes are numbers; flags are 0 or 1.
+ * - A name with `?` may be absent. An output with `+` is read before it is written (accumulators, states, partly written targets). Outputs
+ *   without `+` are wholly overwritten.
+ * - `inPlace` names, for an output, the inputs whose memory it may be: then it has the input's offset, dtype and shape, and is one with
+ *   that input alone. In every other respect the memory of an output overlaps no other operand's.
+ * - Attributes are named and typed; `AttributeTypes` below has their kinds.
  * - Reductions have an order that depends on the shapes and the number of threads alone, so that a run repeats bit for bit.
- * - A weight [out,in] of a matrix product may be quantised (u4, i8), with `absmax` and `constants` beside it. Its numbers are then, in row-major
- *   order, e the place of one: for i8 (LLM.int8(), Dettmers et al. 2022) code · absmax[row] · (1/127), absmax f32 [out]; for u4 (QLoRA, Dettmers et
- *   al. 2023, §3) values[code] · scale[⌊e / blockSize⌋], where absmax f32 [blocks] is the scale itself, and absmax u8 [blocks] stands for
- *   nestedValues[absmax] · nestedAbsmax[⌊block / nestedBlockSize⌋] + offset. `constants`, f32: blockSize, values (16), and with absmax u8
- *   nestedBlockSize, offset, nestedValues (256), nestedAbsmax. Block sizes are powers of two from 32 on. Such a weight counts as bf16 where the
- *   other factor is bf16, otherwise as f32.
- * - `fused: true` marks the optional ops; for each, `src/ops` has a fallback composed of the others.
+ * - A weight [out,in] of a matrix product may be quantised (u4, i8), with `absmax` and `constants` beside it. Its numbers are then, in
+ *   row-major order, e the place of one: for i8 (LLM.int8(), Dettmers et al. 2022) code · absmax[row] · (1/127), absmax f32 [out]; for u4
+ *   (QLoRA, Dettmers et al. 2023, §3) values[code] · scale[⌊e / blockSize⌋], where absmax f32 [blocks] is the scale itself, and absmax u8
+ *   [blocks] stands for nestedValues[absmax] · nestedAbsmax[⌊block / nestedBlockSize⌋] + offset. `constants`, f32: blockSize, values (16),
+ *   and with absmax u8 nestedBlockSize, offset, nestedValues (256), nestedAbsmax. Block sizes are powers of two from 32 on. Such a weight
+ *   counts as bf16 where the other factor is bf16, otherwise as f32.
+ * - `fused: true` marks ops that a backend may lack one by one: `src/ops` has a fallback for each, composed of the others. Ops with a
+ *   `group` it may lack as a group, and what needs them says so before it begins. Every other op is required.
  */
 export const opTable = {
   /** out = value. out: any dtype. */
-  fill: { inputs: [], outputs: ['out'], attributes: ['value'] },
+  fill: { inputs: [], outputs: ['out'], attributes: { value: 'number' } },
   /** out = x in out's dtype (f32, bf16, f16 in any pair; same number of elements). */
-  cast: { inputs: ['x'], outputs: ['out'], attributes: [] },
-  /** out = a + b, same shape, float. In place. */
-  add: { inputs: ['a', 'b'], outputs: ['out'], attributes: [] },
-  /** out = a · b element by element, same shape, float. In place. */
-  mul: { inputs: ['a', 'b'], outputs: ['out'], attributes: [] },
+  cast: { inputs: ['x'], outputs: ['out'], attributes: {} },
+  /** out = a + b, same shape, float. */
+  add: { inputs: ['a', 'b'], outputs: ['out'], attributes: {}, inPlace: { out: ['a', 'b'] } },
+  /** out = a · b element by element, same shape, float. */
+  mul: { inputs: ['a', 'b'], outputs: ['out'], attributes: {}, inPlace: { out: ['a', 'b'] } },
   /** out += factor · x, same shape, float. */
-  accumulate: { inputs: ['x'], outputs: ['out+'], attributes: ['factor'] },
+  accumulate: { inputs: ['x'], outputs: ['out+'], attributes: { factor: 'number' } },
 
   /**
    * out [M,N] = alpha · op(a) · op(b) (+ out where accumulate), op(m) = mᵀ where its transpose flag is set; float.
@@ -39,184 +54,256 @@ export const opTable = {
   matmul: {
     inputs: ['a', 'b', 'absmax?', 'constants?'],
     outputs: ['out+'],
-    attributes: ['transposeA', 'transposeB', 'alpha', 'accumulate'],
+    attributes: { transposeA: 'flag', transposeB: 'flag', alpha: 'number', accumulate: 'flag' },
   },
   /**
    * A linear layer with a low-rank update (Hu et al. 2021, §4.1): h [T,r] = scale·x̃·Aᵀ, y [T,out] = x·Wᵀ + h·Bᵀ (+ residual [T,out]);
-   * x [T,in], weight [out,in] (perhaps quantised), A [r,in], B [out,r], float. With a mask (dropoutMask's, of x) x̃ = maskScale·(x where the mask has a 1, else 0),
-   * without x̃ = x. All products are of bf16 as soon as x or weight is; h is rounded to its dtype before it is used. y may be left out. In place
-   * on residual.
+   * x [T,in], weight [out,in] (perhaps quantised), A [r,in], B [out,r], float. With a mask (dropoutMask's, of x)
+   * x̃ = maskScale·(x where the mask has a 1, else 0), without x̃ = x. All products are of bf16 as soon as x or weight is; h is rounded to
+   * its dtype before it is used. y may be left out.
    */
   loraLinear: {
     inputs: ['x', 'weight', 'A', 'B', 'mask?', 'residual?', 'absmax?', 'constants?'],
     outputs: ['y?', 'h'],
-    attributes: ['scale', 'maskScale'],
+    attributes: { scale: 'number', maskScale: 'number' },
+    inPlace: { y: ['residual'] },
     fused: true,
   },
   /**
-   * dh [T,r] = scale·dy·B; dx [T,in] = dy·W + dh·A (+ residual [T,in]), where with a mask the second product is maskScale times itself where
-   * the mask has a 1, else 0. As loraLinear.
+   * dh [T,r] = scale·dy·B; dx [T,in] = dy·W + dh·A (+ residual [T,in]), where with a mask the second product is maskScale times itself
+   * where the mask has a 1, else 0. As loraLinear.
    */
   loraLinearBackward: {
     inputs: ['dy', 'weight', 'A', 'B', 'mask?', 'residual?', 'absmax?', 'constants?'],
     outputs: ['dx', 'dh'],
-    attributes: ['scale', 'maskScale'],
+    attributes: { scale: 'number', maskScale: 'number' },
+    inPlace: { dx: ['residual'] },
     fused: true,
   },
   /** dA [r,in] = dhᵀ·x̃, dB [out,r] = dyᵀ·h, with h and dh as loraLinear and loraLinearBackward leave them; float. */
-  loraGradients: { inputs: ['x', 'h', 'dy', 'dh', 'mask?'], outputs: ['dA', 'dB'], attributes: ['maskScale'], fused: true },
+  loraGradients: {
+    inputs: ['x', 'h', 'dy', 'dh', 'mask?'],
+    outputs: ['dA', 'dB'],
+    attributes: { maskScale: 'number' },
+    fused: true,
+  },
 
   /**
-   * out = u4 codes of x (float or f16) and absmax f32, the largest magnitude of each block, as bitsandbytes computes them on a processor: with
-   * s = 1 / max(absmax, 1e-38), the code of the value nearest to x·s, the lower one of two; NaN gets the code of the largest value. In a last,
-   * partial block x is divided by max(absmax, 1e-38), which is also what is stored. Only blockSize and values of `constants` are read.
+   * out = u4 codes of x (float or f16) and absmax f32, the largest magnitude of each block, as bitsandbytes computes them on a processor:
+   * with s = 1 / max(absmax, 1e-38), the code of the value nearest to x·s, the lower one of two; NaN gets the code of the largest value. In
+   * a last, partial block x is divided by max(absmax, 1e-38), which is also what is stored. Only blockSize and values of `constants` are
+   * read.
    */
-  quantize4bit: { inputs: ['x', 'constants'], outputs: ['out', 'absmax'], attributes: [] },
+  quantize4bit: { inputs: ['x', 'constants'], outputs: ['out', 'absmax'], attributes: {}, group: 'quantizing' },
   /**
-   * out = u8 codes of x − offset (x [n] and absmax f32) in blocks of blockSize, by bins as in adamw8bit: the scales of u4 become codes themselves.
+   * out = u8 codes of x − offset (x [n] and absmax f32) in blocks of blockSize, by bins as in adamw8bit: the scales of u4 become codes
+   * themselves.
    */
-  quantize8bit: { inputs: ['x', 'codes'], outputs: ['out', 'absmax'], attributes: ['blockSize', 'offset'] },
-  /** out = i8 codes of x [m,n] float or f16: x·(1 / max(absmax, 1e-36) · 127) rounded to nearest even, absmax [m] f32 the largest magnitude of each row. */
-  quantizeRows: { inputs: ['x'], outputs: ['out', 'absmax'], attributes: [] },
+  quantize8bit: {
+    inputs: ['x', 'codes'],
+    outputs: ['out', 'absmax'],
+    attributes: { blockSize: 'integer', offset: 'number' },
+    group: 'quantizing',
+  },
+  /**
+   * out = i8 codes of x [m,n] float or f16: x·(1 / max(absmax, 1e-36) · 127) rounded to nearest even, absmax [m] f32 the largest magnitude
+   * of each row.
+   */
+  quantizeRows: { inputs: ['x'], outputs: ['out', 'absmax'], attributes: {}, group: 'quantizing' },
   /** out = the numbers of a quantised weight, float or f16, rounded once. */
-  dequantize: { inputs: ['weight', 'absmax', 'constants?'], outputs: ['out'], attributes: [] },
+  dequantize: { inputs: ['weight', 'absmax', 'constants?'], outputs: ['out'], attributes: {}, group: 'dequantizing' },
 
-  /** out [T,N] = x [T,N] + bias [N], float. In place. */
-  addBias: { inputs: ['x', 'bias'], outputs: ['out'], attributes: [] },
+  /** out [T,N] = x [T,N] + bias [N], float. */
+  addBias: { inputs: ['x', 'bias'], outputs: ['out'], attributes: {}, inPlace: { out: ['x'] } },
   /** out [N] (f32) += Σ_t x[t,:], x [T,N] float. */
-  columnSum: { inputs: ['x'], outputs: ['out+'], attributes: [] },
+  columnSum: { inputs: ['x'], outputs: ['out+'], attributes: {} },
 
   /** out[i,:] = x[rows[i],:]; x [R,C] float, rows [n] i32 in [0,R), out [n,C] float. The embedding. */
-  gatherRows: { inputs: ['x', 'rows'], outputs: ['out'], attributes: [] },
+  gatherRows: { inputs: ['x', 'rows'], outputs: ['out'], attributes: {} },
   /** out[rows[i],:] = x[i,:]; rows distinct; other rows stay. */
-  writeRows: { inputs: ['x', 'rows'], outputs: ['out+'], attributes: [] },
+  writeRows: { inputs: ['x', 'rows'], outputs: ['out+'], attributes: {} },
   /** out[rows[i],:] += x[i,:]; rows may repeat (summed in the order of i). The embedding's gradient; out f32. */
-  addRows: { inputs: ['x', 'rows'], outputs: ['out+'], attributes: [] },
+  addRows: { inputs: ['x', 'rows'], outputs: ['out+'], attributes: {} },
   /** out [m,n] = x[row … row+m, column … column+n], x 2-D, float. */
-  slice: { inputs: ['x'], outputs: ['out'], attributes: ['row', 'column'] },
+  slice: { inputs: ['x'], outputs: ['out'], attributes: { row: 'integer', column: 'integer' } },
   /** out[row … row+m, column … column+n] = x [m,n] (+ what was there where accumulate), float. */
-  place: { inputs: ['x'], outputs: ['out+'], attributes: ['row', 'column', 'accumulate'] },
+  place: { inputs: ['x'], outputs: ['out+'], attributes: { row: 'integer', column: 'integer', accumulate: 'flag' } },
 
   /** y [T,C] = x · rstd · (weight + offset), rstd [T] f32 = 1/√(mean(x²) + eps). float. Zhang & Sennrich 2019. */
-  rmsNorm: { inputs: ['x', 'weight'], outputs: ['y', 'rstd'], attributes: ['eps', 'offset'] },
-  /** With x̂ = x·rstd, g = dy·(weight + offset): dx = rstd·(g − x̂·mean(g·x̂)) (+ residual [T,C]); dweight [C] (f32) += Σ_t dy·x̂. In place on residual. */
-  rmsNormBackward: { inputs: ['x', 'weight', 'rstd', 'dy', 'residual?'], outputs: ['dx', 'dweight?+'], attributes: ['offset'] },
+  rmsNorm: { inputs: ['x', 'weight'], outputs: ['y', 'rstd'], attributes: { eps: 'number', offset: 'number' } },
+  /** With x̂ = x·rstd, g = dy·(weight + offset): dx = rstd·(g − x̂·mean(g·x̂)) (+ residual [T,C]); dweight [C] (f32) += Σ_t dy·x̂. */
+  rmsNormBackward: {
+    inputs: ['x', 'weight', 'rstd', 'dy', 'residual?'],
+    outputs: ['dx', 'dweight?+'],
+    attributes: { offset: 'number' },
+    inPlace: { dx: ['residual'] },
+  },
   /**
    * Rotary embedding of x [T, heads·headDim] in the half-split layout of Hugging Face: with R = 2·cos.shape[1] ≤ headDim, for d < R/2,
-   * (x_d, x_{d+R/2}) ↦ (x_d·c − s·x_{d+R/2}, x_{d+R/2}·c + s·x_d), c = cos[positions[t],d], s = sign·sin[positions[t],d]; the rest is copied.
-   * cos, sin [P,R/2] f32; positions [T] i32 in [0,P). sign −1 is the vjp. In place.
+   * (x_d, x_{d+R/2}) ↦ (x_d·c − s·x_{d+R/2}, x_{d+R/2}·c + s·x_d), c = cos[positions[t],d], s = sin[positions[t],d], or −s where `back` is
+   * set, which is the vjp; the rest is copied. cos, sin [P,R/2] f32; positions [T] i32 in [0,P).
    */
-  rope: { inputs: ['x', 'cos', 'sin', 'positions'], outputs: ['out'], attributes: ['headDim', 'sign'] },
-  /** y = f(x); kind 0 silu, 1 gelu (tanh approximation), 2 gelu (erf). In place. */
-  activation: { inputs: ['x'], outputs: ['y'], attributes: ['kind'] },
-  /** dx = dy · f′(x). In place on dy. */
-  activationBackward: { inputs: ['x', 'dy'], outputs: ['dx'], attributes: ['kind'] },
+  rope: {
+    inputs: ['x', 'cos', 'sin', 'positions'],
+    outputs: ['out'],
+    attributes: { headDim: 'integer', back: 'flag' },
+    inPlace: { out: ['x'] },
+  },
+  /** y = f(x), f by kind: silu, gelu_tanh (the tanh approximation) or gelu (by erf). */
+  activation: { inputs: ['x'], outputs: ['y'], attributes: { kind: 'activation' }, inPlace: { y: ['x'] } },
+  /** dx = dy · f′(x). */
+  activationBackward: { inputs: ['x', 'dy'], outputs: ['dx'], attributes: { kind: 'activation' }, inPlace: { dx: ['dy'] } },
   /** out = f(gate) · up (SwiGLU, GeGLU; Shazeer 2020). */
-  gated: { inputs: ['gate', 'up'], outputs: ['out'], attributes: ['kind'], fused: true },
-  /** dgate = dout · up · f′(gate), dup = dout · f(gate). dgate and dup may share memory with gate and up. */
-  gatedBackward: { inputs: ['gate', 'up', 'dout'], outputs: ['dgate', 'dup'], attributes: ['kind'], fused: true },
-  /** Row-wise softmax of x [m,n] f32; row i sees columns j with j ≤ i + offset and (window = 0 or j > i + offset − window); the rest is 0. In place. */
-  softmax: { inputs: ['x'], outputs: ['y'], attributes: ['offset', 'window'] },
-  /** dx = y · (dy − Σ_j y·dy), rows of [m,n] f32. In place on dy. */
-  softmaxBackward: { inputs: ['y', 'dy'], outputs: ['dx'], attributes: [] },
+  gated: { inputs: ['gate', 'up'], outputs: ['out'], attributes: { kind: 'activation' }, fused: true },
+  /** dgate = dout · up · f′(gate), dup = dout · f(gate). */
+  gatedBackward: {
+    inputs: ['gate', 'up', 'dout'],
+    outputs: ['dgate', 'dup'],
+    attributes: { kind: 'activation' },
+    inPlace: { dgate: ['gate'], dup: ['up'] },
+    fused: true,
+  },
+  /**
+   * Row-wise softmax of x [m,n] f32; row i sees columns j with j ≤ i + offset and (window = 0 or j > i + offset − window); the rest is 0.
+   */
+  softmax: { inputs: ['x'], outputs: ['y'], attributes: { offset: 'integer', window: 'integer' }, inPlace: { y: ['x'] } },
+  /** dx = y · (dy − Σ_j y·dy), rows of [m,n] f32. */
+  softmaxBackward: { inputs: ['y', 'dy'], outputs: ['dx'], attributes: {}, inPlace: { dx: ['dy'] } },
 
   /**
-   * Causal grouped-query attention, block-diagonal over packed examples, tiled with an online softmax (Dao et al. 2022, §3.1).
-   * q [Tq,H·D], k, v [Tk,G·D] float; query head h reads key/value head ⌊h·G/H⌋. segments [S,4] i32 rows (qStart, qEnd, kStart, kEnd): query i
-   * of its segment stands at key position p = kEnd − kStart − (qEnd − qStart) + i and sees key j iff j ≤ p and (window = 0 or j > p − window).
+   * Causal grouped-query attention, block-diagonal over packed examples, tiled with an online softmax (Dao et al. 2022, §3.1). q [Tq,H·D],
+   * k, v [Tk,G·D] float; query head h reads key/value head ⌊h·G/H⌋. segments [S,4] i32 rows (qStart, qEnd, kStart, kEnd): query i of its
+   * segment stands at key position p = kEnd − kStart − (qEnd − qStart) + i and sees key j iff j ≤ p and (window = 0 or j > p − window).
    * Segments lie in q in order without gaps. out [Tq,H·D]; lse [Tq,H] f32 = log Σ exp of the scaled scores.
    */
   attention: {
     inputs: ['q', 'k', 'v', 'segments'],
     outputs: ['out', 'lse'],
-    attributes: ['headDim', 'scale', 'window'],
+    attributes: { headDim: 'integer', scale: 'number', window: 'integer' },
     fused: true,
   },
-  /** Recomputes the probabilities from lse: dv = pᵀ·do, ds = p·(do·vᵀ − Σ_d do·o), dq = scale·ds·k, dk = scale·dsᵀ·q. Segments cover all of k. */
+  /**
+   * Recomputes the probabilities from lse: dv = pᵀ·do, ds = p·(do·vᵀ − Σ_d do·o), dq = scale·ds·k, dk = scale·dsᵀ·q. Segments cover all of
+   * k. A backend that has attention has this one too.
+   */
   attentionBackward: {
     inputs: ['q', 'k', 'v', 'out', 'lse', 'dout', 'segments'],
     outputs: ['dq', 'dk', 'dv'],
-    attributes: ['headDim', 'scale', 'window'],
+    attributes: { headDim: 'integer', scale: 'number', window: 'integer' },
     fused: true,
   },
 
   /**
-   * Random bits, each 0 with probability p, for a matrix of as many rows and up to 32 columns per word: bit j % 32 of word [t, ⌊j/32⌋] belongs to
-   * element [t, j]. mask [T, words] i32. With w the flat number of a word, its bit 8·n + 2·lane + half is 1 iff the half (0 the low one) of that
-   * lane of Philox4x32-10 with key (seed, stream), counter (4·w + n, step, 0, 0) is at least p·2¹⁶, rounded.
+   * Random bits, each 0 with probability p, for a matrix of as many rows and up to 32 columns per word: bit j % 32 of word [t, ⌊j/32⌋]
+   * belongs to element [t, j]. mask [T, words] i32. With w the flat number of a word, its bit 8·n + 2·lane + half is 1 iff the half (0 the
+   * low one) of that lane of Philox4x32-10 with key (seed, stream), counter (4·w + n, step, 0, 0) is at least p·2¹⁶, rounded.
    */
-  dropoutMask: { inputs: [], outputs: ['mask'], attributes: ['p', 'seed', 'stream', 'step'] },
-  /** out = maskScale · x where the mask has a 1, else 0; x, out [T,N] float, mask [T,⌈N/32⌉] i32. Its own vjp. In place. */
-  dropout: { inputs: ['x', 'mask'], outputs: ['out'], attributes: ['maskScale'] },
+  dropoutMask: { inputs: [], outputs: ['mask'], attributes: { p: 'number', seed: 'seed', stream: 'seed', step: 'seed' } },
+  /** out = maskScale · x where the mask has a 1, else 0; x, out [T,N] float, mask [T,⌈N/32⌉] i32. Its own vjp. */
+  dropout: { inputs: ['x', 'mask'], outputs: ['out'], attributes: { maskScale: 'number' }, inPlace: { out: ['x'] } },
   /**
    * losses[i] = logsumexp(logits[i,:]) − logits[i,labels[i]]; gradient[i,:] = scale·weights[i]·(softmax(logits[i,:]) − onehot(labels[i])).
    * logits [n,V] f32; labels [n] i32, a negative one gives loss 0 and a zero row; weights [n] f32 of any sign, 1 where absent: losses stay
-   * without them. gradient may share memory with logits (f32) or be bf16.
+   * without them. gradient float.
    */
-  crossEntropy: { inputs: ['logits', 'labels', 'weights?'], outputs: ['losses', 'gradient?'], attributes: ['scale'] },
-  /** out [1] (f32) += factor · Σ x, x float. */
-  sum: { inputs: ['x'], outputs: ['out+'], attributes: ['factor'] },
-  /** out [1] (f32) += Σ x², x float. */
-  sumSquares: { inputs: ['x'], outputs: ['out+'], attributes: [] },
-  /** index[i] (i32) = the first argmax of x[i,:], x [n,V] float. */
-  argmax: { inputs: ['x'], outputs: ['index'], attributes: [] },
-  /**
-   * AdamW (Loshchilov & Hutter 2019, algorithm 2) as PyTorch orders it, all f32: g = gradientScale·gradient; parameter *= 1 − lr·weightDecay;
-   * m = beta1·m + (1−beta1)·g; v = beta2·v + (1−beta2)·g²; parameter −= lr/(1−beta1^step) · m / (√v/√(1−beta2^step) + eps). step counts from 1.
-   */
-  adamw: {
-    inputs: ['gradient'],
-    outputs: ['parameter+', 'm+', 'v+'],
-    attributes: ['lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'step', 'gradientScale'],
+  crossEntropy: {
+    inputs: ['logits', 'labels', 'weights?'],
+    outputs: ['losses', 'gradient?'],
+    attributes: { scale: 'number' },
+    inPlace: { gradient: ['logits'] },
   },
+  /** out [1] (f32) += factor · Σ x, x float. */
+  sum: { inputs: ['x'], outputs: ['out+'], attributes: { factor: 'number' } },
+  /** out [1] (f32) += Σ x², x float. */
+  sumSquares: { inputs: ['x'], outputs: ['out+'], attributes: {} },
+  /** index[i] (i32) = the first argmax of x[i,:], x [n,V] float. */
+  argmax: { inputs: ['x'], outputs: ['index'], attributes: {} },
   /**
-   * AdamW with states of 8 bits in blocks of 256 elements (Dettmers et al. 2022, §2), the states bit for bit as bitsandbytes computes them on
-   * a processor with PyTorch's vector instructions. n = parameter's elements; gradient, parameter f32; m, v u8, as many as n; absmaxM,
-   * absmaxV f32 [⌈n/256⌉]; valuesM, valuesV f32 [256] ascending in [−1, 1]; codesM, codesV u8 [65536] (src/quant/dynamic-map.ts makes them).
-   * With fma(x, y, z) = x·y + z rounded once and every other step rounded to f32: g = gradientScale·gradient;
+   * AdamW (Loshchilov & Hutter 2019, algorithm 2) as PyTorch orders it, all f32, step counts from 1: g = gradientScale·gradient;
+   * parameter *= 1 − lr·weightDecay; m = beta1·m + (1−beta1)·g; v = beta2·v + (1−beta2)·g²;
+   * parameter −= lr/(1−beta1^step) · m / (√v/√(1−beta2^step) + eps).
+   */
+  adamw: { inputs: ['gradient'], outputs: ['parameter+', 'm+', 'v+'], attributes: adam },
+  /**
+   * AdamW with states of 8 bits in blocks of 256 elements (Dettmers et al. 2022, §2), the states bit for bit as bitsandbytes computes them
+   * on a processor with PyTorch's vector instructions. n = parameter's elements; gradient, parameter f32; m, v u8, as many as n; absmaxM,
+   * absmaxV f32 [⌈n/256⌉]; valuesM, valuesV f32 [256] ascending in [−1, 1]; codesM, codesV u8 [65536] (src/quant/dynamic-map.ts makes
+   * them). step counts from 1. With fma(x, y, z) = x·y + z rounded once and every other step rounded to f32: g = gradientScale·gradient;
    * m̂ = fma(g, 1−beta1, beta1·(valuesM[m]·absmaxM[⌊i/256⌋])); v̂ = fma((1−beta2)·g, g, beta2·(valuesV[v]·absmaxV[⌊i/256⌋]));
-   * parameter = (1 − lr·weightDecay)·parameter − lr/(1−beta1^step) · m̂ / (√v̂/√(1−beta2^step) + eps). Then a block's absmax is its largest |m̂|
-   * and m = codesM[⌊fma(½·(m̂·(1/absmax) clamped to [−1, 1] + 1), 65535, ½)⌋], or 0 in a block of zeros; v likewise. step counts from 1.
+   * parameter = (1 − lr·weightDecay)·parameter − lr/(1−beta1^step) · m̂ / (√v̂/√(1−beta2^step) + eps).
+   * Then a block's absmax is its largest |m̂| and m = codesM[⌊fma(½·(m̂·(1/absmax) clamped to [−1, 1] + 1), 65535, ½)⌋], or 0 in a block of
+   * zeros; v likewise.
    */
   adamw8bit: {
     inputs: ['gradient', 'valuesM', 'codesM', 'valuesV', 'codesV'],
     outputs: ['parameter+', 'm+', 'absmaxM+', 'v+', 'absmaxV+'],
-    attributes: ['lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'step', 'gradientScale'],
+    attributes: adam,
+    group: 'optimizers of 8 bits',
   },
   /**
    * Lion (Chen et al. 2023, algorithm 2), all f32: g = gradientScale·gradient; parameter = (1 − lr·weightDecay)·parameter −
    * lr·sign(beta1·m + (1−beta1)·g); m = beta2·m + (1−beta2)·g.
    */
-  lion: { inputs: ['gradient'], outputs: ['parameter+', 'm+'], attributes: ['lr', 'beta1', 'beta2', 'weightDecay', 'gradientScale'] },
+  lion: { inputs: ['gradient'], outputs: ['parameter+', 'm+'], attributes: lion, group: 'optimizers' },
   /** lion with m in 8 bits as in adamw8bit: m̂ = fma(g, 1−beta2, beta2·(values[m]·absmax[⌊i/256⌋])). */
   lion8bit: {
     inputs: ['gradient', 'values', 'codes'],
     outputs: ['parameter+', 'm+', 'absmax+'],
-    attributes: ['lr', 'beta1', 'beta2', 'weightDecay', 'gradientScale'],
+    attributes: lion,
+    group: 'optimizers of 8 bits',
   },
   /** Gradient descent, all f32: parameter −= lr·(gradientScale·gradient + weightDecay·parameter). */
-  sgd: { inputs: ['gradient'], outputs: ['parameter+'], attributes: ['lr', 'weightDecay', 'gradientScale'] },
+  sgd: {
+    inputs: ['gradient'],
+    outputs: ['parameter+'],
+    attributes: { lr: 'number', weightDecay: 'number', gradientScale: 'number' },
+    group: 'optimizers',
+  },
   /**
-   * Adafactor (Shazeer & Stern 2018, algorithms 4 and 5) with a given learning rate and no first moment, all f32: g = gradientScale·gradient,
-   * s = g² + eps. A matrix [R,C] keeps row [R] = beta2·row + (1−beta2)·mean_C(s) and column [C] = beta2·column + (1−beta2)·mean_R(s), and
-   * u = g / √(row/mean(row)) / √column; any other parameter keeps v = beta2·v + (1−beta2)·s, of its shape, and u = g/√v. Then
+   * Adafactor (Shazeer & Stern 2018, algorithms 4 and 5) with a given learning rate and no first moment, all f32:
+   * g = gradientScale·gradient, s = g² + eps. A matrix [R,C] keeps row [R] = beta2·row + (1−beta2)·mean_C(s) and
+   * column [C] = beta2·column + (1−beta2)·mean_R(s), and u = g / √(row/mean(row)) / √column; any other parameter keeps
+   * v = beta2·v + (1−beta2)·s, of its shape, and u = g/√v. Then
    * parameter = (1 − lr·weightDecay)·parameter − lr·u / max(1, rms(u)/clipThreshold).
    */
   adafactor: {
     inputs: ['gradient'],
     outputs: ['parameter+', 'row?+', 'column?+', 'v?+'],
-    attributes: ['lr', 'beta2', 'eps', 'clipThreshold', 'weightDecay', 'gradientScale'],
+    attributes: { lr: 'number', beta2: 'number', eps: 'number', clipThreshold: 'number', weightDecay: 'number', gradientScale: 'number' },
+    group: 'optimizers',
   },
 } as const satisfies Record<string, OpDeclaration>;
+
+export type OpName = keyof typeof opTable;
+
+/** The nonlinearities of MLPs; `gelu_tanh` is Hugging Face's `gelu_pytorch_tanh`. */
+export const activationKinds = ['silu', 'gelu_tanh', 'gelu'] as const;
+export type ActivationKind = (typeof activationKinds)[number];
+
+/** The kinds of attributes and what a caller gives for each. */
+export interface AttributeTypes {
+  number: number;
+  integer: number;
+  flag: boolean;
+  /** 32 bits of a random generator's key or counter, as an integer from 0 on. */
+  seed: number;
+  activation: ActivationKind;
+}
+
+/** Ops that a backend may lack, but then all of a group. */
+export type OpGroup = 'quantizing' | 'dequantizing' | 'optimizers' | 'optimizers of 8 bits';
 
 export interface OpDeclaration {
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
-  readonly attributes: readonly string[];
+  readonly attributes: Readonly<Record<string, keyof AttributeTypes>>;
+  readonly inPlace?: Readonly<Record<string, readonly string[]>>;
   readonly fused?: true;
+  readonly group?: OpGroup;
 }
 
-export type OpName = keyof typeof opTable;
+/** The table as its rows are declared, for those who go through them. */
+export const opDeclarations: Readonly<Record<OpName, OpDeclaration>> = opTable;
 
 /** Strips the marks `?` and `+` off an operand's name. */
 type Bare<S extends string> = S extends `${infer B}?+` ? B : S extends `${infer B}?` ? B : S extends `${infer B}+` ? B : S;
@@ -224,10 +311,11 @@ type Optional<S extends string> = S extends `${string}?` | `${string}?+` ? S : n
 type Operands<S extends string, T> = { readonly [K in Exclude<S, Optional<S>> as Bare<K>]: T } & {
   readonly [K in Optional<S> as Bare<K>]?: T | undefined;
 };
+type Typed<A> = { readonly [N in keyof A]: A[N] extends keyof AttributeTypes ? AttributeTypes[A[N]] : never };
 
 export type OpInputs<K extends OpName, T> = Operands<(typeof opTable)[K]['inputs'][number], T>;
 export type OpOutputs<K extends OpName, T> = Operands<(typeof opTable)[K]['outputs'][number], T>;
-export type OpAttributes<K extends OpName> = { readonly [A in (typeof opTable)[K]['attributes'][number]]: number };
+export type OpAttributes<K extends OpName> = Typed<(typeof opTable)[K]['attributes']>;
 
 /** An operand's name without its marks, and what the marks say. */
 export function operand(declared: string): { name: string; optional: boolean; accumulates: boolean } {

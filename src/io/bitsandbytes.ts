@@ -1,4 +1,4 @@
-import { decodeFourBit, decodeRows, type FourBitType, fourBitConstants, isBlockSize } from '../quant/four-bit.js';
+import { decodeFourBit, decodeRows, type FourBitType, fourBitConstants, fourBitParts, isBlockSize } from '../quant/four-bit.js';
 import { LowrankError } from '../util/errors.js';
 import { isObject, type JsonObject, parseJson } from '../util/json.js';
 import { type Checkpoint, decodeNumbers, type QuantizedParts, type StoredTensor, withReadAs } from './checkpoint.js';
@@ -176,7 +176,11 @@ export function encodeQuantized(matrix: QuantizedMatrix, nestedBlockSize: number
   const blocks = Math.ceil(size / blockSize);
   const state = (constants?: Float32Array) => {
     const plain = { quant_type: kind, blocksize: blockSize, dtype: 'bfloat16', shape };
-    const nested = { nested_blocksize: nestedBlockSize, nested_dtype: 'float32', nested_offset: constants?.[18] };
+    const nested = {
+      nested_blocksize: nestedBlockSize,
+      nested_dtype: 'float32',
+      nested_offset: constants && fourBitParts(constants).offset,
+    };
     return new TextEncoder().encode(JSON.stringify(double ? { ...plain, ...nested } : plain));
   };
   // A file's header has the object's length before the mean is known: it ends with as many spaces as are left.
@@ -187,13 +191,13 @@ export function encodeQuantized(matrix: QuantizedMatrix, nestedBlockSize: number
     return result;
   };
   const nested = [
-    part('.nested_absmax', 'F32', [Math.ceil(blocks / nestedBlockSize)], ({ constants }) => bytesOf(constants.subarray(275))),
-    part('.nested_quant_map', 'F32', [256], ({ constants }) => bytesOf(constants.subarray(19, 275))),
+    part('.nested_absmax', 'F32', [Math.ceil(blocks / nestedBlockSize)], ({ constants }) => bytesOf(fourBitParts(constants).nestedAbsmax)),
+    part('.nested_quant_map', 'F32', [256], ({ constants }) => bytesOf(fourBitParts(constants).nestedValues)),
   ];
   return [
     part('', 'U8', [Math.ceil(size / 2), 1], ({ codes }) => codes),
     part('.absmax', double ? 'U8' : 'F32', [blocks], ({ absmax }) => absmax),
-    part('.quant_map', 'F32', [16], ({ constants }) => bytesOf(constants.subarray(1, 17))),
+    part('.quant_map', 'F32', [16], ({ constants }) => bytesOf(fourBitParts(constants).values)),
     ...(double ? nested : []),
     part(`.quant_state.bitsandbytes__${kind}`, 'U8', [length], padded),
   ];

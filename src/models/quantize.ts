@@ -1,4 +1,6 @@
 import type { Backend } from '../core/backend.js';
+import { requireOps } from '../core/capabilities.js';
+import type { OpName } from '../core/ops.table.js';
 import { unscoped } from '../core/scope.js';
 import { empty, fromArray, type Tensor } from '../core/tensor.js';
 import { binCodes, dynamicMap } from '../quant/dynamic-map.js';
@@ -28,13 +30,21 @@ export function isQuantizable({ name, shape }: { name: string; shape: readonly n
   return shape.length === 2 && /\.\d+\..+\.weight$/.test(name);
 }
 
-/** Quantises matrices on a device, bit for bit as bitsandbytes does on a processor. */
+/** The ops that make codes of this kind. */
+function opsOf({ kind, double }: QuantizationConfig): OpName[] {
+  if (kind === 'int8') return ['quantizeRows'];
+  return double ? ['quantize4bit', 'quantize8bit'] : ['quantize4bit'];
+}
+
+/** Quantises matrices on a device, bit for bit as bitsandbytes does on a processor. Making one throws where the device lacks the ops. */
 export class Quantizer {
   private readonly backend: Backend;
   private readonly config: QuantizationConfig;
   private readonly own: { constants: Tensor; codes: Tensor };
 
   constructor(backend: Backend, config: QuantizationConfig) {
+    const mend = 'quantise the model on the processor first, with `lowrank quantize --device cpu`, and use the result as the base';
+    requireOps(backend, opsOf(config), `quantization ${config.kind}`, mend);
     this.backend = backend;
     this.config = config;
     const values = config.kind === 'int8' ? fourBitValues.nf4 : fourBitValues[config.kind];

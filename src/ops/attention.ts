@@ -1,3 +1,4 @@
+import { fuses } from '../core/capabilities.js';
 import { record } from '../core/tape.js';
 import { empty, type Tensor } from '../core/tensor.js';
 import { LowrankError } from '../util/errors.js';
@@ -47,7 +48,9 @@ export function attention(
     throw new LowrankError(`attention: ${q.shape[1]} query columns do not fit ${k.shape[1]} key columns of heads of ${headDim}`);
   }
   const backend = q.backend;
-  if (!backend.supports('attention')) return { out: composedAttention(q, k, v, segments, { headDim, scale, window }, kept?.out) };
+  if (!fuses(backend, 'attention') || !fuses(backend, 'attentionBackward')) {
+    return { out: composedAttention(q, k, v, segments, { headDim, scale, window }, kept?.out) };
+  }
   const out = kept?.out ?? empty(backend, q.shape, q.dtype);
   const lse = kept?.lse ?? empty(backend, [q.shape[0], q.shape[1] / headDim], 'f32');
   const table = segments.table;
@@ -79,7 +82,7 @@ function composedAttention(
       const p = probabilities(q, k, head, options);
       const o = empty(backend, [head.queries, options.headDim], 'f32');
       matmulNN(backend, p, part(v, head.kRow, head.kColumn, head.keys, options.headDim), o);
-      backend.run('place', { x: o }, { out }, { row: head.qRow, column: head.qColumn, accumulate: 0 });
+      backend.run('place', { x: o }, { out }, { row: head.qRow, column: head.qColumn, accumulate: false });
     });
   }
   return record('attention', [q, k, v], out, [q, k, v], (dout) => composedBackward(q, k, v, dout, segments, options));
@@ -114,7 +117,7 @@ function composedBackward(
     matmulNN(backend, ds, part(k, kRow, kColumn, keys, headDim), shares[0][3], scale);
     matmulTN(backend, ds, part(q, qRow, qColumn, queries, headDim), shares[1][3], scale);
     matmulTN(backend, p, doutHead, shares[2][3]);
-    for (const [out, row, column, x] of shares) backend.run('place', { x }, { out }, { row, column, accumulate: 1 });
+    for (const [out, row, column, x] of shares) backend.run('place', { x }, { out }, { row, column, accumulate: true });
   });
   return [dq, dk, dv];
 }

@@ -16,7 +16,7 @@ export function columns(x: Tensor, first: number, width: number): Tensor {
   const vjp = (dy: Tensor, _: unknown, gradientSoFar: Tensor | undefined) => {
     const dx = gradientSoFar ? overwritable(gradientSoFar) : zeros(backend, x.shape, x.dtype);
     if (gradientSoFar && dx.storage !== gradientSoFar.storage) backend.run('cast', { x: gradientSoFar }, { out: dx }, {});
-    backend.run('place', { x: dy }, { out: dx }, { row: 0, column: first, accumulate: 1 });
+    backend.run('place', { x: dy }, { out: dx }, { row: 0, column: first, accumulate: true });
     return [dx];
   };
   return record('columns', [x], y, [], vjp, true);

@@ -1,22 +1,19 @@
+import { fuses } from '../core/capabilities.js';
+import type { ActivationKind } from '../core/ops.table.js';
 import { record } from '../core/tape.js';
 import { empty, overwritable, type Tensor } from '../core/tensor.js';
 import { checkShape } from './check.js';
-
-/** The nonlinearities of gated MLPs; `gelu_tanh` is Hugging Face's `gelu_pytorch_tanh`. */
-export const activationKinds = ['silu', 'gelu_tanh', 'gelu'] as const;
-export type ActivationKind = (typeof activationKinds)[number];
 
 /**
  * gate, up [T,F] → h [T,F] (SwiGLU, GeGLU; Shazeer 2020).
  *
  * h = f(gate)·up;  dgate = dh·up·f′(gate), dup = dh·f(gate)
  */
-export function gated(gate: Tensor, up: Tensor, activation: ActivationKind): Tensor {
+export function gated(gate: Tensor, up: Tensor, kind: ActivationKind): Tensor {
   checkShape('gated', 'up', up, gate.shape);
   const backend = gate.backend;
-  const kind = activationKinds.indexOf(activation);
   const h = empty(backend, gate.shape, gate.dtype);
-  if (backend.supports('gated')) {
+  if (fuses(backend, 'gated')) {
     backend.run('gated', { gate, up }, { out: h }, { kind });
   } else {
     const active = empty(backend, gate.shape, gate.dtype);
@@ -24,7 +21,7 @@ export function gated(gate: Tensor, up: Tensor, activation: ActivationKind): Ten
     backend.run('mul', { a: active, b: up }, { out: h }, {});
   }
   return record('gated', [gate, up], h, [gate, up], (dh) => {
-    if (backend.supports('gatedBackward')) {
+    if (fuses(backend, 'gatedBackward')) {
       const dgate = overwritable(gate);
       const dup = overwritable(up);
       backend.run('gatedBackward', { gate, up, dout: dh }, { dgate, dup }, { kind });

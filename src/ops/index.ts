@@ -1,9 +1,10 @@
+export type { ActivationKind } from '../core/ops.table.js';
 export { add } from './add.js';
 export { type AttentionHeads, type AttentionOptions, attention, type Segments } from './attention.js';
 export { columns } from './columns.js';
 export { type CrossEntropyOptions, likeliestTokens, linearCrossEntropy } from './cross-entropy.js';
 export { embedding } from './embedding.js';
-export { type ActivationKind, activationKinds, gated } from './gated.js';
+export { gated } from './gated.js';
 export { type DropoutKey, type LinearOptions, type LoraBranch, linear } from './linear.js';
 export { rmsNorm } from './norm.js';
 export { reshape } from './reshape.js';

@@ -1,4 +1,5 @@
 import type { Backend, MemoryCategory } from '../core/backend.js';
+import { fuses } from '../core/capabilities.js';
 import type { DType } from '../core/dtype.js';
 import { addGradient, type Gradients, gradientLike, record } from '../core/tape.js';
 import { empty, overwritable, type Tensor } from '../core/tensor.js';
@@ -73,14 +74,14 @@ export function linear(x: Tensor, weight: Tensor, options: LinearOptions = {}): 
 function weightGradient(dy: Tensor, x: Tensor, weight: Tensor, gradients: Gradients): Tensor | undefined {
   const sum = gradients.own(weight);
   const dweight = sum ?? gradientLike(weight);
-  matmulTN(x.backend, dy, x, dweight, 1, sum ? 1 : 0);
+  matmulTN(x.backend, dy, x, dweight, 1, sum !== undefined);
   return sum ? undefined : dweight;
 }
 
 /** out = a·b + addend, which may share out's memory. */
 function addProductNN(a: Tensor, b: Tensor, out: Tensor, addend: Tensor | undefined): void {
   if (addend && addend.storage !== out.storage) a.backend.run('cast', { x: addend }, { out }, {});
-  matmulNN(a.backend, a, b, out, 1, addend ? 1 : 0);
+  matmulNN(a.backend, a, b, out, 1, addend !== undefined);
 }
 
 /** What of x [T,in] a dropout keeps: one bit per element, and the factor 1/(1 − p) of what is kept. */
@@ -106,7 +107,7 @@ function loraForward(
   checkShape('linear', 'lora B', B, [weight.shape[0], A.shape[0]]);
   const backend = x.backend;
   const h = empty(backend, [x.shape[0], A.shape[0]], x.dtype);
-  if (backend.supports('loraLinear')) {
+  if (fuses(backend, 'loraLinear')) {
     backend.run(
       'loraLinear',
       { x, weight, A, B, mask, residual, ...weight.quantization },
@@ -118,7 +119,7 @@ function loraForward(
   matmulNT(backend, dropped(x, lora, mask), A, h, scale);
   if (y) {
     matmulNT(backend, x, weight, y);
-    matmulNT(backend, h, B, y, 1, 1);
+    matmulNT(backend, h, B, y, 1, true);
     if (residual) backend.run('add', { a: y, b: residual }, { out: y }, {});
   }
   return h;
@@ -138,7 +139,7 @@ function loraBackward(
   const { A, B, scale } = lora;
   const backend = x.backend;
   const dh = empty(backend, h.shape, h.dtype);
-  if (dx && backend.supports('loraLinearBackward')) {
+  if (dx && fuses(backend, 'loraLinearBackward')) {
     const operands = { dy, weight, A, B, mask, residual: gradientSoFar, ...weight.quantization };
     backend.run('loraLinearBackward', operands, { dx, dh }, { scale, maskScale: maskScaleOf(lora) });
   } else {
@@ -146,13 +147,13 @@ function loraBackward(
     if (dx) {
       addProductNN(dy, weight, dx, gradientSoFar);
       const update = mask ? empty(backend, x.shape, x.dtype) : dx;
-      matmulNN(backend, dh, A, update, 1, mask ? 0 : 1);
+      matmulNN(backend, dh, A, update, 1, !mask);
       if (mask) backend.run('dropout', { x: update, mask }, { out: update }, { maskScale: maskScaleOf(lora) });
       if (mask) backend.run('accumulate', { x: update }, { out: dx }, { factor: 1 });
     }
   }
   const [dA, dB] = [gradientLike(A), gradientLike(B)];
-  if (backend.supports('loraGradients')) {
+  if (fuses(backend, 'loraGradients')) {
     backend.run('loraGradients', { x, h, dy, dh, mask }, { dA, dB }, { maskScale: maskScaleOf(lora) });
   } else {
     matmulTN(backend, dh, dropped(x, lora, mask), dA);
@@ -169,16 +170,16 @@ function dropped(x: Tensor, lora: LoraBranch, mask: Tensor | undefined): Tensor 
 }
 
 /** out [M,N] = alpha · a [M,K] · b [N,K]ᵀ (+ out); b may be quantised. */
-export function matmulNT(backend: Backend, a: Tensor, b: Tensor, out: Tensor, alpha = 1, accumulate: 0 | 1 = 0): void {
-  backend.run('matmul', { a, b, ...b.quantization }, { out }, { transposeA: 0, transposeB: 1, alpha, accumulate });
+export function matmulNT(backend: Backend, a: Tensor, b: Tensor, out: Tensor, alpha = 1, accumulate = false): void {
+  backend.run('matmul', { a, b, ...b.quantization }, { out }, { transposeA: false, transposeB: true, alpha, accumulate });
 }
 
 /** out [M,N] = alpha · a [M,K] · b [K,N] (+ out); b may be quantised. */
-export function matmulNN(backend: Backend, a: Tensor, b: Tensor, out: Tensor, alpha = 1, accumulate: 0 | 1 = 0): void {
-  backend.run('matmul', { a, b, ...b.quantization }, { out }, { transposeA: 0, transposeB: 0, alpha, accumulate });
+export function matmulNN(backend: Backend, a: Tensor, b: Tensor, out: Tensor, alpha = 1, accumulate = false): void {
+  backend.run('matmul', { a, b, ...b.quantization }, { out }, { transposeA: false, transposeB: false, alpha, accumulate });
 }
 
 /** out [M,N] = alpha · a [K,M]ᵀ · b [K,N] (+ out) */
-export function matmulTN(backend: Backend, a: Tensor, b: Tensor, out: Tensor, alpha = 1, accumulate: 0 | 1 = 0): void {
-  backend.run('matmul', { a, b }, { out }, { transposeA: 1, transposeB: 0, alpha, accumulate });
+export function matmulTN(backend: Backend, a: Tensor, b: Tensor, out: Tensor, alpha = 1, accumulate = false): void {
+  backend.run('matmul', { a, b }, { out }, { transposeA: true, transposeB: false, alpha, accumulate });
 }

@@ -9,8 +9,8 @@ export interface RopeTables {
 }
 
 /**
- * Rotates each head of x [T, heads·headDim] by the angle of its position (Su et al. 2021, half-split layout). Overwrites x. `rotated`: x is rotated
- * already, and only what the backward pass needs is done.
+ * Rotates each head of x [T, heads·headDim] by the angle of its position (Su et al. 2021, half-split layout). Overwrites x. `rotated`: x is
+ * rotated already, and only what the backward pass needs is done.
  *
  * A rotation's vjp is the rotation back: dx = R(−θ)·dy.
  */
@@ -18,10 +18,10 @@ export function rope(x: Tensor, { cos, sin }: RopeTables, positions: Tensor, hea
   checkShape('rope', 'positions', positions, [x.shape[0]]);
   const backend = x.backend;
   const y = x.alias();
-  if (!rotated) backend.run('rope', { x, cos, sin, positions }, { out: y }, { headDim, sign: 1 });
+  if (!rotated) backend.run('rope', { x, cos, sin, positions }, { out: y }, { headDim, back: false });
   return record('rope', [x], y, [cos, sin, positions], (dy) => {
     const dx = overwritable(dy);
-    backend.run('rope', { x: dy, cos, sin, positions }, { out: dx }, { headDim, sign: -1 });
+    backend.run('rope', { x: dy, cos, sin, positions }, { out: dx }, { headDim, back: true });
     return [dx];
   });
 }

@@ -1,3 +1,5 @@
+import { requireOps } from '../core/capabilities.js';
+import type { OpName } from '../core/ops.table.js';
 import { unscoped } from '../core/scope.js';
 import type { Gradients } from '../core/tape.js';
 import type { Tensor } from '../core/tensor.js';
@@ -55,7 +57,16 @@ export type OptimizerName = keyof typeof optimizers;
 /** Names that transformers' Trainer exempts from weight decay (Trainer.get_decay_parameter_names): biases and the weights of norms. */
 const undecayed = /bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)/i;
 
-/** The optimizer of a recipe for parameters by name, with states of zeros. */
+/** The ops of an optimizer; small parameters keep states of 32 bits under every one. */
+function opsOf({ algorithm, bits }: Choice): OpName[] {
+  const inEightBits = bits === 8 && (algorithm === 'adamw' || algorithm === 'lion');
+  return inEightBits ? [algorithm, `${algorithm}8bit`] : [algorithm];
+}
+
+/**
+ * The optimizer of a recipe for parameters by name, with states of zeros. Throws where it is unknown, or where the parameters' backend
+ * lacks its ops.
+ */
 export function createOptimizer(name: OptimizerName, parameters: ReadonlyMap<string, Tensor>, options: OptimizerOptions): Optimizer {
   if (!Object.hasOwn(optimizers, name)) {
     const near = nearest(name, Object.keys(optimizers));
@@ -65,7 +76,10 @@ export function createOptimizer(name: OptimizerName, parameters: ReadonlyMap<str
       mend: near ? `write "${near}"` : 'choose one of these',
     });
   }
-  return new SlotOptimizer(parameters, options, optimizers[name]);
+  const choice: Choice = optimizers[name];
+  const [first] = parameters.values();
+  if (first) requireOps(first.backend, opsOf(choice), `optimizer ${name}`, 'choose adamw_torch, which every backend has');
+  return new SlotOptimizer(parameters, options, choice);
 }
 
 class SlotOptimizer implements Optimizer {

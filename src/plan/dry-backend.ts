@@ -7,7 +7,9 @@ import {
   type MemoryUse,
   type TensorView,
 } from '../core/backend.js';
+import { checkAttributes } from '../core/ops.attributes.js';
 import type { OpAttributes, OpInputs, OpName, OpOutputs } from '../core/ops.table.js';
+import { workOf } from '../core/ops.work.js';
 import { elementsOf } from '../core/tensor.js';
 import { Scratch } from './scratch.js';
 
@@ -33,13 +35,13 @@ class DryBuffer implements DeviceBuffer {
 }
 
 /**
- * A device that computes nothing and keeps account: of memory as the processor's backend gives it out, keeps it for the next tensor and maps it
- * from files, and of the work of products. What is run on it is what a real run runs; numbers read from it are zeros.
+ * A device that computes nothing and keeps account: of memory as the processor's backend gives it out, keeps it for the next tensor and
+ * maps it from files, and of the work of products. What is run on it is what a real run runs; numbers read from it are zeros.
  */
 export class DryBackend implements Backend {
   readonly name = 'dry';
   readonly description = 'no device: counts memory and work';
-  /** Multiply-adds of all products so far, twice: floating-point operations. */
+  /** Floating-point operations of all products so far. */
   operations = 0;
   /** Ops that were run so far. */
   ops = 0;
@@ -103,7 +105,8 @@ export class DryBackend implements Backend {
     return true;
   }
 
-  run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, _: OpAttributes<K>): void {
+  run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void {
+    checkAttributes(op, attributes);
     const operands = { ...inputs, ...outputs } as Record<string, TensorView | undefined>;
     for (const operand of Object.values(operands)) {
       const rows =
@@ -111,7 +114,7 @@ export class DryBackend implements Backend {
       if (operand) this.touch(operand.buffer as DryBuffer, rows);
     }
     this.scratch.call(op, operands);
-    this.operations += operationsOf(op, operands);
+    this.operations += workOf(op, inputs, outputs, attributes).flops;
     this.ops++;
     this.measure();
   }
@@ -143,22 +146,4 @@ export class DryBackend implements Backend {
   }
 
   async close(): Promise<void> {}
-}
-
-function operationsOf(op: OpName, operands: Readonly<Record<string, TensorView | undefined>>): number {
-  const { a, b, x, dy, weight, A, out, y, h, q, k, segments } = operands;
-  if (op === 'matmul' && a && b && out) return 2 * out.shape[0] * out.shape[1] * ((a.shape[0] * a.shape[1]) / out.shape[0]);
-  const rows = (x ?? dy)?.shape[0] ?? 0;
-  const [outputs, inputs] = weight?.shape ?? [];
-  if ((op === 'loraLinear' || op === 'loraLinearBackward') && A) {
-    const base = op === 'loraLinear' && !y ? 0 : 2 * rows * outputs * inputs;
-    return base + 2 * rows * A.shape[0] * (inputs + outputs);
-  }
-  if (op === 'loraGradients' && x && dy && h) return 2 * rows * h.shape[1] * (x.shape[1] + dy.shape[1]);
-  if ((op === 'attention' || op === 'attentionBackward') && q && k && segments) {
-    // Causal: half of the keys of its sequence, of which there may be several.
-    const pairs = (q.shape[0] * (k.shape[0] / segments.shape[0])) / 2;
-    return (op === 'attention' ? 4 : 10) * pairs * q.shape[1];
-  }
-  return 0;
 }

@@ -9,7 +9,7 @@ import { isQuantizable, type QuantizationConfig } from '../models/quantize.js';
 import { Builder } from '../nn/builder.js';
 import { LayerStream } from '../nn/layer-stream.js';
 import { createOptimizer, type OptimizerName } from '../optim/optimizer.js';
-import { nestedBlockSize } from '../quant/four-bit.js';
+import { fourBitConstantsSize } from '../quant/four-bit.js';
 import type { LabelledTokens } from '../train/batch.js';
 import { trainStep } from '../train/step.js';
 import type { JsonObject } from '../util/json.js';
@@ -88,7 +88,7 @@ class ShapeBuilder extends Builder {
     const blocks = Math.ceil((shape[0] * shape[1]) / blockSize);
     const weight = this.place(shape, 'u4', 'weights', this.step.stream);
     const absmax = this.place([blocks], double ? 'u8' : 'f32', 'constants', this.step.stream);
-    const constants = empty(this.backend, [double ? 275 + Math.ceil(blocks / nestedBlockSize) : 17], 'f32', 'constants');
+    const constants = empty(this.backend, [fourBitConstantsSize(double ? blocks : undefined)], 'f32', 'constants');
     weight.quantization = { absmax, constants };
     return weight;
   }

@@ -8,11 +8,14 @@ const hugePage = 2 ** 21;
 
 const upTo = (n: number, multiple: number) => Math.ceil(n / multiple) * multiple;
 
+/** What of native/kernels/pool.h's `Slot` takes memory that counts. */
+type Slot = 'shared' | 'own' | 'down' | 'sums' | 'branch_sums';
+
 /** The scratch memory that kernels keep between calls: of each slot and thread as much as the largest call asked for. */
 export class Scratch {
   /** Slots of the first thread, and of each of the others. */
-  private readonly first = new Map<number, number>();
-  private readonly others = new Map<number, number>();
+  private readonly first = new Map<Slot, number>();
+  private readonly others = new Map<Slot, number>();
 
   /** What a call of an op needs; the operands by name. */
   call(op: OpName, operands: Readonly<Record<string, TensorView | undefined>>): void {
@@ -23,8 +26,8 @@ export class Scratch {
     if (op === 'loraGradients' && x && h && dy && dh) {
       const chunks = Math.min(mostChunks, Math.ceil(x.shape[0] / chunkRows));
       const sums = (columns: number) => Math.ceil(columns / taskColumns) * (taskColumns + tileColumns);
-      this.need(1, (upTo(h.shape[1], 8) + tileColumns) * 128, true);
-      this.need(4, chunks * upTo(h.shape[1], 8) * (sums(x.shape[1]) + sums(dy.shape[1])) * 4);
+      this.need('own', (upTo(h.shape[1], 8) + tileColumns) * 128, true);
+      this.need('sums', chunks * upTo(h.shape[1], 8) * (sums(x.shape[1]) + sums(dy.shape[1])) * 4);
     }
     if ((op === 'attention' || op === 'attentionBackward') && q && k) this.attention(q, k, op === 'attentionBackward');
   }
@@ -35,22 +38,25 @@ export class Scratch {
     const rows = k > depth ? Math.max(tileRows, Math.min(rowBlock, partialElements / padded)) : rowBlock;
     const panel = upTo(Math.min(m, rows), tileRows);
     const steps = Math.ceil((Math.min(k, depth) + rank) / 2);
-    this.need(0, panel * steps * 4);
-    this.need(1, tileColumns * steps * 4, true);
-    if (k > depth) this.need(4, panel * padded * 4);
-    if (rank > 0) this.need(2, (rank + tileColumns) * steps * 4);
-    if (rank > 0) this.need(5, panel * (rank + tileColumns) * 4);
+    this.need('shared', panel * steps * 4);
+    this.need('own', tileColumns * steps * 4, true);
+    if (k > depth) this.need('sums', panel * padded * 4);
+    if (rank > 0) this.need('down', (rank + tileColumns) * steps * 4);
+    if (rank > 0) this.need('branch_sums', panel * (rank + tileColumns) * 4);
   }
 
   private attention(q: TensorView, k: TensorView, backward: boolean): void {
     const keys = upTo(k.shape[0], span);
     const packed = keys * k.shape[1] * 2;
     // Backward sums dk and dv in f32 for each of about four tasks a thread.
-    this.need(0, backward ? 3 * packed + 2 * keys * k.shape[1] * 4 * Math.max(1, Math.ceil(q.shape[1] / k.shape[1] / 2)) : 2 * packed);
-    this.need(1, tileRows * keys * 6 + span * span * 8, true);
+    this.need(
+      'shared',
+      backward ? 3 * packed + 2 * keys * k.shape[1] * 4 * Math.max(1, Math.ceil(q.shape[1] / k.shape[1] / 2)) : 2 * packed,
+    );
+    this.need('own', tileRows * keys * 6 + span * span * 8, true);
   }
 
-  private need(slot: number, bytes: number, everywhere = false): void {
+  private need(slot: Slot, bytes: number, everywhere = false): void {
     // As native/kernels/pool.cpp does.
     const rounded = bytes < hugePage / 16 ? bytes : upTo(bytes, hugePage);
     this.first.set(slot, Math.max(this.first.get(slot) ?? 0, rounded));
@@ -58,7 +64,7 @@ export class Scratch {
   }
 
   bytes(threads: number): number {
-    const sum = (slots: Map<number, number>) => [...slots.values()].reduce((total, n) => total + n, 0);
+    const sum = (slots: Map<Slot, number>) => [...slots.values()].reduce((total, n) => total + n, 0);
     return sum(this.first) + (threads - 1) * sum(this.others);
   }
 }

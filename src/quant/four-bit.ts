@@ -21,6 +21,28 @@ export const fourBitValues: Readonly<Record<FourBitType, Float32Array>> = {
 /** Numbers whose scales share a scale, where scales are quantised too. */
 export const nestedBlockSize = 256;
 
+/** Numbers of the nested map: the codes of a scale. */
+const nestedCodes = 256;
+
+/**
+ * Where the numbers of a 4-bit weight's `constants` begin: the block size, the values of the 16 codes and, where the scales are codes too,
+ * the number of scales that share a scale, the offset, the values of their 256 codes and the scales of scales, which go to the end.
+ */
+export const fourBitLayout = {
+  blockSize: 0,
+  values: 1,
+  nestedBlockSize: 17,
+  offset: 18,
+  nestedValues: 19,
+  nestedAbsmax: 19 + nestedCodes,
+} as const;
+
+/** How many numbers `constants` has; `blocks` is that of the weight's scales, where those are codes. */
+export function fourBitConstantsSize(blocks?: number): number {
+  const { nestedBlockSize: plain, nestedAbsmax } = fourBitLayout;
+  return blocks === undefined ? plain : nestedAbsmax + Math.ceil(blocks / nestedBlockSize);
+}
+
 /** The scales of scales. */
 export interface NestedScales {
   /** The mean of the scales, subtracted before they are quantised. */
@@ -32,14 +54,41 @@ export interface NestedScales {
   readonly blockSize?: number;
 }
 
-/** The `constants` operand of a 4-bit weight (src/core/ops.table.ts has its layout). */
+/** The `constants` operand of a 4-bit weight. */
 export function fourBitConstants(values: Float32Array, blockSize: number, nested?: NestedScales): Float32Array {
-  const own = [blockSize, ...values];
-  if (!nested) return Float32Array.from(own);
-  const constants = new Float32Array(own.length + 2 + nested.values.length + nested.absmax.length);
-  constants.set([...own, nested.blockSize ?? nestedBlockSize, nested.offset, ...nested.values]);
-  constants.set(nested.absmax, constants.length - nested.absmax.length);
+  const at = fourBitLayout;
+  const constants = new Float32Array(nested ? at.nestedAbsmax + nested.absmax.length : at.nestedBlockSize);
+  constants[at.blockSize] = blockSize;
+  constants.set(values, at.values);
+  if (!nested) return constants;
+  constants[at.nestedBlockSize] = nested.blockSize ?? nestedBlockSize;
+  constants[at.offset] = nested.offset;
+  constants.set(nested.values, at.nestedValues);
+  constants.set(nested.absmax, at.nestedAbsmax);
   return constants;
+}
+
+/** What `constants` say. All but the first two are there only where scales are codes too. */
+export interface FourBitParts {
+  readonly blockSize: number;
+  readonly values: Float32Array;
+  readonly nestedBlockSize: number;
+  readonly offset: number;
+  readonly nestedValues: Float32Array;
+  readonly nestedAbsmax: Float32Array;
+}
+
+/** Takes `constants` apart; the arrays share their memory. */
+export function fourBitParts(constants: Float32Array): FourBitParts {
+  const at = fourBitLayout;
+  return {
+    blockSize: constants[at.blockSize],
+    values: constants.subarray(at.values, at.nestedBlockSize),
+    nestedBlockSize: constants[at.nestedBlockSize],
+    offset: constants[at.offset],
+    nestedValues: constants.subarray(at.nestedValues, at.nestedAbsmax),
+    nestedAbsmax: constants.subarray(at.nestedAbsmax),
+  };
 }
 
 /** Whether blocks of this size are known to the ops. */
@@ -55,12 +104,12 @@ export function decodeFourBit(
   first: number,
   target: Float32Array,
 ): void {
-  const [blockSize] = constants;
-  const values = constants.subarray(1, 17);
+  const parts = fourBitParts(constants);
+  const { blockSize, values } = parts;
   for (let i = 0; i < target.length; ) {
     const block = Math.floor((first + i) / blockSize);
     const end = Math.min(target.length, (block + 1) * blockSize - first);
-    const scale = absmax instanceof Float32Array ? absmax[block] : nestedScale(absmax[block], block, constants);
+    const scale = absmax instanceof Float32Array ? absmax[block] : nestedScale(absmax[block], block, parts);
     for (; i < end; i++) {
       const pair = codes[(first + i) >>> 1];
       target[i] = values[(first + i) % 2 ? pair & 15 : pair >> 4] * scale;
@@ -68,9 +117,8 @@ export function decodeFourBit(
   }
 }
 
-function nestedScale(code: number, block: number, constants: Float32Array): number {
-  const [nestedBlockSize, offset] = [constants[17], constants[18]];
-  const product = Math.fround(constants[19 + code] * constants[275 + Math.floor(block / nestedBlockSize)]);
+function nestedScale(code: number, block: number, { nestedBlockSize, offset, nestedValues, nestedAbsmax }: FourBitParts): number {
+  const product = Math.fround(nestedValues[code] * nestedAbsmax[Math.floor(block / nestedBlockSize)]);
   return Math.fround(product + offset);
 }
 
@@ -84,8 +132,8 @@ const lanes = 8;
 const rows = 4;
 
 /**
- * The mean of f32 numbers, added up in PyTorch's order, which decides its last bits (sum_kernel.cpp, a contiguous reduction in one thread): 8
- * lanes × 4 rows of partial sums, each in four levels of a cascade.
+ * The mean of f32 numbers, added up in PyTorch's order, which decides its last bits (sum_kernel.cpp, a contiguous reduction in one thread):
+ * 8 lanes × 4 rows of partial sums, each in four levels of a cascade.
  */
 export function meanAsTorch(x: Float32Array): number {
   const { fround } = Math;

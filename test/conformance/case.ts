@@ -1,5 +1,5 @@
 import type { DType } from '../../src/core/dtype.js';
-import type { OpAttributes, OpInputs, OpName, OpOutputs } from '../../src/core/ops.table.js';
+import { type OpAttributes, type OpInputs, type OpName, type OpOutputs, opDeclarations } from '../../src/core/ops.table.js';
 import { elementsOf } from '../../src/core/tensor.js';
 import { Random } from '../../src/util/philox.js';
 
@@ -26,9 +26,9 @@ export interface Case {
   readonly label: string;
   readonly inputs: Readonly<Record<string, Given | undefined>>;
   readonly outputs: Readonly<Record<string, Given | undefined>>;
-  readonly attributes: Readonly<Record<string, number>>;
+  readonly attributes: Readonly<Record<string, number | boolean | string>>;
   readonly tolerances: Readonly<Record<string, Tolerance>>;
-  /** Outputs that use an input's memory. */
+  /** Outputs that use an input's memory: none where a case is written, and what the op table allows in its variants. */
   readonly inPlace: Readonly<Record<string, string>>;
 }
 
@@ -40,22 +40,46 @@ export function call<K extends OpName>(
   outputs: OpOutputs<K, Given>,
   attributes: OpAttributes<K>,
   tolerances: { [O in Names<OpOutputs<K, Given>>]?: Tolerance } = {},
-  inPlace: { [O in Names<OpOutputs<K, Given>>]?: Names<OpInputs<K, Given>> } = {},
 ): Case {
   const describe = (operands: Record<string, Given | undefined>) =>
     Object.entries(operands).map(([name, given]) => given && `${name} ${given.dtype}[${given.shape}]`);
   const settings = Object.entries(attributes).map(([name, value]) => `${name} ${value}`);
-  const shared = Object.entries(inPlace).map(([output, input]) => `${output} on ${input}`);
-  const label = [op, ...describe(inputs), '→', ...describe(outputs), ...settings, ...shared].join(' ');
+  const label = [op, ...describe(inputs), '→', ...describe(outputs), ...settings].join(' ');
   return {
     op,
     label,
     inputs,
     outputs,
-    attributes: attributes as Record<string, number>,
+    attributes,
     tolerances: tolerances as Record<string, Tolerance>,
-    inPlace: inPlace as Record<string, string>,
+    inPlace: {},
   };
+}
+
+/** Of the pairs that the op table allows to share memory, those that this call's operands can: [output, input]. */
+export function sharable({ op, inputs, outputs }: Case): [output: string, input: string][] {
+  const pairs = Object.entries(opDeclarations[op].inPlace ?? {}).flatMap(([output, allowed]) =>
+    allowed.map((input): [string, string] => [output, input]),
+  );
+  return pairs.filter(([output, input]) => {
+    const [to, from] = [outputs[output], inputs[input]];
+    return to && from && to.dtype === from.dtype && String(to.shape) === String(from.shape);
+  });
+}
+
+/**
+ * The same call with outputs in inputs' memory: each pair that can share by itself, and one for each output at once where there are
+ * several.
+ */
+export function inPlaceVariants(entry: Case): Case[] {
+  const pairs = sharable(entry);
+  const ways = pairs.map((pair) => [pair]);
+  const together = Object.entries(Object.fromEntries(pairs));
+  if (together.length > 1) ways.push(together);
+  return ways.map((way) => {
+    const shared = way.map(([output, input]) => `${output} on ${input}`).join(', ');
+    return { ...entry, label: `${entry.label}, ${shared}`, inPlace: Object.fromEntries(way) };
+  });
 }
 
 let drawn = 0;

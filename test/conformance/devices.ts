@@ -3,8 +3,16 @@ import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import type { Backend } from '../../src/core/backend.js';
 import { nativeSets, notRun, withoutNative } from '../helpers/native.js';
 
+/** How far off a device's outputs of one dtype may be: `times` what a case allows, and `absolute` more. */
+export interface Slack {
+  readonly times: number;
+  readonly absolute: number;
+}
+
 export interface Device {
   readonly name: string;
+  /** Of outputs by their dtype, and why it is what it is. Outputs of whole numbers are equal on every device. */
+  readonly tolerance: { readonly f32: Slack; readonly bf16: Slack; readonly f16: Slack; readonly reason: string };
   /** Why the device cannot be tested here. */
   readonly skip?: string;
   open(): Promise<Backend>;
@@ -21,13 +29,22 @@ export function testable(): Device[] {
   return devices.filter(({ skip }) => skip === undefined);
 }
 
+const asWritten: Slack = { times: 1, absolute: 0 };
+const exact: Device['tolerance'] = {
+  f32: asWritten,
+  bf16: asWritten,
+  f16: asWritten,
+  reason: 'the cases are written for IEEE arithmetic of f32 with subnormal numbers, rounded to nearest, which processors have',
+};
+
 /** Every backend in every form that results may depend on. */
 export const devices: readonly Device[] = [
-  { name: 'reference', open: async () => new ReferenceBackend() },
+  { name: 'reference', tolerance: exact, open: async () => new ReferenceBackend() },
   ...['generic', 'avx2', 'avx512', 'avx512bf16', 'amx', 'neon', 'neonbf16'].flatMap((instructionSet) =>
     [1, 2].map(
       (threads): Device => ({
         name: `cpu ${instructionSet}, ${threads} thread${threads > 1 ? 's' : ''}`,
+        tolerance: exact,
         skip: skip(instructionSet),
         open: () => openCpuBackend({ threads, instructionSet }),
       }),

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
 import type { Backend } from '../../src/core/backend.js';
-import { type OpName, opTable } from '../../src/core/ops.table.js';
-import type { Case } from './case.js';
+import { type OpName, opDeclarations, opTable } from '../../src/core/ops.table.js';
+import { type Case, inPlaceVariants, sharable } from './case.js';
 import { cases } from './cases/index.js';
 import { testable } from './devices.js';
 import { difference, mismatch, type Results, run, unrounded } from './run.js';
@@ -22,7 +22,19 @@ test.each(ops)('%s has cases', (op) => {
   expect(casesOf(op)).not.toEqual([]);
 });
 
-describe.each(testable())('$name', ({ open }) => {
+const inPlace = ops.flatMap((op) =>
+  Object.entries(opDeclarations[op].inPlace ?? {}).flatMap(([output, inputs]) => inputs.map((input) => [op, output, input] as const)),
+);
+
+test.each(inPlace)('%s has cases with %s on %s', (op, output, input) => {
+  const found = casesOf(op).filter((entry) => sharable(entry).some((pair) => pair[0] === output && pair[1] === input));
+  const dtypes = new Set(
+    found.filter(({ outputs }) => Math.min(...outputs[output]!.shape) > 0).map(({ outputs }) => outputs[output]!.dtype),
+  );
+  expect([...dtypes].sort()).toEqual(/softmax|crossEntropy/.test(op) ? ['f32'] : ['bf16', 'f32']);
+});
+
+describe.each(testable())('$name', ({ open, tolerance }) => {
   let backend: Backend;
   beforeAll(async () => {
     backend = await open();
@@ -34,9 +46,11 @@ describe.each(testable())('$name', ({ open }) => {
     const problems: (string | undefined)[] = [];
     for (const entry of casesOf(op)) {
       const first = await run(backend, entry);
-      problems.push(mismatch(entry, first, await want(entry)));
+      problems.push(mismatch(entry, first, await want(entry), tolerance));
       problems.push(difference(entry, first, await run(backend, entry)));
       problems.push(difference(entry, first, await run(fresh, entry)));
+      for (const variant of inPlaceVariants(entry))
+        problems.push(mismatch(variant, await run(backend, variant), await want(entry), tolerance));
     }
     await fresh.close();
     expect(problems.filter((problem) => problem !== undefined).join('\n')).toBe('');

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { Backend } from '../../src/core/backend.js';
+import { ReferenceBackend } from '../../src/backends/reference/index.js';
+import type { Backend, TensorView } from '../../src/core/backend.js';
 import { LowrankError } from '../../src/util/errors.js';
 import { type Case, call, given, result, uniform } from './case.js';
 import { testable } from './devices.js';
@@ -10,7 +11,7 @@ const bf16 = (...shape: number[]) => uniform('bf16', shape);
 const ints = (...values: number[]) => given('i32', [values.length], values);
 const out = (...shape: number[]) => result('f32', shape);
 
-const product = { transposeA: 0, transposeB: 1, alpha: 1, accumulate: 0 };
+const product = { transposeA: false, transposeB: true, alpha: 1, accumulate: false };
 const heads = { headDim: 4, scale: 1, window: 0 };
 const lowRank = { x: f32(2, 3), weight: f32(5, 3), A: f32(4, 3), B: f32(5, 4) };
 const adamw = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1, gradientScale: 1 };
@@ -36,7 +37,7 @@ const refusals: readonly [reason: string, call: Case][] = [
   ['f16 where it is not a float', call('accumulate', { x: uniform('f16', [2]) }, { out: f32(2) }, { factor: 1 })],
   ['integers to cast', call('cast', { x: ints(1, 2) }, { out: out(2) }, {})],
   ['fewer elements', call('cast', { x: f32(6) }, { out: result('bf16', [5]) }, {})],
-  ['an unknown activation', call('activation', { x: f32(2) }, { y: out(2) }, { kind: 3 })],
+  ['an unknown activation', call('activation', { x: f32(2) }, { y: out(2) }, { kind: 'relu' as never })],
   ['factors that do not fit', call('matmul', { a: f32(2, 3), b: f32(5, 4) }, { out: out(2, 5) }, product)],
   ['a product of another shape', call('matmul', { a: f32(2, 3), b: f32(5, 3) }, { out: out(5, 2) }, product)],
   ['a factor that is no matrix', call('matmul', { a: f32(6), b: f32(5, 6) }, { out: out(1, 5) }, product)],
@@ -49,11 +50,11 @@ const refusals: readonly [reason: string, call: Case][] = [
   ['a negative row', call('addRows', { x: f32(1, 2), rows: ints(-7) }, { out: f32(3, 2) }, {})],
   ['a part past the end', call('slice', { x: f32(3, 4) }, { out: out(2, 2) }, { row: 2, column: 0 })],
   ['a negative column', call('slice', { x: f32(3, 4) }, { out: out(2, 2) }, { row: 0, column: -1 })],
-  ['a part past the end', call('place', { x: f32(2, 2) }, { out: f32(3, 4) }, { row: 0, column: 3, accumulate: 0 })],
+  ['a part past the end', call('place', { x: f32(2, 2) }, { out: f32(3, 4) }, { row: 0, column: 3, accumulate: false })],
   ['a weight of another width', call('rmsNorm', { x: f32(2, 3), weight: f32(2) }, { y: out(2, 3), rstd: out(2) }, { eps: 0, offset: 0 })],
-  ['a position past the tables', call('rope', { ...rotary, positions: ints(0, 5) }, { out: out(2, 8) }, { headDim: 4, sign: 1 })],
-  ['heads that do not fit', call('rope', rotary, { out: out(2, 8) }, { headDim: 3, sign: 1 })],
-  ['tables wider than a head', call('rope', rotary, { out: out(2, 8) }, { headDim: 2, sign: 1 })],
+  ['a position past the tables', call('rope', { ...rotary, positions: ints(0, 5) }, { out: out(2, 8) }, { headDim: 4, back: false })],
+  ['heads that do not fit', call('rope', rotary, { out: out(2, 8) }, { headDim: 3, back: false })],
+  ['tables wider than a head', call('rope', rotary, { out: out(2, 8) }, { headDim: 2, back: false })],
   ['bf16 probabilities', call('softmax', { x: bf16(2, 2) }, { y: out(2, 2) }, { offset: 0, window: 0 })],
   ['segments with a gap', attention(0, 2, 0, 2, 3, 6, 3, 6)],
   ['segments that overlap', attention(0, 4, 0, 4, 3, 6, 3, 6)],
@@ -92,6 +93,10 @@ const refusals: readonly [reason: string, call: Case][] = [
     'gradients of another shape',
     call('loraGradients', { x: f32(2, 3), h: f32(2, 4), dy: f32(2, 5), dh: f32(2, 4) }, { dA: out(3, 4), dB: out(5, 4) }, { maskScale: 1 }),
   ],
+  ['a flag that is a number', call('matmul', { a: f32(2, 3), b: f32(5, 3) }, { out: out(2, 5) }, { ...product, accumulate: 1 as never })],
+  ['a place that is not whole', call('slice', { x: f32(3, 4) }, { out: out(2, 2) }, { row: 0.5, column: 0 })],
+  ['a missing attribute', call('accumulate', { x: f32(2) }, { out: f32(2) }, {} as never)],
+  ['a negative seed', call('dropoutMask', {}, { mask: result('i32', [1, 2]) }, { p: 0.5, seed: -1, stream: 0, step: 0 })],
   ['an index in f32', call('argmax', { x: f32(2, 3) }, { index: out(2) }, {})],
   ['states in bf16', call('adamw', { gradient: f32(2) }, { parameter: f32(2), m: bf16(2), v: f32(2) }, adamw)],
   [
@@ -167,5 +172,34 @@ describe.each(testable())('$name', ({ open }) => {
     backend.resetPeak();
     expect(backend.memory().peakOf.logits).toBe(currentOf.logits);
     backend.free(buffers[0]);
+  });
+});
+
+describe('memory that the op table does not let operands share is refused by the reference', () => {
+  const backend = new ReferenceBackend();
+  const buffer = backend.allocate(256, 'workspace');
+  const view = (offset: number, ...shape: number[]): TensorView => ({ buffer, offset, dtype: 'f32', shape });
+
+  test('an output on an input', () => {
+    expect(() => backend.run('gated', { gate: view(0, 4), up: view(64, 4) }, { out: view(0, 4) }, { kind: 'silu' })).toThrow(
+      /^gated: out: shares memory with gate\n.*memory of its own/,
+    );
+    const second = { gate: view(0, 4), up: view(64, 4), dout: view(128, 4) };
+    expect(() => backend.run('gatedBackward', second, { dgate: view(64, 4), dup: view(192, 4) }, { kind: 'silu' })).toThrow(
+      /dgate: shares memory with up\n.*all of gate/,
+    );
+  });
+
+  test('an output on a part of an input that it may be', () => {
+    expect(() => backend.run('add', { a: view(0, 4), b: view(64, 4) }, { out: view(4, 4) }, {})).toThrow(/shares memory with a/);
+    expect(() => backend.run('add', { a: view(0, 2, 2), b: view(64, 2, 2) }, { out: view(0, 4) }, {})).toThrow(/shares memory with a/);
+    expect(() => backend.run('add', { a: view(0, 4), b: view(64, 4) }, { out: view(16, 4) }, {})).not.toThrow();
+  });
+
+  test('two outputs on each other', () => {
+    const weight = view(64, 4);
+    expect(() =>
+      backend.run('rmsNorm', { x: view(0, 2, 4), weight }, { y: view(128, 2, 4), rstd: view(156, 2) }, { eps: 0, offset: 0 }),
+    ).toThrow(/y: shares memory with rstd/);
   });
 });

@@ -4,6 +4,7 @@ import type { OpAttributes, OpInputs, OpName, OpOutputs } from '../../src/core/o
 import { elementsOf } from '../../src/core/tensor.js';
 import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16, fromBf16, fromF16, toBf16, toF16 } from '../../src/util/half.js';
 import type { Case, Given, Tolerance } from './case.js';
+import type { Device, Slack } from './devices.js';
 
 /** The bytes of every operand after a call. */
 export type Results = ReadonlyMap<string, Uint8Array>;
@@ -90,13 +91,13 @@ export async function run(backend: Backend, { op, inputs, outputs, attributes, i
   return results;
 }
 
-/** The case that gives results before they are rounded to bf16 or f16, none in place. */
+/** The case that gives results before they are rounded to bf16 or f16. */
 export function unrounded({ outputs, ...rest }: Case): Case {
   const widened = Object.entries(outputs).map(([name, given]): [string, Given | undefined] => {
     if (given?.dtype !== 'bf16' && given?.dtype !== 'f16') return [name, given];
     return [name, { ...given, dtype: 'f32', values: given.values && valuesOf(given, encode(given)) }];
   });
-  return { ...rest, outputs: Object.fromEntries(widened), inPlace: {} };
+  return { ...rest, outputs: Object.fromEntries(widened) };
 }
 
 const round: Record<DType, (value: number) => number> = {
@@ -109,21 +110,31 @@ const round: Record<DType, (value: number) => number> = {
   u4: (value) => value,
 };
 
+function slackOf(tolerance: Device['tolerance'], dtype: DType): Slack {
+  return dtype === 'f32' || dtype === 'bf16' || dtype === 'f16' ? tolerance[dtype] : { times: 0, absolute: 0 };
+}
+
 /**
- * What is wrong with a case's results, or undefined. `want` are the reference's of the unrounded case. A number is right if it is the
- * rounding to its dtype of some number within the tolerance: that also tells rounding from truncation.
+ * What is wrong with a case's results on a device of this tolerance, or undefined. `want` are the reference's of the unrounded case. A
+ * number is right if it is the rounding to its dtype of some number within the tolerance: that also tells rounding from truncation.
  */
-export function mismatch({ outputs, tolerances, label }: Case, got: Results, want: Results): string | undefined {
+export function mismatch(
+  { outputs, tolerances, label }: Case,
+  got: Results,
+  want: Results,
+  device: Device['tolerance'],
+): string | undefined {
   for (const [name, output] of Object.entries(outputs)) {
     if (!output) continue;
     const { relative = 0, absolute = 0 }: Tolerance = tolerances[name] ?? {};
+    const { times, absolute: more } = slackOf(device, output.dtype);
     const actual = decode(output.dtype, got.get(name)!);
     const wanted = decode(output.dtype === 'bf16' || output.dtype === 'f16' ? 'f32' : output.dtype, want.get(name)!);
     let wrong = 0;
     let first = '';
     for (let i = 0; i < wanted.length; i++) {
       if (Object.is(actual[i], wanted[i])) continue;
-      const slack = Number.isFinite(wanted[i]) ? relative * Math.abs(wanted[i]) + absolute : 0;
+      const slack = Number.isFinite(wanted[i]) ? times * (relative * Math.abs(wanted[i]) + absolute) + more : 0;
       const [low, high] = [round[output.dtype](wanted[i] - slack), round[output.dtype](wanted[i] + slack)];
       if (slack === 0 ? Object.is(actual[i], low) : actual[i] >= low && actual[i] <= high) continue;
       if (wrong++ === 0) first = `${name}[${i}] is ${actual[i]}, wanted ${wanted[i]} (between ${low} and ${high})`;

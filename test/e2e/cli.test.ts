@@ -232,9 +232,10 @@ describe('the way of a user', () => {
 
   test('doctor finds nothing wrong but a missing native backend', async () => {
     const { code, out } = await lowrank(['doctor', '--json']);
-    const { ok, findings } = JSON.parse(out) as { ok: boolean; findings: { name: string; ok: boolean }[] };
+    const { ok, findings } = JSON.parse(out) as { ok: boolean; findings: { name: string; ok: boolean; value: string }[] };
     const wrong = findings.filter((finding) => !finding.ok).map(({ name }) => name);
     expect([code, ok, wrong]).toEqual(withoutNative === undefined ? [0, true, []] : [1, false, ['backend']]);
+    expect(findings.find(({ name }) => name === 'fused ops')?.value).toBe(withoutNative === undefined ? 'all' : undefined);
   });
 
   test('help lists every command and every key of a recipe', async () => {

@@ -125,7 +125,8 @@ export function productLoops(text: string): ProductLoop[] {
 /** The loop's place and what is wrong with it. */
 export function describeSpills({ symbol, body, spills }: ProductLoop): string {
   const lines = spills.map(({ address, mnemonic, operands }) => `    ${address.toString(16)}: ${mnemonic} ${operands}`);
-  return `${symbol}: of the ${body.length} instructions of the loop at ${body[0].address.toString(16)} ${spills.length} touch the stack\n${lines.join('\n')}`;
+  const place = body[0].address.toString(16);
+  return `${symbol}: of the ${body.length} instructions of the loop at ${place} ${spills.length} touch the stack\n${lines.join('\n')}`;
 }
 
 /** A file's machine code as text, by the first objdump that can read it; or why there is none. */

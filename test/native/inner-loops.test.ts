@@ -4,7 +4,10 @@ import { describe, expect, test } from 'vitest';
 import { describeSpills, disassemble, type ProductLoop, productLoops, setsIn } from '../helpers/disassembly.js';
 import { addonPath, withoutNative } from '../helpers/native.js';
 
-/** What must be found in product loops of each set: a set whose kernels lost their instructions is as slow as one whose sums leave the registers. */
+/**
+ * What must be found in product loops of each set: a set whose kernels lost their instructions is as slow as one whose sums leave the
+ * registers.
+ */
 const instructionsOf: Readonly<Record<string, readonly RegExp[]>> = {
   generic: [/^(v?addps|fmla|fadd)$/],
   avx2: [/^vfmadd\d+ps$/],

@@ -44,7 +44,8 @@ def byte_level(bos, pre, normalizer=None):
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=CONTROL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=CONTROL, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in ("<think>", "</think>")])
     if bos:
@@ -58,25 +59,29 @@ def sentencepiece(control, normalizer, pre, strip):
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    trained.train_from_iterator([" " + line for line in CORPUS[:6]], trainers.BpeTrainer(vocab_size=500, special_tokens=["<unk>"], show_progress=False))
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<unk>"], show_progress=False)
+    trained.train_from_iterator([" " + line for line in CORPUS[:6]], trainer)
     model = json.loads(trained.to_str())["model"]
     pieces = sorted((piece for piece in model["vocab"] if piece != "<unk>"), key=model["vocab"].get)
     names = ["<unk>"] + control + [f"<0x{byte:02X}>" for byte in range(256)] + pieces
     merges = [tuple(merge) for merge in model["merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    vocab = {name: i for i, name in enumerate(names)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in ["<unk>"] + control])
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if strip else []))
     bos = control[0]
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))])
+    special = [(bos, tokenizer.token_to_id(bos))]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=special)
     return tokenizer
 
 
 def kinds():
     digits = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    split = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3_REGEX), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    by_pattern = pre_tokenizers.Split(Regex(LLAMA3_REGEX), "isolated")
+    split = pre_tokenizers.Sequence([by_pattern, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     space = normalizers.Replace(" ", "▁")
     return {
         "byte-level": (byte_level(None, digits), dict(bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>")),
@@ -107,17 +112,24 @@ CONVERSATIONS = [
     say("think", "<think>\nfirst\n</think>\n\nsecond", "again", "<think>\nthird\n</think>\n\nfourth", system="Think."),
     say("I write <|im_end|> and </s> and <eos> myself", "So <|im_start|> do I"),
 ]
-TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}]
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}]
 CALL = [
     {"role": "user", "content": "Weather in Köln?"},
-    {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln", "days": 2}}}]},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln", "days": 2}}}],
+    },
     {"role": "tool", "content": "{\"degrees\": 21.5}"},
     {"role": "assistant", "content": "21.5 degrees."},
 ]
 USES = [("chatml", "byte-level"), ("chatml", "byte-level-nfc"), ("llama3", "byte-level-bos"), ("llama2", "llama2"), ("gemma", "gemma"),
         ("qwen", "byte-level-nfc"), ("tools", "byte-level")]
-TEXTS = ["", " ", "Hello  world \n", "1234567 and 89", "e\u0301 Ångström", "🎉🤷🏽‍♀️", "日本語とРусский", "<|im_start|>user\nHi<|im_end|>", "</s> x <s>",
-         "tab\tand\u00a0nbsp\u3000wide", "don't we'LL I'm", "a" * 100, "\r\nline\r\n", "\x00\x7f", "<think>so</think>", "x ▁ y", " two  leading"]
+TEXTS = ["", " ", "Hello  world \n", "1234567 and 89", "e\u0301 Ångström", "🎉🤷🏽‍♀️", "日本語とРусский",
+         "<|im_start|>user\nHi<|im_end|>", "</s> x <s>",
+         "tab\tand\u00a0nbsp\u3000wide", "don't we'LL I'm", "a" * 100, "\r\nline\r\n", "\x00\x7f", "<think>so</think>",
+         "x ▁ y", " two  leading"]
 
 
 def main():

@@ -1,7 +1,7 @@
 """GGUF files and blocks with what the `gguf` package and transformers read from them.
 
-Writes test/golden/gguf/: blocks.safetensors (`<type>.bytes`, `<type>.values`: random blocks with finite scales, and quantised normal numbers
-where the package can quantise); byte-level.gguf and sentencepiece.gguf (tiny Llamas with every part of a real file), for each
+Writes test/golden/gguf/: blocks.safetensors (`<type>.bytes`, `<type>.values`: random blocks with finite scales, and quantised normal
+numbers where the package can quantise); byte-level.gguf and sentencepiece.gguf (tiny Llamas with every part of a real file), for each
 <name>.safetensors (the weights as transformers loads them) and <name>.json (its config, token ids of texts, special tokens).
 """
 import json
@@ -25,8 +25,10 @@ SCALES = {T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0],
 TEXT = """The quick brown fox jumps over the lazy dog. It's 12:30; we'll meet 7 others at 1234 Main Street, won't we?
 def add(a, b):\n    return a + b  # the sum of 2 numbers\n\nGrüße aus Köln, naïve café — “quoted” … 日本語 Привет 😀
 for (let i = 0; i < 10; i++) { total += prices[i]; }\n\n\n- one\n- two\n  - three\n""" * 3
-TEXTS = ["", " ", "Hello world", "  two  spaces", "It's we'll DON'T", "1234567 8 90", "x   42", "tabs\t\tand\nlines\r\n\r\n", "Grüße 日本語 😀 Привет",
-         "def add(a, b):\n    return a + b", "<|im_start|>user\nhi<|im_end|>", "a<think>b</think> c", "<s>x</s>", "\u00a0\u200b\ufeff", "<0x41> ▁ Ġ",
+TEXTS = ["", " ", "Hello world", "  two  spaces", "It's we'll DON'T", "1234567 8 90", "x   42", "tabs\t\tand\nlines\r\n\r\n",
+         "Grüße 日本語 😀 Привет",
+         "def add(a, b):\n    return a + b", "<|im_start|>user\nhi<|im_end|>", "a<think>b</think> c", "<s>x</s>", "\u00a0\u200b\ufeff",
+         "<0x41> ▁ Ġ",
          "trailing   ", "ÀÉÎ combining e\u0301", "......,,,,", "ſ K ½ ²", "\x00\x01", TEXT[: len(TEXT) // 3],
          "overthinking brownish jumpers streetwise priceless forethought quickness mainstream meetings"]
 WIDTH, HEADS, GROUPS, MLP, LAYERS = 64, 4, 2, 96, 2
@@ -62,7 +64,8 @@ def byte_level_vocabulary(writer):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([TEXT], trainer)
     model = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get) + ["<think>", "</think>"]
@@ -155,7 +158,8 @@ def expectations(name, path):
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         backend.pre_tokenizer = None
     tied = model.config.tie_word_embeddings
-    save_tensors({k: v.contiguous() for k, v in model.state_dict().items() if not (tied and k == "lm_head.weight")}, OUT / f"{name}.safetensors")
+    weights = {k: v.contiguous() for k, v in model.state_dict().items() if not (tied and k == "lm_head.weight")}
+    save_tensors(weights, OUT / f"{name}.safetensors")
     keys = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
             "max_position_embeddings", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"]
     golden = {

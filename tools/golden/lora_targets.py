@@ -22,7 +22,11 @@ CONFIGS = {
     "head": {"target_modules": ["q_proj", "lm_head"]},
     "exclude list": {"target_modules": "all-linear", "exclude_modules": ["gate_proj", "o_proj"]},
     "exclude expression": {"target_modules": "all-linear", "exclude_modules": r".*layers\.1\..*"},
-    "rank pattern": {"target_modules": "all-linear", "rank_pattern": {"q_proj": 2, r"layers\.1\..*\.up_proj": 6}, "alpha_pattern": {"q_proj": 32, "mlp.down_proj": 4}},
+    "rank pattern": {
+        "target_modules": "all-linear",
+        "rank_pattern": {"q_proj": 2, r"layers\.1\..*\.up_proj": 6},
+        "alpha_pattern": {"q_proj": 32, "mlp.down_proj": 4},
+    },
     "anchored pattern": {"target_modules": "all-linear", "rank_pattern": {"^model.layers.0.self_attn.q_proj": 3}},
     "rslora": {"target_modules": "all-linear", "use_rslora": True, "rank_pattern": {"v_proj": 9}},
     "one layer": {"target_modules": ["q_proj"], "layers_to_transform": 1},

@@ -19,7 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 OUT = pathlib.Path(__file__).parents[2] / "test" / "golden" / "models"
 BASE = dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, vocab_size=160,
             max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=True, initializer_range=0.2)
-LLAMA3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+LLAMA3 = dict(
+    rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
+)
 YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16)
 MODELS = {
     "grouped-tied": {},

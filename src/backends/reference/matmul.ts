@@ -1,3 +1,4 @@
+import type { OpAttributes, OpInputs, OpOutputs } from '../../core/ops.table.js';
 import { bf16ToF32, f32ToBf16 } from '../../util/half.js';
 import { floats, type Kernels, type Operand } from './operand.js';
 import { numbersOf } from './quantize.js';
@@ -26,50 +27,64 @@ function multiply(left: ArrayLike<number>, right: (k: number, j: number) => numb
   return result;
 }
 
-/**
- * out [T,N] = x·W + h·up (+ residual), h [T,r] = scale·x·down: the forward and the backward pass of a linear layer with a low-rank update, which
- * differ in what is transposed and in which of the branch's products the mask belongs to.
- */
-function lowRank(
-  operands: Record<'x' | 'weight' | 'A' | 'B' | 'h', Operand> &
-    Partial<Record<'mask' | 'residual' | 'absmax' | 'constants' | 'out', Operand>>,
-  { scale, maskScale }: { scale: number; maskScale: number },
-  forward: boolean,
+const weights = [...floats, 'u4', 'i8'] as const;
+
+function loraLinear(
+  { x, weight, A, B, mask, residual, absmax, constants }: OpInputs<'loraLinear', Operand>,
+  { y, h }: OpOutputs<'loraLinear', Operand>,
+  { scale, maskScale }: OpAttributes<'loraLinear'>,
 ): void {
-  const { x, weight, A, B, mask, residual, absmax, constants, out, h } = operands;
-  const [outputs, inputs] = weight.check([...floats, 'u4', 'i8'], [-1, -1]).shape;
-  const [T] = x.check(floats, [-1, forward ? inputs : outputs]).shape;
+  const [outputs, inputs] = weight.check(weights, [-1, -1]).shape;
+  const [T] = x.check(floats, [-1, inputs]).shape;
   const [r] = A.check(floats, [-1, inputs]).shape;
   B.check(floats, [outputs, r]);
-  const [K, N] = forward ? [inputs, outputs] : [outputs, inputs];
   h.check(floats, [T, r]);
-  out?.check(floats, [T, N]);
-  const rest = residual?.check(floats, [T, N]).values();
+  y?.check(floats, [T, outputs]);
+  const rest = residual?.check(floats, [T, outputs]).values();
   const read = asFactor(x.dtype === 'bf16' || weight.dtype === 'bf16');
-  const [left, a, b] = [x, A, B].map((operand) => read(operand.values()));
+  const [rows, a, b] = [x, A, B].map((operand) => read(operand.values()));
   const w = read(numbersOf(weight, absmax, constants));
   const keeps = kept(mask, T, inputs);
-  const seen = forward ? left.map((value, i) => (keeps(Math.floor(i / K), i % K) ? value : 0)) : left;
-  const factor = scale * (forward && mask ? maskScale : 1);
-  h.store(
-    Float32Array.from(
-      multiply(seen, (k, j) => (forward ? a[j * K + k] : b[k * r + j]), [T, K, r]),
-      (sum) => factor * sum,
-    ),
-  );
-  if (!out) return;
-  const base = multiply(left, (k, j) => (forward ? w[j * K + k] : w[k * N + j]), [T, K, N]);
-  const update = multiply(read(h.values()), (k, j) => (forward ? b[j * r + k] : a[k * N + j]), [T, r, N]);
-  const outFactor = forward || !mask ? 1 : maskScale;
-  const masked = (i: number) => (forward || keeps(Math.floor(i / N), i % N) ? outFactor * update[i] : 0);
-  out.store(Float32Array.from(base, (sum, i) => sum + masked(i) + (rest?.[i] ?? 0)));
+  const seen = rows.map((value, i) => (keeps(Math.floor(i / inputs), i % inputs) ? value : 0));
+  const factor = mask ? scale * maskScale : scale;
+  const down = multiply(seen, (k, j) => a[j * inputs + k], [T, inputs, r]);
+  h.store(Float32Array.from(down, (sum) => factor * sum));
+  if (!y) return;
+  const base = multiply(rows, (k, j) => w[j * inputs + k], [T, inputs, outputs]);
+  const update = multiply(read(h.values()), (k, j) => b[j * r + k], [T, r, outputs]);
+  y.store(Float32Array.from(base, (sum, i) => sum + update[i] + (rest?.[i] ?? 0)));
+}
+
+function loraLinearBackward(
+  { dy, weight, A, B, mask, residual, absmax, constants }: OpInputs<'loraLinearBackward', Operand>,
+  { dx, dh }: OpOutputs<'loraLinearBackward', Operand>,
+  { scale, maskScale }: OpAttributes<'loraLinearBackward'>,
+): void {
+  const [outputs, inputs] = weight.check(weights, [-1, -1]).shape;
+  const [T] = dy.check(floats, [-1, outputs]).shape;
+  const [r] = A.check(floats, [-1, inputs]).shape;
+  B.check(floats, [outputs, r]);
+  dh.check(floats, [T, r]);
+  dx.check(floats, [T, inputs]);
+  const rest = residual?.check(floats, [T, inputs]).values();
+  const read = asFactor(dy.dtype === 'bf16' || weight.dtype === 'bf16');
+  const [rows, a, b] = [dy, A, B].map((operand) => read(operand.values()));
+  const w = read(numbersOf(weight, absmax, constants));
+  const inner = multiply(rows, (k, j) => b[k * r + j], [T, outputs, r]);
+  dh.store(Float32Array.from(inner, (sum) => scale * sum));
+  const base = multiply(rows, (k, j) => w[k * inputs + j], [T, outputs, inputs]);
+  const update = multiply(read(dh.values()), (k, j) => a[k * inputs + j], [T, r, inputs]);
+  const keeps = kept(mask, T, inputs);
+  const factor = mask ? maskScale : 1;
+  const masked = (i: number) => (keeps(Math.floor(i / inputs), i % inputs) ? factor * update[i] : 0);
+  dx.store(Float32Array.from(base, (sum, i) => sum + masked(i) + (rest?.[i] ?? 0)));
 }
 
 export const products: Kernels<'matmul' | 'loraLinear' | 'loraLinearBackward' | 'loraGradients' | 'addBias' | 'columnSum'> = {
   matmul: ({ a, b, absmax, constants }, { out }, { transposeA, transposeB, alpha, accumulate }) => {
     a.check(floats, [-1, -1]);
     const [M, K] = transposeA ? [a.shape[1], a.shape[0]] : a.shape;
-    b.check([...floats, 'u4', 'i8'], transposeB ? [-1, K] : [K, -1]);
+    b.check(weights, transposeB ? [-1, K] : [K, -1]);
     const N = transposeB ? b.shape[0] : b.shape[1];
     out.check(floats, [M, N]);
     const read = asFactor(a.dtype === 'bf16' || b.dtype === 'bf16');
@@ -87,8 +102,8 @@ export const products: Kernels<'matmul' | 'loraLinear' | 'loraLinearBackward' | 
     }
     out.store(result);
   },
-  loraLinear: ({ x, ...rest }, { y, h }, attributes) => lowRank({ x, ...rest, out: y, h }, attributes, true),
-  loraLinearBackward: ({ dy, ...rest }, { dx, dh }, attributes) => lowRank({ x: dy, ...rest, out: dx, h: dh }, attributes, false),
+  loraLinear,
+  loraLinearBackward,
   loraGradients: ({ x, h, dy, dh, mask }, { dA, dB }, { maskScale }) => {
     const [T, inputs] = x.check(floats, [-1, -1]).shape;
     const [, outputs] = dy.check(floats, [T, -1]).shape;

@@ -65,6 +65,18 @@ export class Operand {
     throw new LowrankError(problem, { place: this.place, expected });
   }
 
+  /** Whether any byte of the operand is one of the other's. */
+  overlaps(other: Operand): boolean {
+    const end = ({ dtype, size, offset }: Operand) => offset + bytesOf(dtype, size);
+    return this.memory === other.memory && Math.max(this.offset, other.offset) < Math.min(end(this), end(other));
+  }
+
+  /** Whether both are the same elements of the same memory. */
+  equals({ memory, offset, dtype, shape }: Operand): boolean {
+    const alike = shape.length === this.shape.length && shape.every((n, i) => n === this.shape[i]);
+    return memory === this.memory && offset === this.offset && dtype === this.dtype && alike;
+  }
+
   /** The elements as f32: the memory itself where that is the dtype, elsewhere a copy. */
   values(): Float32Array {
     if (this.dtype === 'f32') return new Float32Array(this.memory, this.offset, this.size);

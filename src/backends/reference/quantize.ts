@@ -1,5 +1,5 @@
 import { bins } from '../../quant/dynamic-map.js';
-import { decodeFourBit, decodeRows, isBlockSize } from '../../quant/four-bit.js';
+import { decodeFourBit, decodeRows, type FourBitParts, fourBitConstantsSize, fourBitParts, isBlockSize } from '../../quant/four-bit.js';
 import { floats, type Kernels, type Operand } from './operand.js';
 
 const anyFloats = [...floats, 'f16'] as const;
@@ -22,18 +22,20 @@ export function numbersOf(weight: Operand, absmax: Operand | undefined, constant
   }
   if (!constants) weight.refuse('the weight has no constants');
   const blocks = Math.ceil(weight.size / checkConstants(constants).blockSize);
-  const nested = constants.size > 17;
+  const nested = constants.size > fourBitConstantsSize();
   absmax.check(nested ? ['u8'] : ['f32'], [blocks]);
   decodeFourBit(weight.bytes(), nested ? absmax.bytes() : absmax.values(), constants.values(), 0, numbers);
   return numbers;
 }
 
-function checkConstants(constants: Operand): { blockSize: number; values: Float32Array } {
+function checkConstants(constants: Operand): FourBitParts {
   const numbers = constants.check(['f32'], [-1]).values();
-  if (numbers.length < 17) constants.refuse(`has ${numbers.length} numbers`, 'at least 17');
-  checkBlockSize(constants, numbers[0]);
-  if (numbers.length > 17) checkBlockSize(constants, numbers[17]);
-  return { blockSize: numbers[0], values: numbers.subarray(1, 17) };
+  const least = fourBitConstantsSize();
+  if (numbers.length < least) constants.refuse(`has ${numbers.length} numbers`, `at least ${least}`);
+  const parts = fourBitParts(numbers);
+  checkBlockSize(constants, parts.blockSize);
+  if (numbers.length > least) checkBlockSize(constants, parts.nestedBlockSize);
+  return parts;
 }
 
 function checkBlockSize(operand: Operand, size: number): void {

@@ -51,7 +51,7 @@ export const rowOps: Kernels<'gatherRows' | 'writeRows' | 'addRows' | 'slice' | 
     });
     out.store(result);
   },
-  rope: ({ x, cos, sin, positions }, { out }, { headDim, sign }) => {
+  rope: ({ x, cos, sin, positions }, { out }, { headDim, back }) => {
     const [T, columns] = x.check(floats, [-1, -1]).shape;
     const [P, half] = cos.check(['f32'], [-1, -1]).shape;
     sin.check(['f32'], cos.shape);
@@ -65,9 +65,10 @@ export const rowOps: Kernels<'gatherRows' | 'writeRows' | 'addRows' | 'slice' | 
       for (let head = t * columns; head < (t + 1) * columns; head += headDim) {
         for (let d = 0; d < half; d++) {
           const angle = places[t] * half + d;
+          const sine = back ? -s[angle] : s[angle];
           const [first, second] = [values[head + d], values[head + d + half]];
-          result[head + d] = first * c[angle] - sign * s[angle] * second;
-          result[head + d + half] = second * c[angle] + sign * s[angle] * first;
+          result[head + d] = first * c[angle] - sine * second;
+          result[head + d + half] = second * c[angle] + sine * first;
         }
       }
     }

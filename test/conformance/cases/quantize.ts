@@ -30,7 +30,10 @@ function quantized(kind: Kind, [rows, columns]: readonly number[], blockSize: nu
 
 const kinds: readonly Kind[] = ['i8', 'nf4', 'fp4 nested'];
 
-/** Columns in and off the width of a vector; blocks within a row and across rows; more than 256 blocks; panels of columns in pairs; sums in blocks of K, forward and backward. */
+/**
+ * Columns in and off the width of a vector; blocks within a row and across rows; more than 256 blocks; panels of columns in pairs; sums in
+ * blocks of K, forward and backward.
+ */
 const weights: readonly [rows: number, columns: number, blockSize: number][] = [
   [1, 1, 32],
   [5, 7, 64],
@@ -57,12 +60,12 @@ function* products(): Generator<Case> {
         for (const T of [1, 6, 7, 13, 40]) {
           const { weight, ...rest } = quantized(kind, [outputs, inputs], blockSize);
           const sums = (k: number) => ({ relative: ulp, absolute: 8 * k * ulp });
-          const attributes = { transposeA: 0, alpha: 1, accumulate: i % 2 } as const;
+          const attributes = { transposeA: false, alpha: 1, accumulate: i % 2 === 1 };
           const target = (width: number) => (i % 2 ? uniform(out, [T, width]) : result(out, [T, width]));
           const forward = { a: uniform(a, [T, inputs]), b: weight, ...rest };
-          yield call('matmul', forward, { out: target(outputs) }, { ...attributes, transposeB: 1 }, { out: sums(inputs) });
+          yield call('matmul', forward, { out: target(outputs) }, { ...attributes, transposeB: true }, { out: sums(inputs) });
           const backward = { a: uniform(a, [T, outputs]), b: weight, ...rest };
-          yield call('matmul', backward, { out: target(inputs) }, { ...attributes, transposeB: 0 }, { out: sums(outputs) });
+          yield call('matmul', backward, { out: target(inputs) }, { ...attributes, transposeB: false }, { out: sums(outputs) });
         }
       }
     }
@@ -75,7 +78,7 @@ function* unusableScale(): Generator<Case> {
   const bits = new Uint32Array((absmax.values as Float32Array).slice().buffer);
   bits[2] = 0x7fffffff;
   const operands = { a: uniform('bf16', [1, 128]), b: weight, absmax: { ...absmax, values: new Float32Array(bits.buffer) }, constants };
-  const attributes = { transposeA: 0, transposeB: 1, alpha: 1, accumulate: 0 } as const;
+  const attributes = { transposeA: false, transposeB: true, alpha: 1, accumulate: false };
   yield call('matmul', operands, { out: result('f32', [1, 5]) }, attributes, { out: { relative: ulp, absolute: 1024 * ulp } });
 }
 
@@ -114,7 +117,9 @@ function normal(n: number, size = 1): Float32Array {
   return Float32Array.from({ length: n }, () => size * Math.sqrt(-2 * Math.log(1 - random.next())) * Math.cos(2 * Math.PI * random.next()));
 }
 
-/** What a quantiser may meet: blocks of zeros, of one number, of the least and the largest numbers, of numbers in the middle of two codes. */
+/**
+ * What a quantiser may meet: blocks of zeros, of one number, of the least and the largest numbers, of numbers in the middle of two codes.
+ */
 function* numbers(n: number): Generator<Float32Array> {
   yield normal(n);
   yield normal(n).fill(0, 0, Math.min(n, 70));
