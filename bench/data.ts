@@ -1,7 +1,7 @@
 /**
- * The suite `data`: chats turned into token ids and labels, ours and by Python's `tokenizers` and `transformers` (`apply_chat_template` with the mask
- * of the assistant's tokens), the same rows by the same tokenizer, taking turns. Figures are tokens per second of a processor's core, so that
- * neither gains by threads; ours begins with a file and includes the threads' start.
+ * The suite `data`: chats turned into token ids and labels, ours and by Python's `tokenizers` and `transformers` (`apply_chat_template`
+ * with the mask of the assistant's tokens), the same rows by the same tokenizer, taking turns. Figures are tokens per second of a
+ * processor's core, so that neither gains by threads; ours begins with a file and includes the threads' start.
  */
 import { createWriteStream, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -19,7 +19,10 @@ const cases = [
 ];
 
 /** Both sides render this: ChatML, its generation blocks for the peer, which masks by nothing else. */
-const template = `{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}`;
+const template =
+  `{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}` +
+  `{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}` +
+  `{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}`;
 
 /** What either side is asked to prepare. */
 export interface DataRun {

@@ -19,8 +19,8 @@ function warnOnce(message: string): void {
 }
 
 /**
- * Opens a backend: the named one, or else `cpu`, or where that is not installed `reference`, which is many times slower: `onFallback` then hears
- * in one line what is missing and what mends it.
+ * Opens a backend: the named one, or else `cpu`, or where that is not installed `reference`, which is many times slower: `onFallback` then
+ * hears in one line what is missing and what mends it.
  */
 export function openBackend(name?: string, onFallback: (message: string) => void = warnOnce): Promise<Backend> {
   return openAny(name, onFallback);

@@ -1,7 +1,9 @@
 """Preparing by transformers and tokenizers, a file of rows for each request on standard input. The only argument is a DataRun as JSON.
 
-Each row is rendered, encoded and masked by apply_chat_template, as trainers call it row by row; the result is what a trainer keeps: ids and labels.
+Each row is rendered, encoded and masked by apply_chat_template, as trainers call it row by row; the result is what a trainer keeps: ids
+and labels.
 """
+
 import json
 import resource
 import sys

@@ -96,8 +96,8 @@ export const lora: AdapterMethod<LoraConfig, LoraLinear> = {
   layer: ({ path, module }, config, index) => new LoraLinear(path, module, config, index),
 
   /**
-   * A is uniform in ±1/√in and B zero (init_lora_weights true), A normal with deviation 1/r ("gaussian"), or both uniform (false), as PEFT's
-   * LoraLayer.reset_lora_parameters; each matrix draws from a stream of its own.
+   * A is uniform in ±1/√in and B zero (init_lora_weights true), A normal with deviation 1/r ("gaussian"), or both uniform (false), as
+   * PEFT's LoraLayer.reset_lora_parameters; each matrix draws from a stream of its own.
    */
   initialize({ A, B, r }, { init_lora_weights }, seed, index) {
     const draw = (tensor: Tensor, lane: number, value: (random: Random) => number) => {

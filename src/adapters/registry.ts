@@ -23,9 +23,9 @@ const descriptive = new Set([
 ]);
 
 /**
- * Reads adapter_config.json; `peft_type` is LORA where it is absent. Keys of other versions of PEFT are accepted as long as they say nothing
- * (null, false, empty), so that an adapter with a feature that is not supported is refused by the feature's name and never loaded as
- * something else.
+ * Reads adapter_config.json; `peft_type` is LORA where it is absent. Keys of other versions of PEFT are accepted as long as they say
+ * nothing (null, false, empty), so that an adapter with a feature that is not supported is refused by the feature's name and never loaded
+ * as something else.
  */
 export function parseAdapterConfig(json: unknown, place: string): AdapterConfig {
   if (!isObject(json as JsonValue)) {

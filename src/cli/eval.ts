@@ -62,7 +62,8 @@ export async function evalCommand(terminal: Terminal, path: string, overrides: s
           exact_match: match?.exact_match ?? null,
           questions: questions.length,
         },
-        `model        ${source.name}${options.adapter ? ` with ${options.adapter}` : ''}\nloss         ${loss.toFixed(4)} over ${counted(tokens, 'token')}\nperplexity   ${perplexity.toFixed(3)}${exact ?? ''}`,
+        `model        ${source.name}${options.adapter ? ` with ${options.adapter}` : ''}\nloss         ${loss.toFixed(4)} over ` +
+          `${counted(tokens, 'token')}\nperplexity   ${perplexity.toFixed(3)}${exact ?? ''}`,
       );
     });
     adapter?.dispose();

@@ -59,7 +59,8 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
         verdict: verdict.words,
       },
       `merged       ${out} (${counted(merged.tensors.length, 'tensor')}, ${bytes(size)})\n` +
-        `check        largest logit difference ${difference.largest.toExponential(1)}, KL divergence ${difference.divergence.toExponential(1)}\n` +
+        `check        largest logit difference ${difference.largest.toExponential(1)}, KL divergence ` +
+        `${difference.divergence.toExponential(1)}\n` +
         `verdict      ${verdict.words}`,
     );
     adapter.dispose();

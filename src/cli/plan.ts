@@ -89,7 +89,9 @@ async function workOfRecipe(recipe: Recipe, path: string, texts: ModelTexts) {
   return workOfRun(recipe, await prepareData(recipe, codec, datasets, [], { host: nodeHost }));
 }
 
-/** The model's small files; of a known shape its config alone. A model that cannot be trained is refused, for nothing could be recommended. */
+/**
+ * The model's small files; of a known shape its config alone. A model that cannot be trained is refused, for nothing could be recommended.
+ */
 async function findTexts(terminal: Terminal, name: string, recipePath?: string): Promise<KnownTexts> {
   const known = knownShape(name);
   if (known) return { name, config: known };
@@ -129,7 +131,8 @@ function describe(plan: Plan): string {
     [gradient_checkpointing && 'ckpt', optimizer.startsWith('paged') && 'paged', stream_base && 'streamed'].filter(Boolean).join(' ') ||
     'plain';
   return [
-    `${plan.model}: ${thousands(parameters)} parameters, ${counted(micro_batch_tokens, 'token')} in ${run ? 'the largest' : 'a'} micro-batch, ${bytes(memory_bytes)} of memory`,
+    `${plan.model}: ${thousands(parameters)} parameters, ${counted(micro_batch_tokens, 'token')} in ` +
+      `${run ? 'the largest' : 'a'} micro-batch, ${bytes(memory_bytes)} of memory`,
     '',
     line(
       '',
@@ -146,7 +149,8 @@ function describe(plan: Plan): string {
       ? [`${counted(run.steps, 'step')} over ${counted(run.tokens, 'token')} of the recipe’s data; evaluations and checkpoints come on top`]
       : []),
     '',
-    `in 16 bits throughout, full fine-tuning holds weights ${bytes(full.weights)}, gradients ${bytes(full.gradients)}, Adam ${bytes(full.adam)}`,
+    `in 16 bits throughout, full fine-tuning holds weights ${bytes(full.weights)}, gradients ${bytes(full.gradients)}, Adam ` +
+      `${bytes(full.adam)}`,
     recommendation.method
       ? `recommended: ${recommendation.method}`
       : methods.some(({ fits }) => fits)

@@ -92,7 +92,9 @@ function tinyTokenizer(): { tokenizerJson: JsonObject; tokenizerConfig: JsonObje
   }));
   const byteLevel = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: false, use_regex: true };
   const vocab = Object.fromEntries(characters.map((character, i) => [character, i]));
-  const template = `{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}`;
+  const template =
+    `{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}{% if ` +
+    `add_generation_prompt %}<|assistant|>{% endif %}`;
   return {
     tokenizerJson: {
       version: '1.0',

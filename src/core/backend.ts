@@ -88,8 +88,8 @@ export interface Backend {
    */
   release?(range: MappedRange, limit: number): void;
   /**
-   * Whether `run` takes this op. Every backend has the ops of the table that are neither `fused` nor in a group. In place of a fused one that
-   * is missing `src/ops` runs others that together do the same.
+   * Whether `run` takes this op. Every backend has the ops of the table that are neither `fused` nor in a group. In place of a fused one
+   * that is missing `src/ops` runs others that together do the same.
    */
   supports(op: OpName): boolean;
   /** Enqueues an op of the table. Operands have the dtypes and shapes that the table declares; outputs are written. */

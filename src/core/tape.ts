@@ -13,9 +13,9 @@ interface Entry {
 }
 
 /**
- * Gradients of the inputs from that of the output; `gradients` takes those of parameters that are not among the inputs. `gradientSoFar`, for a
- * vjp that asks for it and where there is one, is what the first input's gradient has been summed to so far: the vjp's first result is to be the
- * new sum, and may stand in its place where that is `overwritable`.
+ * Gradients of the inputs from that of the output; `gradients` takes those of parameters that are not among the inputs. `gradientSoFar`,
+ * for a vjp that asks for it and where there is one, is what the first input's gradient has been summed to so far: the vjp's first result
+ * is to be the new sum, and may stand in its place where that is `overwritable`.
  */
 type Vjp = (dout: Tensor, gradients: Gradients, gradientSoFar: Tensor | undefined) => readonly (Tensor | undefined)[];
 
@@ -140,8 +140,9 @@ export function withoutTape<R>(body: () => R): R {
 }
 
 /**
- * Ends every differentiable op: notes on the active tape how `output` came from `inputs`. `saved` are the tensors that the vjp reads.
- * The vjp returns one gradient per input; it should leave out those whose input has no `requiresGrad`. `addsToInputGradient`: it takes `gradientSoFar`.
+ * Ends every differentiable op: notes on the active tape how `output` came from `inputs`. `saved` are the tensors that the vjp reads. The
+ * vjp returns one gradient per input; it should leave out those whose input has no `requiresGrad`. `addsToInputGradient`: it takes
+ * `gradientSoFar`.
  */
 export function record(
   name: string,
@@ -169,9 +170,9 @@ export interface RecomputeOptions {
 
 /**
  * Recomputation, which recipes call gradient checkpointing (Chen et al. 2016): computes `body(x)` keeping its input and its results, and
- * computes it again when its gradient is asked for. The second time `body` is given the results of the first as `kept`, so that it can leave
- * out what led to nothing but those. It must be a function of `x`, of parameters and of `shared` alone, the tensors that its caller's scope
- * would free before; dropout repeats its mask because it is keyed, not drawn.
+ * computes it again when its gradient is asked for. The second time `body` is given the results of the first as `kept`, so that it can
+ * leave out what led to nothing but those. It must be a function of `x`, of parameters and of `shared` alone, the tensors that its caller's
+ * scope would free before; dropout repeats its mask because it is keyed, not drawn.
  */
 export function recompute<R extends Results>(
   x: Tensor,
@@ -223,8 +224,8 @@ export function gradientLike(parameter: Tensor): Tensor {
 }
 
 /**
- * A parameter's gradient by an op that adds to its output, without a copy of what there is: `add` is given the sum so far, and then nothing is
- * returned, or zeros, which are returned.
+ * A parameter's gradient by an op that adds to its output, without a copy of what there is: `add` is given the sum so far, and then nothing
+ * is returned, or zeros, which are returned.
  */
 export function addGradient(parameter: Tensor, gradients: Gradients, add: (sum: Tensor) => void): Tensor | undefined {
   const sum = gradients.own(parameter);

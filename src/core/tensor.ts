@@ -71,7 +71,10 @@ export class Tensor implements TensorView {
     return bytesOf(this.dtype, this.size);
   }
 
-  /** Rows [start, start + count) of the first dimension, sharing memory. Holds nothing: the whole tensor must outlive it. Not differentiable. */
+  /**
+   * Rows [start, start + count) of the first dimension, sharing memory. Holds nothing: the whole tensor must outlive it. Not
+   * differentiable.
+   */
   rows(start: number, count: number): Tensor {
     const rowBytes = this.bytes / this.shape[0];
     return new Tensor(this.storage, this.offset + start * rowBytes, this.dtype, [count, ...this.shape.slice(1)]);
@@ -83,7 +86,9 @@ export class Tensor implements TensorView {
     return new Tensor(this.storage, this.offset, this.dtype, shape);
   }
 
-  /** The same memory as another tensor of its own, held like any new tensor; `shape` of equal size. For results that overwrite their input. */
+  /**
+   * The same memory as another tensor of its own, held like any new tensor; `shape` of equal size. For results that overwrite their input.
+   */
   alias(shape = this.shape): Tensor {
     const alias = this.view(shape);
     this.storage.hold();

@@ -8,8 +8,8 @@ export interface Encoding {
   /** [T] */
   ids: readonly number[];
   /**
-   * The tokens that hold the characters of each span: [first, last) into `ids`. A token that reaches across the edge of a span belongs to it.
-   * `spans` are in order and do not overlap.
+   * The tokens that hold the characters of each span: [first, last) into `ids`. A token that reaches across the edge of a span belongs to
+   * it. `spans` are in order and do not overlap.
    */
   ranges(spans: readonly Span[]): Span[];
 }

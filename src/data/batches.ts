@@ -51,8 +51,8 @@ export function stepsPerEpoch(examples: readonly Example[], options: BatchOption
 }
 
 /**
- * Splits off evaluation examples: a share below 1, of which at least one comes, or a number. The choice depends on the seed only; both parts keep the data's order.
- * Throws where nothing would be left to train.
+ * Splits off evaluation examples: a share below 1, of which at least one comes, or a number. The choice depends on the seed only; both
+ * parts keep the data's order. Throws where nothing would be left to train.
  */
 export function splitExamples(examples: readonly Example[], valSetSize: number, seed: number): { train: Example[]; validation: Example[] } {
   // A share is asked for: some example is held out, however few there are.

@@ -47,8 +47,9 @@ export interface Draft {
 }
 
 /**
- * Renders a conversation and finds the turns to be trained, which `label` supervises with their terminators. Throws where the template fails and
- * where a turn cannot be located; `label` where a trained turn has no terminator that could be learnt, and where the text begins with two bos tokens.
+ * Renders a conversation and finds the turns to be trained, which `label` supervises with their terminators. Throws where the template
+ * fails and where a turn cannot be located; `label` where a trained turn has no terminator that could be learnt, and where the text begins
+ * with two bos tokens.
  */
 export function draftConversation(
   tokenizer: Tokenizer,

@@ -89,9 +89,9 @@ export interface PromptCodec {
 }
 
 /**
- * Token ids of a conversation with the beginning of the next assistant turn, framed as the training rows were. An instruction and a text to be
- * continued are the last message alone, as every row of such data was. Throws where the framing has no place for a system message, and where a
- * chat template is needed and there is none.
+ * Token ids of a conversation with the beginning of the next assistant turn, framed as the training rows were. An instruction and a text to
+ * be continued are the last message alone, as every row of such data was. Throws where the framing has no place for a system message, and
+ * where a chat template is needed and there is none.
  */
 export function chatPrompt(codec: PromptCodec, messages: readonly Message[], place?: string): number[] {
   const { framing = 'chat', prompt = slot } = codec.contract ?? {};
@@ -126,8 +126,8 @@ export function textPrompt({ tokenizer }: PromptCodec, text: string, place?: str
 }
 
 /**
- * The tokens that supervised runs of labels end with, where they are special or named as `eot_tokens`; white space that closes a turn does not
- * count. A token whose policy is `none` in all data sets was not taught, however a run ends.
+ * The tokens that supervised runs of labels end with, where they are special or named as `eot_tokens`; white space that closes a turn does
+ * not count. A token whose policy is `none` in all data sets was not taught, however a run ends.
  */
 export function supervisedTerminators(
   tokenizer: Tokenizer,

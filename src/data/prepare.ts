@@ -90,9 +90,9 @@ const rowsTogether = 256;
 const charactersTogether = 1 << 18;
 
 /**
- * Turns rows into examples, in `workers` where there are any: the result is the same. Throws a LowrankError that names the row for malformed
- * rows, for rows without any supervised token, for turns whose terminator would not be learnt, for tokens that the model has no embedding for, and
- * where no example is left.
+ * Turns rows into examples, in `workers` where there are any: the result is the same. Throws a LowrankError that names the row for
+ * malformed rows, for rows without any supervised token, for turns whose terminator would not be learnt, for tokens that the model has no
+ * embedding for, and where no example is left.
  */
 export async function prepareExamples(
   rows: RowFile | AsyncIterable<Row> | Iterable<Row>,
@@ -354,7 +354,8 @@ function refuseNothingToLearn({ rows, examples }: DataStatistics, masked: readon
   if (masked.length > 0) {
     const named = masked.slice(0, 5).join(', ');
     throw new LowrankError(
-      `${masked.length} of ${counted(rows, 'row')} ${masked.length === 1 ? 'has' : 'have'} no supervised token: ${named}${masked.length > 5 ? ', …' : ''}`,
+      `${masked.length} of ${counted(rows, 'row')} ${masked.length === 1 ? 'has' : 'have'} no supervised token: ` +
+        `${named}${masked.length > 5 ? ', …' : ''}`,
       {
         place,
         expected: 'at least one turn of a trained role in each row',

@@ -74,8 +74,8 @@ function upToLastAnswer(sample: Sample, { message_field_training: field }: Datas
 }
 
 /**
- * The text of the last supervised run that says anything, which is what a perfect model writes: with what the template puts around a message, and
- * without special tokens and `eot_tokens`, which answers do not show either.
+ * The text of the last supervised run that says anything, which is what a perfect model writes: with what the template puts around a
+ * message, and without special tokens and `eot_tokens`, which answers do not show either.
  */
 function lastAnswer(
   tokenizer: Tokenizer,

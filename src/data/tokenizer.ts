@@ -125,8 +125,8 @@ export class Tokenizer {
   }
 
   /**
-   * The text of token ids; `skipSpecialTokens` (default false) leaves out special tokens. Ids that only the model's embedding has, which is often
-   * padded, are no text; others that are no token's throw.
+   * The text of token ids; `skipSpecialTokens` (default false) leaves out special tokens. Ids that only the model's embedding has, which is
+   * often padded, are no text; others that are no token's throw.
    */
   decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: { skipSpecialTokens?: boolean } = {}): string {
     const kept = Array.from(ids).filter((id) => {

@@ -1,8 +1,8 @@
 import { LowrankError } from '../util/errors.js';
 
 /**
- * The text of a file that comes in pieces of bytes, block by block; a block may end anywhere but within a character. A byte order mark stays.
- * Throws a LowrankError that names the line where the bytes are not UTF-8.
+ * The text of a file that comes in pieces of bytes, block by block; a block may end anywhere but within a character. A byte order mark
+ * stays. Throws a LowrankError that names the line where the bytes are not UTF-8.
  */
 export async function* utf8Blocks(pieces: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, name: string): AsyncGenerator<string> {
   const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });

@@ -11,7 +11,9 @@ export interface ExactMatchOptions {
   max_new_tokens: number;
   /** Answers generated together. */
   batch: number;
-  /** An answer is given up where it can no longer be equal, except for the first so many: those are generated to their ends. Default: all. */
+  /**
+   * An answer is given up where it can no longer be equal, except for the first so many: those are generated to their ends. Default: all.
+   */
   whole?: number;
   signal?: AbortSignal;
   onProgress?: (done: number, total: number) => void;

@@ -15,8 +15,8 @@ export interface TextOptions extends SamplingOptions {
 }
 
 /**
- * The ids that end an answer: all that the tokenizer, config.json and generation_config.json name, since models are published with any of them
- * incomplete, and those that training supervised.
+ * The ids that end an answer: all that the tokenizer, config.json and generation_config.json name, since models are published with any of
+ * them incomplete, and those that training supervised.
  */
 export function stopIdsOf({ tokenizer, contract, generationConfig }: PromptCodec, config: Readonly<Record<string, unknown>>): Set<number> {
   const taught = contract?.terminators.map(({ id }) => id) ?? [];
@@ -24,7 +24,9 @@ export function stopIdsOf({ tokenizer, contract, generationConfig }: PromptCodec
   return new Set(named.filter((id): id is number => typeof id === 'number'));
 }
 
-/** Where an answer ends: at ids, and before texts. A stop text that is one special token is an id, since answers do not show such tokens. */
+/**
+ * Where an answer ends: at ids, and before texts. A stop text that is one special token is an id, since answers do not show such tokens.
+ */
 function endsOf(text: AnsweringModel, stop: readonly string[] = []): { stopIds: Set<number>; stop: string[] } {
   const stopIds = stopIdsOf(text, text.model.config);
   const texts = stop.filter((word) => {

@@ -8,8 +8,8 @@ import { decodeUtf8 } from './source.js';
 /**
  * Quantised weights as bitsandbytes stores them (QuantState.as_dict, https://huggingface.co/docs/bitsandbytes). Of a matrix W in 4 bits:
  * `W` U8 [⌈n/2⌉, 1], two codes in a byte, the first in the upper half; `W.absmax` F32, or U8 where the scales are quantised, too;
- * `W.quant_map` F32 [16]; `W.nested_absmax` F32 and `W.nested_quant_map` F32 [256]; `W.quant_state.bitsandbytes__nf4` or `__fp4`, the bytes of a
- * JSON object. In 8 bits: `P.weight` I8 [out,in], `P.SCB` F32 [out], `P.weight_format` U8.
+ * `W.quant_map` F32 [16]; `W.nested_absmax` F32 and `W.nested_quant_map` F32 [256]; `W.quant_state.bitsandbytes__nf4` or `__fp4`, the bytes
+ * of a JSON object. In 8 bits: `P.weight` I8 [out,in], `P.SCB` F32 [out], `P.weight_format` U8.
  */
 const stateSuffixes: Readonly<Record<string, FourBitType>> = {
   '.quant_state.bitsandbytes__nf4': 'nf4',

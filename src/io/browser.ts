@@ -77,8 +77,8 @@ function checkRange(place: string, offset: number, length: number, size: number)
 }
 
 /**
- * A model from files that a user has chosen: one .gguf file of one of the `layouts`, or those of a folder in Hugging Face's layout; `name` stands
- * for them in messages.
+ * A model from files that a user has chosen: one .gguf file of one of the `layouts`, or those of a folder in Hugging Face's layout; `name`
+ * stands for them in messages.
  */
 export async function openModelFromFiles(
   files: Iterable<File>,

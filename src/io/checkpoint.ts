@@ -30,7 +30,9 @@ export interface StoredTensor {
   readonly quantized?: QuantizedParts;
 }
 
-/** The parts of a quantised matrix, whose codes and scales may be used where they lie (src/core/ops.table.ts says how they become numbers). */
+/**
+ * The parts of a quantised matrix, whose codes and scales may be used where they lie (src/core/ops.table.ts says how they become numbers).
+ */
 export type QuantizedParts =
   | { readonly kind: 'u4'; readonly codes: StoredTensor; readonly absmax: StoredTensor; constants(): Promise<Float32Array> }
   | { readonly kind: 'i8'; readonly codes: StoredTensor; readonly absmax: StoredTensor };
@@ -98,7 +100,10 @@ export function decodeBytes(
   return decodeNumbers((bytes.length / size) * elements, some, to, write, piece);
 }
 
-/** `count` numbers that `decode` puts into its target, from the one it is told on, as f32, bf16 or f16. Other work gets its turns between the pieces. */
+/**
+ * `count` numbers that `decode` puts into its target, from the one it is told on, as f32, bf16 or f16. Other work gets its turns between
+ * the pieces.
+ */
 export async function decodeNumbers(
   count: number,
   decode: (first: number, target: Float32Array) => void,

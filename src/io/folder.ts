@@ -17,8 +17,8 @@ export interface Folder {
   /** Names of files and folders; none where the folder does not exist. */
   list(): Promise<string[]>;
   /**
-   * Makes this run the only one that writes the folder, until what it resolves to is called. Throws at once, with a LowrankError that says who
-   * holds it, where another run does. Leaves nothing behind.
+   * Makes this run the only one that writes the folder, until what it resolves to is called. Throws at once, with a LowrankError that says
+   * who holds it, where another run does. Leaves nothing behind.
    */
   lock(): Promise<() => Promise<void>>;
   /** Removes a file or a folder with all in it, if it is there. */

@@ -58,7 +58,10 @@ function readVocabulary(metadata: GgufMetadata): Vocabulary {
   return { tokens, types, ids, vocab: new Map(tokens.map((token, id) => [token, id])) };
 }
 
-/** Tokens that are found in a text before anything else: control tokens, and those that users defined, which are not special. Tokens with a role always are. */
+/**
+ * Tokens that are found in a text before anything else: control tokens, and those that users defined, which are not special. Tokens with a
+ * role always are.
+ */
 function addedTokens({ tokens, types, ids }: Vocabulary): JsonObject[] {
   const added: JsonObject[] = [];
   const roles = new Set(Object.values(ids));

@@ -30,7 +30,10 @@ export interface GgufTensor {
   readonly byteLength: number;
 }
 
-/** A GGUF file whose header was read and checked: metadata by key, and where each tensor lies. Tensors are read from `file` when they are wanted. */
+/**
+ * A GGUF file whose header was read and checked: metadata by key, and where each tensor lies. Tensors are read from `file` when they are
+ * wanted.
+ */
 export interface GgufFile {
   readonly file: FileSource;
   readonly metadata: ReadonlyMap<string, GgufValue>;

@@ -44,8 +44,8 @@ const torchNames: Readonly<Record<PlainType, string>> = { f32: 'float32', bf16: 
 export type TextsToWrite = Pick<ModelTexts, 'tokenizer' | 'generationConfig' | 'contract'>;
 
 /**
- * Writes a model in Hugging Face's layout: weights in one file or in shards, generation_config.json, the tokenizer's files, lowrank.json where
- * it is a run's result and, last, config.json, whose `dtype` is that of most elements.
+ * Writes a model in Hugging Face's layout: weights in one file or in shards, generation_config.json, the tokenizer's files, lowrank.json
+ * where it is a run's result and, last, config.json, whose `dtype` is that of most elements.
  */
 export async function writeModel(
   folder: Folder,

@@ -53,8 +53,8 @@ export async function openModel(spec: string, { layouts, revision, check, ...opt
 export type KnownTexts = Pick<ModelTexts, 'name' | 'config'> & Partial<ModelTexts>;
 
 /**
- * What a model that `openModel` would open says besides its weights, which of a model on the hub are not downloaded, unless it is a .gguf file.
- * A folder may hold config.json alone.
+ * What a model that `openModel` would open says besides its weights, which of a model on the hub are not downloaded, unless it is a .gguf
+ * file. A folder may hold config.json alone.
  */
 export async function openModelTexts(spec: string, options: OpenModelOptions): Promise<KnownTexts> {
   const local = homePath(spec);

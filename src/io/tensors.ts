@@ -38,7 +38,10 @@ export async function restoreTensors(folder: Folder, name: string, tensors: Read
   }
 }
 
-/** Writes a file's tensors into device tensors of the same names and shapes, f32 or u8 (codes, which a file holds as U8); both sides must match exactly. */
+/**
+ * Writes a file's tensors into device tensors of the same names and shapes, f32 or u8 (codes, which a file holds as U8); both sides must
+ * match exactly.
+ */
 export async function fillTensors(tensors: ReadonlyMap<string, Tensor>, checkpoint: Checkpoint, place: string): Promise<void> {
   const missing = [...tensors.keys()].filter((name) => !checkpoint.tensors.has(name));
   const unexpected = [...checkpoint.tensors.keys()].filter((name) => !tensors.has(name));

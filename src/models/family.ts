@@ -36,7 +36,10 @@ export interface FamilyDefinition<C> extends Omit<Family, 'build'> {
 /** Names without meaning for a model: rotary frequencies, which old checkpoints store. */
 const rotaryFrequencies = /rotary_emb\.inv_freq$/;
 
-/** A family of models from what is particular to it: names and facts, the schema of its config.json, and the parts that its decoder is built of. */
+/**
+ * A family of models from what is particular to it: names and facts, the schema of its config.json, and the parts that its decoder is built
+ * of.
+ */
 export function defineFamily<C>({ schema, parts: makeParts, ...facts }: FamilyDefinition<C>): Family {
   return {
     ...facts,

@@ -32,8 +32,8 @@ export interface LoadedModel {
 }
 
 /**
- * Puts a checkpoint's weights on a device and builds its model. Matrices get the precision's dtype and vectors f32, or matrices are quantised,
- * one at a time; what is stored in just that form is mapped from its file and used in place where the device can.
+ * Puts a checkpoint's weights on a device and builds its model. Matrices get the precision's dtype and vectors f32, or matrices are
+ * quantised, one at a time; what is stored in just that form is mapped from its file and used in place where the device can.
  */
 export async function loadModel(source: ModelSource, backend: Backend, options: LoadOptions): Promise<LoadedModel> {
   const { precision, onProgress } = options;
@@ -96,7 +96,9 @@ export function layersOf(tensors: ReadonlyMap<string, Tensor>): MappedRange[][] 
 const storedNames: Readonly<Record<DType, string>> = { f32: 'F32', bf16: 'BF16', f16: 'F16', i32: 'I32', u8: 'U8', i8: 'I8', u4: 'U8' };
 const alignments: Readonly<Record<DType, number>> = { f32: 4, bf16: 2, f16: 2, i32: 4, u8: 1, i8: 1, u4: 1 };
 
-/** Whether a tensor's stored bytes serve as this dtype where they lie: no conversion, aligned to their size, in a file that can be mapped. */
+/**
+ * Whether a tensor's stored bytes serve as this dtype where they lie: no conversion, aligned to their size, in a file that can be mapped.
+ */
 export function isUsableInPlace({ inPlace, dtype, offset, byteLength, file }: StoredTensor, wanted: DType): boolean {
   return inPlace && dtype === storedNames[wanted] && offset % alignments[wanted] === 0 && byteLength > 0 && file.path !== undefined;
 }

@@ -6,8 +6,8 @@ import { usualDecoder } from './usual.js';
 const act = z.literal('silu').default('silu');
 
 /**
- * MistralForCausalLM: Mistral 7B, Nemo, Small, whose queries may see a window of keys (https://huggingface.co/docs/transformers/model_doc/mistral).
- * llama.cpp writes them as `llama`.
+ * MistralForCausalLM: Mistral 7B, Nemo, Small, whose queries may see a window of keys
+ * (https://huggingface.co/docs/transformers/model_doc/mistral). llama.cpp writes them as `llama`.
  */
 export const mistral = defineFamily({
   modelType: 'mistral',

@@ -5,7 +5,9 @@ import { usualDecoder } from './usual.js';
 
 const gguf = usualGguf('olmo2');
 
-/** Olmo2ForCausalLM, with norms behind attention and MLP instead of before them (https://huggingface.co/docs/transformers/model_doc/olmo2). */
+/**
+ * Olmo2ForCausalLM, with norms behind attention and MLP instead of before them (https://huggingface.co/docs/transformers/model_doc/olmo2).
+ */
 export const olmo2 = defineFamily({
   modelType: 'olmo2',
   models: 'OLMo 2',

@@ -3,8 +3,8 @@ import type { ModelSource } from '../io/model-source.js';
 import { findFamily } from './families.js';
 
 /**
- * The source with its tensors under the names that its family reads. transformers' AutoModel saves a decoder without the `model.` that a whole
- * language model has before the names of all but its head, and loads either; so does this.
+ * The source with its tensors under the names that its family reads. transformers' AutoModel saves a decoder without the `model.` that a
+ * whole language model has before the names of all but its head, and loads either; so does this.
  */
 export function withPrefix(source: ModelSource): ModelSource {
   const paths = findFamily(source.config)?.paths;

@@ -20,8 +20,8 @@ export interface QuantizedModel {
 }
 
 /**
- * A model to be written with its layers' matrices quantised, one tensor at a time. `backend` makes the codes. Throws a LowrankError where the
- * source is quantised already.
+ * A model to be written with its layers' matrices quantised, one tensor at a time. `backend` makes the codes. Throws a LowrankError where
+ * the source is quantised already.
  */
 export function quantizeModel(source: ModelSource, backend: Backend, quantization: QuantizationConfig): QuantizedModel {
   const stored = [...source.checkpoint.tensors.values()];

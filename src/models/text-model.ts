@@ -23,7 +23,9 @@ export interface TextModel extends TextCodec {
 export interface CodecOptions {
   /** Replaces the model's template. */
   jinja?: string;
-  /** Replaces the contract that the model itself brings, if it is a run's result: that of an adapter, or null for a training that begins. */
+  /**
+   * Replaces the contract that the model itself brings, if it is a run's result: that of an adapter, or null for a training that begins.
+   */
   contract?: RunContract | null;
   /** What `strftime_now` shows; default: the contract's clock, or now. */
   clock?: string;

@@ -50,8 +50,8 @@ export class Attention {
   }
 
   /**
-   * x [T,C], residual [T,C] → what is worth keeping, with y = residual + attention(x); without a residual y = attention(x). With `kept`, the same of
-   * an earlier pass, only what a backward pass needs is done.
+   * x [T,C], residual [T,C] → what is worth keeping, with y = residual + attention(x); without a residual y = attention(x). With `kept`,
+   * the same of an earlier pass, only what a backward pass needs is done.
    */
   forward(x: Tensor, residual: Tensor | undefined, context: LayerContext, kept?: Partial<Attended>): Attended {
     const { headDim, parts, layer } = this;

@@ -9,7 +9,9 @@ export interface Weights {
   readonly tensors: ReadonlyMap<string, Tensor>;
 }
 
-/** Builds a model's modules from a checkpoint and keeps them by path. Every tensor must be used, each with the shape that config.json says. */
+/**
+ * Builds a model's modules from a checkpoint and keeps them by path. Every tensor must be used, each with the shape that config.json says.
+ */
 export class Builder {
   readonly modules = new Map<string, Module>();
   private readonly weights: Weights;

@@ -15,8 +15,8 @@ import type { RotaryEmbedding } from './rotary.js';
 /** One layer of a decoder. */
 export interface DecoderLayer {
   /**
-   * x [T,C] → its output [T,C] and, by name, what is dear to compute and small to keep. With `kept`, the same of an earlier pass, only what a
-   * backward pass needs besides is computed.
+   * x [T,C] → its output [T,C] and, by name, what is dear to compute and small to keep. With `kept`, the same of an earlier pass, only what
+   * a backward pass needs besides is computed.
    */
   forward(x: Tensor, context: LayerContext, kept?: Results): Results;
 }

@@ -3,7 +3,10 @@ import type { DType } from '../core/dtype.js';
 import { unscoped } from '../core/scope.js';
 import { type Tensor, zeros } from '../core/tensor.js';
 
-/** Keys and values of `slots` sequences of at most `capacity` tokens each, per layer [slots·capacity, G·D]; sequence s owns rows from s·capacity. */
+/**
+ * Keys and values of `slots` sequences of at most `capacity` tokens each, per layer [slots·capacity, G·D]; sequence s owns rows from
+ * s·capacity.
+ */
 export class KvCache {
   readonly capacity: number;
   private readonly layers: { k: Tensor; v: Tensor }[];

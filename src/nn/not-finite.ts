@@ -5,8 +5,8 @@ import { Linear } from './layers.js';
 import type { CausalLM } from './model.js';
 
 /**
- * The error that names the first weight with a NaN or an infinity, of the base or of what stands in its slots; undefined where all are finite.
- * Reads every weight: only what has failed already pays for that.
+ * The error that names the first weight with a NaN or an infinity, of the base or of what stands in its slots; undefined where all are
+ * finite. Reads every weight: only what has failed already pays for that.
  */
 export async function notFiniteWeight(model: CausalLM): Promise<LowrankError | undefined> {
   for (const [path, module] of model.modules) {

@@ -91,7 +91,9 @@ export class RotaryEmbedding {
     return this.tables;
   }
 
-  /** What of the longest sequence of a pass its tables depend on: with dynamic scaling its length, with longrope whether it is a long one. */
+  /**
+   * What of the longest sequence of a pass its tables depend on: with dynamic scaling its length, with longrope whether it is a long one.
+   */
   private scaledLength(length: number): number {
     const { parameters, maxPositions } = this;
     if (parameters.rope_type === 'dynamic') return Math.max(length, maxPositions);

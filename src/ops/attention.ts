@@ -29,7 +29,8 @@ export interface AttentionHeads {
 }
 
 /**
- * Causal grouped-query attention over packed examples: q [Tq,H·D], k, v [Tk,G·D] → o [Tq,H·D]. What an earlier pass has `kept` is not computed again.
+ * Causal grouped-query attention over packed examples: q [Tq,H·D], k, v [Tk,G·D] → o [Tq,H·D]. What an earlier pass has `kept` is not
+ * computed again.
  *
  * o = p·v, p = softmax(scale·q·kᵀ + mask);  dv = pᵀ·do, ds = p∘(do·vᵀ − rowsum(do∘o)), dq = scale·ds·k, dk = scale·dsᵀ·q
  */

@@ -66,7 +66,10 @@ export function likeliestTokens(x: Tensor, project: (x: Tensor) => Tensor, rows:
   return tokens;
 }
 
-/** Calls `use` with some of the rows of x after others, each time in a scope of its own: chunk [n,C], chunkRows [n], where they start in `rows`. */
+/**
+ * Calls `use` with some of the rows of x after others, each time in a scope of its own: chunk [n,C], chunkRows [n], where they start in
+ * `rows`.
+ */
 function eachChunk(
   x: Tensor,
   rows: Tensor,

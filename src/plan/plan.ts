@@ -79,7 +79,10 @@ export interface MethodPlan {
   run?: { steps: number; tokens: number; seconds?: TimeRange };
 }
 
-/** What the process grows by besides tensors while it trains: compiled code, JavaScript's heap, what waits for its collector. Measured: 22 to 30 MB. */
+/**
+ * What the process grows by besides tensors while it trains: compiled code, JavaScript's heap, what waits for its collector. Measured: 22
+ * to 30 MB.
+ */
 const growth = 28e6;
 
 /** The share of a product's rate that whole steps reach, roughly. */
@@ -204,8 +207,8 @@ export async function planModelOn(machine: PlanMachine, request: PlanRequest, me
 }
 
 /**
- * The arithmetic that everyone quotes, in bytes: full fine-tuning with weights, gradients and Adam's two states in 16 bits; and what rank 8 on a
- * 4096 × 4096 matrix trains (Hu et al. 2021, §4.1).
+ * The arithmetic that everyone quotes, in bytes: full fine-tuning with weights, gradients and Adam's two states in 16 bits; and what rank 8
+ * on a 4096 × 4096 matrix trains (Hu et al. 2021, §4.1).
  */
 export function quotedArithmetic(name: string, parameters: number, rank = 8, [outputs, inputs] = [4096, 4096]) {
   const trained = rank * (outputs + inputs);

@@ -34,9 +34,9 @@ export async function readContract(folder: Folder): Promise<RunContract | undefi
 }
 
 /**
- * The codec of a model that answers with the adapter in `folder`: by the adapter's contract. An adapter that was made elsewhere has none; then
- * tokenizer files and a template that lie beside it count, as its makers expect, and else the model's own. `jinja` is a template for where none
- * of them has one.
+ * The codec of a model that answers with the adapter in `folder`: by the adapter's contract. An adapter that was made elsewhere has none;
+ * then tokenizer files and a template that lie beside it count, as its makers expect, and else the model's own. `jinja` is a template for
+ * where none of them has one.
  */
 export async function openAdapterCodec(source: ModelTexts, folder: Folder, jinja?: string): Promise<TextCodec> {
   const names = await folder.list();
@@ -50,7 +50,10 @@ export async function openAdapterCodec(source: ModelTexts, folder: Folder, jinja
   return openTextCodec(source, { files, contract: known, jinja: known?.chat_template ?? (own ? undefined : jinja) });
 }
 
-/** What is written beside the weights of a result: the model's texts with the template that was trained, every end of an answer, and the contract. */
+/**
+ * What is written beside the weights of a result: the model's texts with the template that was trained, every end of an answer, and the
+ * contract.
+ */
 export function resultTexts(source: ModelSource, codec: TextCodec): ModelTexts {
   const { name, config } = source;
   const ends = [...stopIdsOf(codec, config)];

@@ -60,8 +60,8 @@ export function datasetOptions(recipe: Recipe, { path: _, ...options }: RecipeDa
 }
 
 /**
- * Files from this size on are prepared in other threads, where the host has them: below it the threads would take longer to start, since each
- * needs a tokenizer of its own.
+ * Files from this size on are prepared in other threads, where the host has them: below it the threads would take longer to start, since
+ * each needs a tokenizer of its own.
  */
 const bytesForWorkers = 1 << 18;
 

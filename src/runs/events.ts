@@ -71,8 +71,9 @@ export type TrainEvent =
   | { type: 'save'; step: number; path: string };
 
 /**
- * All that happens in a run, in this order: download, data (one each), steps, plan, device, quantizing, streaming, loading, start, then steps
- * with evaluations, checkpoints and the profile between them, save, end; warnings where their cause is. A terminal, a log or a page is a listener.
+ * All that happens in a run, in this order: download, data (one each), steps, plan, device, quantizing, streaming, loading, start, then
+ * steps with evaluations, checkpoints and the profile between them, save, end; warnings where their cause is. A terminal, a log or a page
+ * is a listener.
  */
 export type RunEvent =
   | SessionEvent

@@ -1,8 +1,8 @@
 import type { TensorToWrite } from '../io/safetensors.js';
 
 /**
- * Tensors to be written that say when their turns come: `onTurn` hears how many there were and will be. Once the signal has fired the next turn
- * throws its reason.
+ * Tensors to be written that say when their turns come: `onTurn` hears how many there were and will be. Once the signal has fired the next
+ * turn throws its reason.
  */
 export function inTurns(
   tensors: readonly TensorToWrite[],

@@ -30,7 +30,9 @@ export interface RunContext {
   near?: string;
   /** Hears of all that happens, as it happens. */
   onEvent?: (event: RunEvent) => void;
-  /** Before the first step it ends the run with its reason; later the step under way is finished and saved, and the result is `interrupted`. */
+  /**
+   * Before the first step it ends the run with its reason; later the step under way is finished and saved, and the result is `interrupted`.
+   */
   signal?: AbortSignal;
 }
 
@@ -63,9 +65,10 @@ export interface Preview {
 }
 
 /**
- * Trains what a recipe says, given as an object or as the text of a file: reads the data, finds the model, plans, loads, trains, and leaves the
- * result in output_dir, which is locked meanwhile. Prints nothing; `onEvent` hears of everything. Throws a LowrankError where another run writes
- * into output_dir, where that holds an earlier run and neither `resume` nor `overwrite` is given, and where the memory would not hold the run.
+ * Trains what a recipe says, given as an object or as the text of a file: reads the data, finds the model, plans, loads, trains, and leaves
+ * the result in output_dir, which is locked meanwhile. Prints nothing; `onEvent` hears of everything. Throws a LowrankError where another
+ * run writes into output_dir, where that holds an earlier run and neither `resume` nor `overwrite` is given, and where the memory would not
+ * hold the run.
  */
 export async function startRun(recipe: RecipeInput | string, options: RunOptions): Promise<RunResult> {
   const { host, onEvent } = options;

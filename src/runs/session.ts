@@ -97,8 +97,8 @@ export async function attachAdapter({ source, text }: Session, folder: Folder, {
 }
 
 /**
- * Finds the base that an adapter's folder names: by its path, which may begin at the adapter, or on the hub, at the commit that was trained on
- * where the adapter says which.
+ * Finds the base that an adapter's folder names: by its path, which may begin at the adapter, or on the hub, at the commit that was trained
+ * on where the adapter says which.
  */
 export async function findBase(folder: Folder, context: SessionContext): Promise<ModelSource> {
   const place = `${folder.path}/${adapterConfigFile}`;

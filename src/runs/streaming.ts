@@ -43,8 +43,8 @@ export function wantsStreaming(source: ModelSource, { mode, limit }: Streaming, 
 }
 
 /**
- * The model to stream a base from, or undefined where the base should be in memory. A base that is to be quantised is quantised once, into the
- * cache; one that is not, or already is, is streamed from its own files. Throws where it must be streamed and cannot.
+ * The model to stream a base from, or undefined where the base should be in memory. A base that is to be quantised is quantised once, into
+ * the cache; one that is not, or already is, is streamed from its own files. Throws where it must be streamed and cannot.
  */
 export async function streamedSource(
   source: ModelSource,

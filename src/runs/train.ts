@@ -48,9 +48,10 @@ export interface Trained {
 }
 
 /**
- * Trains what the recipe says, an adapter or the whole model, and leaves it in place. Checkpoints appear in the folder as it goes; at the end, and
- * when it is interrupted, the adapter or model with tokenizer, model card and recipe. The folder is locked meanwhile. An earlier run in it is refused
- * unless `resume` or `overwrite` is given, and then replaced from the first step on. Full fine-tuning needs a model that was loaded with `trainable`.
+ * Trains what the recipe says, an adapter or the whole model, and leaves it in place. Checkpoints appear in the folder as it goes; at the
+ * end, and when it is interrupted, the adapter or model with tokenizer, model card and recipe. The folder is locked meanwhile. An earlier
+ * run in it is refused unless `resume` or `overwrite` is given, and then replaced from the first step on. Full fine-tuning needs a model
+ * that was loaded with `trainable`.
  */
 export async function train(inputs: TrainInputs): Promise<Trained> {
   const { folder, recipe, resume, overwrite } = inputs;
@@ -150,7 +151,9 @@ class Run {
     if (this.firstStep >= total_steps) {
       throw new LowrankError(`the checkpoint is at step ${this.firstStep} of ${total_steps}: there is nothing left to train`, {
         place: this.inputs.resume?.path,
-        mend: `raise num_epochs in a new run that begins with this ${this.tuning.kind} (${this.tuning.kind === 'adapter' ? 'lora_model_dir' : 'base_model'})`,
+        mend:
+          `raise num_epochs in a new run that begins with this ${this.tuning.kind} ` +
+          `(${this.tuning.kind === 'adapter' ? 'lora_model_dir' : 'base_model'})`,
       });
     }
     const { tuner, kind } = this.tuning;

@@ -101,8 +101,16 @@ class AdapterTuning implements Tuning {
 const weightsFile = 'model.safetensors';
 
 /** Results that would be read instead of a model, or with it. */
-const otherResults =
-  /^(adapter_(model\.safetensors|config\.json)|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|chat_template\.jinja|additional_chat_templates)$/;
+const otherResults = new RegExp(
+  [
+    'adapter_(model\\.safetensors|config\\.json)',
+    'model(-\\d{5}-of-\\d{5})?\\.safetensors(\\.index\\.json)?',
+    'chat_template\\.jinja',
+    'additional_chat_templates',
+  ]
+    .map((name) => `^${name}$`)
+    .join('|'),
+);
 
 class FullTuning implements Tuning {
   readonly kind = 'model';

@@ -17,8 +17,8 @@ export interface RunIdentity {
 }
 
 /**
- * Writes `checkpoint-<step>`: what `saveWeights` writes of the adapter or the model, the optimizer's states and trainer_state.json. All randomness
- * derives from the seed and the step, so that there is no other state. Of all checkpoints the newest `keep` stay.
+ * Writes `checkpoint-<step>`: what `saveWeights` writes of the adapter or the model, the optimizer's states and trainer_state.json. All
+ * randomness derives from the seed and the step, so that there is no other state. Of all checkpoints the newest `keep` stay.
  */
 export async function saveCheckpoint(
   folder: Folder,
@@ -45,7 +45,9 @@ export async function listCheckpoints(folder: Folder): Promise<string[]> {
   return names.sort((a, b) => step(a) - step(b));
 }
 
-/** The step that a checkpoint was written after. Throws where the run is another one, in other settings than those that are `changeable`. */
+/**
+ * The step that a checkpoint was written after. Throws where the run is another one, in other settings than those that are `changeable`.
+ */
 export async function checkpointStep(folder: Folder, identity: RunIdentity, changeable: ReadonlySet<string>): Promise<number> {
   const place = `${folder.path}/${stateFile}`;
   const text = await folder.readText(stateFile);

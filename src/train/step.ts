@@ -38,9 +38,9 @@ export interface StepResult {
 }
 
 /**
- * One optimizer step over its micro-batches: forward, loss, backward, clipping, update. The loss is the sum of the objective's terms over the
- * whole step divided by their number, so that the split into micro-batches changes nothing but rounding. Between micro-batches the event loop
- * gets its turns.
+ * One optimizer step over its micro-batches: forward, loss, backward, clipping, update. The loss is the sum of the objective's terms over
+ * the whole step divided by their number, so that the split into micro-batches changes nothing but rounding. Between micro-batches the
+ * event loop gets its turns.
  */
 export async function trainStep(
   tuner: Tuner,
@@ -91,7 +91,10 @@ export async function trainStep(
   }
 }
 
-/** Where a micro-batch's results go: `scale` times the sum of its terms is added to `lossSum` [1] f32, and that sum's gradient to `gradients`. */
+/**
+ * Where a micro-batch's results go: `scale` times the sum of its terms is added to `lossSum` [1] f32, and that sum's gradient to
+ * `gradients`.
+ */
 export interface StepSums {
   scale: number;
   gradients: Gradients;
@@ -115,7 +118,9 @@ export function accumulateGradients(
   if (dx && hidden.requiresGrad) tape.backward(hidden, dx, gradients);
 }
 
-/** One micro-batch whose terms depend on its losses, and perhaps on the base's: they are read before the weights of the gradient are known. */
+/**
+ * One micro-batch whose terms depend on its losses, and perhaps on the base's: they are read before the weights of the gradient are known.
+ */
 async function accumulateWeighted(
   tuner: Tuner,
   batch: LabelledTokens,
@@ -211,7 +216,8 @@ export interface Answered {
 
 /**
  * An example is answered where each of its supervised tokens is the likeliest one behind those before it, so that decoding greedily would
- * say all of them: one pass over a batch shows it, where generating takes one a token. Ends with the batch in which more than `misses` are not.
+ * say all of them: one pass over a batch shows it, where generating takes one a token. Ends with the batch in which more than `misses` are
+ * not.
  */
 export async function countAnswered(
   model: CausalLM,

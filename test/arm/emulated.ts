@@ -117,7 +117,10 @@ function deferred(): { promise: Promise<unknown>; settle: (reply: Reply) => void
 
 const bytesOf = (array: Uint8Array | Uint32Array | Float64Array) => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 
-/** A device of the other process: where `run` finds what to do, the bytes of buffers (powers of two), and those that were freed, which serve again. */
+/**
+ * A device of the other process: where `run` finds what to do, the bytes of buffers (powers of two), and those that were freed, which serve
+ * again.
+ */
 class Device {
   readonly bytes = new Map<number, number>();
   readonly free = new Map<number, number[]>();
@@ -144,8 +147,9 @@ function deviceOf(handle: Handle): Device {
 }
 
 /**
- * The addon that was built for arm64, in a Node for arm64, on a processor that QEMU emulates. What tests compare its results with is computed by the
- * process that calls. Devices that are closed serve again: QEMU notes every page that is reserved, so that opening one takes seconds.
+ * The addon that was built for arm64, in a Node for arm64, on a processor that QEMU emulates. What tests compare its results with is
+ * computed by the process that calls. Devices that are closed serve again: QEMU notes every page that is reserved, so that opening one
+ * takes seconds.
  */
 export function addonOn(processor: Processor): Addon {
   const other = new Emulated(processor);

@@ -1,6 +1,6 @@
 /**
- * Lends an addon to the process at the other end of standard input and output (emulated.ts), in the other processor's Node. What comes and goes
- * is a frame of two lengths, JSON and bytes: calls, each with the length of its bytes, and what each gave.
+ * Lends an addon to the process at the other end of standard input and output (emulated.ts), in the other processor's Node. What comes and
+ * goes is a frame of two lengths, JSON and bytes: calls, each with the length of its bytes, and what each gave.
  */
 import { readSync, writeSync } from 'node:fs';
 import { createRequire } from 'node:module';

@@ -175,7 +175,8 @@ describe('chat templates', () => {
 
   test('a template reaches nothing but its variables', () => {
     const source =
-      '{{ messages.constructor is defined }} {{ messages[0].__proto__ is defined }} {{ process is defined }} {{ "a".constructor is defined }}';
+      '{{ messages.constructor is defined }} {{ messages[0].__proto__ is defined }} {{ process is defined }} {{ "a".constructor ' +
+      'is defined }}';
     expect(new ChatTemplate(source).render(messages).text).toBe('False False False False');
   });
 

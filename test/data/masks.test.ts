@@ -36,7 +36,9 @@ describe('the line’s end before a turn’s end is supervised in every turn', (
   });
 
   test('of generation tags around the content alone', async () => {
-    const source = `{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '\\n<|im_end|>\\n' }}{% endfor %}`;
+    const source =
+      `{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}{% generation %}` +
+      `{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '\\n<|im_end|>\\n' }}{% endfor %}`;
     expect(await preview(source, [user('U1'), assistant('A1'), user('U2'), assistant('A2')])).toBe(
       '<|im_start|>user\nU1\n<|im_end|>\n<|im_start|>assistant\n[[A1\n<|im_end|>]]\n' +
         '<|im_start|>user\nU2\n<|im_end|>\n<|im_start|>assistant\n[[A2\n<|im_end|>]]\n',
@@ -60,7 +62,10 @@ test('a tool call of an earlier turn that is rendered otherwise is supervised wh
 });
 
 test('special tokens around a tool call do not end the turn that the eos token ends', async () => {
-  const source = `{% for m in messages %}{{ m.role + ': ' + (m.content or '') }}{% for c in m.tool_calls or [] %}{{ '<start_of_turn>' + c.function.name + '<end_of_turn>' }}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}`;
+  const source =
+    `{% for m in messages %}{{ m.role + ': ' + (m.content or '') }}{% for c in m.tool_calls or [] %}{{ ` +
+    `'<start_of_turn>' + c.function.name + '<end_of_turn>' }}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}{% if ` +
+    `add_generation_prompt %}{{ 'assistant: ' }}{% endif %}`;
   const messages = [user('U1'), assistant('', call), { role: 'tool', content: 'T1' }, assistant('A2')];
   expect(await preview(source, messages)).toBe(
     'user: U1<|im_end|>\nassistant: [[<start_of_turn>weather<end_of_turn><|im_end|>]]\ntool: T1<|im_end|>\nassistant: [[A2<|im_end|>]]\n',
@@ -68,7 +73,9 @@ test('special tokens around a tool call do not end the turn that the eos token e
 });
 
 describe('templates that close no turn', () => {
-  const open = `{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
+  const open =
+    `{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '\\n' }}{% endfor %}{% if ` +
+    `add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
   const tagged = open.replace(
     '+ m.content +',
     "}}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{",
@@ -96,14 +103,20 @@ describe('templates that close no turn', () => {
 });
 
 test('a generation block in a macro is refused, since its place is not known', async () => {
-  const source = `{% macro answer(m) %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endmacro %}{% for m in messages %}{{ answer(m) }}{% endfor %}`;
+  const source =
+    `{% macro answer(m) %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endmacro %}{% for m in ` +
+    `messages %}{{ answer(m) }}{% endfor %}`;
   await expect(preview(source, [user('U1'), assistant('A1')])).rejects.toThrow(/generation block stands in a macro/);
 });
 
 /** A template that puts what tools answered into the turn that called them, before its content, as Gemma 4 does. */
-const inside = `{% for m in messages if m.role != 'tool' %}{{ '<|im_start|>' + m.role + '\\n' }}{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + '</call>' }}{% endfor %}
-{%- if m.tool_calls and not loop.last %}{% for t in messages if t.role == 'tool' %}{{ '<start_of_turn>' + t.content + '<end_of_turn>' }}{% endfor %}{% endif %}
-{{- m.content or '' }}{% if not m.tool_calls or loop.last %}{{ '<|im_end|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
+const inside =
+  `{% for m in messages if m.role != 'tool' %}{{ '<|im_start|>' + m.role + '\\n' }}{% for c in m.tool_calls or [] ` +
+  `%}{{ '<call>' + c.function.name + '</call>' }}{% endfor %}
+{%- if m.tool_calls and not loop.last %}{% for t in messages if t.role == 'tool' %}{{ '<start_of_turn>' + t.content + ` +
+  `'<end_of_turn>' }}{% endfor %}{% endif %}
+{{- m.content or '' }}{% if not m.tool_calls or loop.last %}{{ '<|im_end|>' }}{% endif %}{% endfor %}{% if ` +
+  `add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
 
 describe('what a tool answered inside of the turn that called it', () => {
   const conversation = (content: string) => [user('U1'), assistant(content, call), { role: 'tool', content: 'T1' }, assistant('A2')];
@@ -111,7 +124,8 @@ describe('what a tool answered inside of the turn that called it', () => {
   test('is not supervised; eot_tokens names what ends the call', async () => {
     const text = await preview(inside, conversation(''), { eot_tokens: ['<start_of_turn>'] });
     expect(text).toBe(
-      '<|im_start|>user\nU1<|im_end|><|im_start|>assistant\n[[<call>weather</call><start_of_turn>]]T1<end_of_turn><|im_start|>assistant\n[[A2<|im_end|>]]',
+      '<|im_start|>user\nU1<|im_end|><|im_start|>assistant\n[[<call>weather</call><start_of_turn>]]' +
+        'T1<end_of_turn><|im_start|>assistant\n[[A2<|im_end|>]]',
     );
   });
 
@@ -121,7 +135,9 @@ describe('what a tool answered inside of the turn that called it', () => {
 });
 
 test('a generation prompt that goes on otherwise than the turn: all that the turn writes is supervised', async () => {
-  const source = `${thinking.replace(' and loop.last', '').replace("{{ '<think>' +", "{{ '<think>\\n' +")}{% if add_generation_prompt %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}`;
+  const source =
+    `${thinking.replace(' and loop.last', '').replace("{{ '<think>' +", "{{ '<think>\\n' +")}{% if ` +
+    `add_generation_prompt %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}`;
   expect(await preview(source, [user('U1'), assistant('A1', { reasoning_content: 'R1' })])).toBe(
     '<|im_start|>user\nU1\n<|im_end|>\n<|im_start|>assistant\n<think>\n[[R1</think>A1\n<|im_end|>]]\n',
   );

@@ -102,7 +102,8 @@ describe('what is supervised', () => {
     expect(await preview({ instruction: 'Add', input: '1 2', output: '3' }, {}, tokenizer)).toBe(`<s> ${prompt}[[3</s>]]`);
     const short = alpacaPrompt('Add', '');
     expect(short).toBe(
-      `${head.replace(', paired with an input that provides further context', '')} appropriately completes the request.\n\n### Instruction:\nAdd\n\n### Response:\n`,
+      `${head.replace(', paired with an input that provides further context', '')} appropriately completes the request.\n\n### ` +
+        `Instruction:\nAdd\n\n### Response:\n`,
     );
     expect(await preview({ instruction: 'Add', input: '', output: '3' })).toBe(`${short}[[3${end}]]`);
   });

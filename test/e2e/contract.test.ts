@@ -50,7 +50,8 @@ async function generate(...options: string[]): Promise<{ text: string; prompt_to
 
 describe('prompts are framed as the training rows were', () => {
   test('by the template that was trained, also in a merged model', async () => {
-    const own = `{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}`;
+    const own =
+      `{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt ` + `%}[assistant]{% endif %}`;
     await train('templated', { chat_template_jinja: own });
     const wanted = chatml.encode('[user]a<|im_end|>[assistant]').length;
     expect(await generate('--model', at('model'), 'a')).not.toMatchObject({ prompt_tokens: wanted });
@@ -142,7 +143,9 @@ describe('answers end where any file or the training says', () => {
 });
 
 test('exact match expects what the template makes of an answer, as the model was taught', async () => {
-  const wrapping = `{% for m in messages %}<|im_start|>{{ m.role }}:{% if m.role == 'assistant' %}[]{% endif %}{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}`;
+  const wrapping =
+    `{% for m in messages %}<|im_start|>{{ m.role }}:{% if m.role == 'assistant' %}[]{% endif %}{{ m.content ` +
+    `}}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}`;
   await writeChainModel(at('wrapping'), ':', ['[', ']', 'b', '<|im_end|>']);
   change(at('wrapping', 'tokenizer_config.json'), { chat_template: wrapping });
   rows('wrapped.jsonl', turn('a', 'b'));

@@ -1,4 +1,7 @@
-/** What comes from outside and is wrong, through the command line: one clear error with place and mend, exit 1, and the earlier run as it was. */
+/**
+ * What comes from outside and is wrong, through the command line: one clear error with place and mend, exit 1, and the earlier run as it
+ * was.
+ */
 import { createHash } from 'node:crypto';
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -181,7 +184,8 @@ const cases: [string, () => string[], RegExp, RegExp][] = [
     'an alias bomb',
     () =>
       recipe(
-        `${settings}a: &a [x,x,x,x,x,x,x,x,x]\n${'bcdefghi'.replace(/./g, (n, i) => `${n}: &${n} [${Array(9).fill(`*${'abcdefghi'[i]}`)}]\n`)}`,
+        `${settings}a: &a ` +
+          `[x,x,x,x,x,x,x,x,x]\n${'bcdefghi'.replace(/./g, (n, i) => `${n}: &${n} [${Array(9).fill(`*${'abcdefghi'[i]}`)}]\n`)}`,
       ),
     /wrong\.yaml/,
     /./,

@@ -1,6 +1,7 @@
 /**
- * The packages as npm installs them, in empty folders and with nothing on PATH but Node, npm and a shell: no compiler. The platform's package holds
- * the addon that was built here, or with LOWRANK_PREBUILT=1 is the one of `npm run prebuild`. Dependencies come from the registry.
+ * The packages as npm installs them, in empty folders and with nothing on PATH but Node, npm and a shell: no compiler. The platform's
+ * package holds the addon that was built here, or with LOWRANK_PREBUILT=1 is the one of `npm run prebuild`. Dependencies come from the
+ * registry.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';

@@ -7,8 +7,8 @@ export interface Outcome {
 }
 
 /**
- * Runs the command line as a user would; `onError` sees what arrives on standard error. A line that says "undefined" is an error: it was made of a
- * value that was not there.
+ * Runs the command line as a user would; `onError` sees what arrives on standard error. A line that says "undefined" is an error: it was
+ * made of a value that was not there.
  */
 export function lowrank(
   args: readonly string[],

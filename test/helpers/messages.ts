@@ -1,6 +1,6 @@
 /**
- * Before each test file: every message of a LowrankError that any test causes is looked at. One that says "undefined" was made of a value that was
- * not there, and tells nobody anything; the test fails at its end, whatever it expected of the error.
+ * Before each test file: every message of a LowrankError that any test causes is looked at. One that says "undefined" was made of a value
+ * that was not there, and tells nobody anything; the test fails at its end, whatever it expected of the error.
  */
 import { afterEach, expect, vi } from 'vitest';
 

@@ -21,8 +21,8 @@ export const tinyConfig = {
 };
 
 /**
- * A value for each weight: random ones, and for `chain` those of a model whose next token follows from the last one alone: its layers add nothing,
- * its head looks the last token's embedding up.
+ * A value for each weight: random ones, and for `chain` those of a model whose next token follows from the last one alone: its layers add
+ * nothing, its head looks the last token's embedding up.
  */
 function weights(config: typeof tinyConfig, chain?: readonly (readonly [from: number, to: number])[]): Map<string, Float32Array> {
   const random = new Random(7, 0);
@@ -45,8 +45,8 @@ function weights(config: typeof tinyConfig, chain?: readonly (readonly [from: nu
 }
 
 /**
- * Writes a model whose answer to anything is the tokens of `chain`, one after the other: each follows from the one before, and the first from
- * `after`, the last token of a prompt. Its loss on them is 0.
+ * Writes a model whose answer to anything is the tokens of `chain`, one after the other: each follows from the one before, and the first
+ * from `after`, the last token of a prompt. Its loss on them is 0.
  */
 export function writeChainModel(
   folder: string,
@@ -60,8 +60,8 @@ export function writeChainModel(
 }
 
 /**
- * Writes a random model with a byte-level tokenizer and the ChatML template, in Hugging Face's layout; `more` changes its config.json, `rename` its
- * tensors' names.
+ * Writes a random model with a byte-level tokenizer and the ChatML template, in Hugging Face's layout; `more` changes its config.json,
+ * `rename` its tensors' names.
  */
 export async function writeTinyModel(
   folder: string,

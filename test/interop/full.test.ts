@@ -139,7 +139,8 @@ describe.each(bases)('full fine-tuning of a model with %s head against transform
     }
   });
 
-  // PyTorch's autocast leaves the residual stream in f32, ours is bf16: single tensors may be further away than PyTorch's own error, all together hardly.
+  // PyTorch's autocast leaves the residual stream in f32, ours is bf16: single tensors may be further away than PyTorch's own error, all
+  // together hardly.
   test(`${steps} steps in bf16 over f32 weights, as near to f32 as PyTorch’s autocast`, async () => {
     const { losses } = ours.get(`${base}-bf16`)!;
     const { curve } = json(at('theirs', `${base}-bf16.json`));

@@ -119,11 +119,12 @@ describe('SmolLM2-135M-Instruct out of its GGUF file', () => {
   });
 
   /*
-   * bf16 has 8 bits of mantissa: each rounding of an activation is off by up to 2⁻⁹, and thirty layers add such errors up. The measure is PyTorch's
-   * own error in bf16, against its f32 gradients. A single tensor's is luck: it hangs on how a few huge activations of the first token fall, and
-   * PyTorch's own grows up to 2.1 times itself when its embeddings are moved by about an ulp. So no error may be three times PyTorch's, all of ours
-   * together must be smaller, and rank by rank, from the best tensor to the worst but for one in a hundred, ours may be a fifth larger: PyTorch's
-   * errors change with the processor's instructions; ours were 0.72 to 1.13 of them, rank by rank, where their sum was 0.9.
+   * bf16 has 8 bits of mantissa: each rounding of an activation is off by up to 2⁻⁹, and thirty layers add such errors up. The measure is
+   * PyTorch's own error in bf16, against its f32 gradients. A single tensor's is luck: it hangs on how a few huge activations of the first
+   * token fall, and PyTorch's own grows up to 2.1 times itself when its embeddings are moved by about an ulp. So no error may be three
+   * times PyTorch's, all of ours together must be smaller, and rank by rank, from the best tensor to the worst but for one in a hundred,
+   * ours may be a fifth larger: PyTorch's errors change with the processor's instructions; ours were 0.72 to 1.13 of them, rank by rank,
+   * where their sum was 0.9.
    */
   test('loss and every adapter gradient in bf16 as near to f32 as PyTorch’s', async () => {
     const { loss, gradients } = await gradientsOf('bf16');

@@ -26,7 +26,10 @@ const config = {
 };
 const beta = 0.5;
 
-/** Direct preference optimisation (Rafailov et al. 2023, eq. 7): −log σ(β·(log-ratio of the chosen − log-ratio of the rejected)), a term a pair. */
+/**
+ * Direct preference optimisation (Rafailov et al. 2023, eq. 7): −log σ(β·(log-ratio of the chosen − log-ratio of the rejected)), a term a
+ * pair.
+ */
 const preference: Objective = {
   name: 'dpo',
   needsReference: true,

@@ -6,6 +6,7 @@ Writes test/golden/models/<name>/: config.json and model.safetensors (the base),
 (`ids.<i>`, `labels.<i>`, `logits.<i>`, `adapted.<i>` of each example, `gradient.<parameter>`) and golden.json (loss, 20-step curve).
 Examples run one by one, so that nothing is padded; the loss is the sum over all supervised tokens divided by their number.
 """
+
 import json
 import pathlib
 import shutil
@@ -17,8 +18,18 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 
 OUT = pathlib.Path(__file__).parents[2] / "test" / "golden" / "models"
-BASE = dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, vocab_size=160,
-            max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=True, initializer_range=0.2)
+BASE = dict(
+    hidden_size=48,
+    intermediate_size=80,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    vocab_size=160,
+    max_position_embeddings=64,
+    rms_norm_eps=1e-5,
+    tie_word_embeddings=True,
+    initializer_range=0.2,
+)
 LLAMA3 = dict(
     rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
 )
@@ -39,12 +50,34 @@ MODELS = {
     "olmo2": dict(model_type="olmo2", num_key_value_heads=3, attention_bias=True),
     "granite": dict(model_type="granite", embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=2.0),
     "phi3": dict(model_type="phi3", sliding_window=11, pad_token_id=0),
-    "phi3-longrope": dict(model_type="phi3", original_max_position_embeddings=16, pad_token_id=0, partial_rotary_factor=0.75, head_dim=8,
-                          rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75, original_max_position_embeddings=16,
-                                               short_factor=[1.0, 1.1, 1.3], long_factor=[1.5, 2.0, 4.0])),
+    "phi3-longrope": dict(
+        model_type="phi3",
+        original_max_position_embeddings=16,
+        pad_token_id=0,
+        partial_rotary_factor=0.75,
+        head_dim=8,
+        rope_parameters=dict(
+            rope_type="longrope",
+            rope_theta=10000.0,
+            partial_rotary_factor=0.75,
+            original_max_position_embeddings=16,
+            short_factor=[1.0, 1.1, 1.3],
+            long_factor=[1.5, 2.0, 4.0],
+        ),
+    ),
     "gemma": dict(model_type="gemma", initializer_range=0.08, head_dim=12, hidden_activation="gelu_pytorch_tanh"),
-    "gemma3": dict(model_type="gemma3_text", initializer_range=0.08, head_dim=12, query_pre_attn_scalar=20, sliding_window=6, layer_types=["sliding_attention", "full_attention"],
-                   rope_parameters=dict(full_attention=dict(rope_type="linear", rope_theta=1000000.0, factor=8.0), sliding_attention=dict(rope_type="default", rope_theta=10000.0))),
+    "gemma3": dict(
+        model_type="gemma3_text",
+        initializer_range=0.08,
+        head_dim=12,
+        query_pre_attn_scalar=20,
+        sliding_window=6,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters=dict(
+            full_attention=dict(rope_type="linear", rope_theta=1000000.0, factor=8.0),
+            sliding_attention=dict(rope_type="default", rope_theta=10000.0),
+        ),
+    ),
     "smollm3": dict(model_type="smollm3", no_rope_layer_interval=2, pad_token_id=0),
 }
 LENGTHS = [33, 7, 20]

@@ -2,6 +2,7 @@
 
 A job is a list of {"do": name, …}. Tensors go through safetensors files, so that nothing is lost in text.
 """
+
 import contextlib
 import json
 import pathlib
@@ -158,7 +159,7 @@ def tokenize(folder, file, texts, out):
 
 
 def write_gguf(folder, architecture, permuted, norm_offset, numbers, out):
-    """A model as llama.cpp's converter writes it: names from the gguf package's own map, rows of `permuted` projections interleaved by head."""
+    """A model as llama.cpp's converter writes it: names from the gguf package's own map, rows interleaved by head."""
     import gguf
     from safetensors.torch import load_file
 
@@ -188,7 +189,11 @@ def write_gguf(folder, architecture, permuted, norm_offset, numbers, out):
     for name, tensor in load_file(pathlib.Path(folder) / "model.safetensors").items():
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
-        heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(name.split(".")[-2]) if permuted else None
+        heads = (
+            {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(name.split(".")[-2])
+            if permuted
+            else None
+        )
         if heads:
             tensor = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
         if name.endswith("norm.weight"):

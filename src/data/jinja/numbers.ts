@@ -1,6 +1,6 @@
 /**
- * Numbers as Python has them. An `int` is a number of JavaScript as long as that is exact, and a bigint beyond; a `float` is a number that is not whole,
- * or a `Float`, which holds a whole one (20.0), an infinite one or NaN, so that it is told from an `int`.
+ * Numbers as Python has them. An `int` is a number of JavaScript as long as that is exact, and a bigint beyond; a `float` is a number that
+ * is not whole, or a `Float`, which holds a whole one (20.0), an infinite one or NaN, so that it is told from an `int`.
  */
 export class Float {
   readonly value: number;

@@ -77,8 +77,9 @@ async function snapshotOf({ id, gguf }: HubId, revision: string): Promise<Snapsh
 }
 
 /**
- * A model's files in the cache, which Python's libraries share (https://huggingface.co/docs/huggingface_hub/guides/manage-cache): asks the hub
- * for the commit, downloads what is missing of the wanted files, checks every hash. Where the hub cannot be reached the cache serves, if it holds the whole model.
+ * A model's files in the cache, which Python's libraries share (https://huggingface.co/docs/huggingface_hub/guides/manage-cache): asks the
+ * hub for the commit, downloads what is missing of the wanted files, checks every hash. Where the hub cannot be reached the cache serves,
+ * if it holds the whole model.
  */
 export async function downloadModel(
   hubId: HubId,

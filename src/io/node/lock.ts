@@ -24,9 +24,9 @@ interface Holder {
  * Makes this process the only one that writes a folder, until what it returns is called; makes the folder where there is none. Throws a
  * LowrankError that names the holder where somebody writes it already, this process included.
  *
- * The lock is a file with the process's number and beginning, not a file whose time is renewed (as in `hub.ts`): the plain loops of `reference`
- * keep JavaScript's thread for longer than any renewal could wait, and so does a laptop that sleeps. A lock whose process has ended counts for
- * nothing from that moment on, however it ended.
+ * The lock is a file with the process's number and beginning, not a file whose time is renewed (as in `hub.ts`): the plain loops of
+ * `reference` keep JavaScript's thread for longer than any renewal could wait, and so does a laptop that sleeps. A lock whose process has
+ * ended counts for nothing from that moment on, however it ended.
  */
 export async function lockFolder(path: string): Promise<() => Promise<void>> {
   const folder = resolve(path);

@@ -10,8 +10,8 @@ type NativeEncoding = Awaited<ReturnType<InstanceType<Library['Tokenizer']>['enc
 const probe = "The größte  Straße's 12345 tokens, \n\n\tcafe\u0301 ﬁ 漢字🎉👩‍👩‍👧 \u00a0\u200bx...<|im_end|></s> ";
 
 /**
- * Hugging Face's Rust tokenizer, which is several times as fast as the one in JavaScript and knows where in the text its tokens stand. Undefined
- * where the package is not installed, where a text may hold what the vocabulary cannot write, and where the two do not agree.
+ * Hugging Face's Rust tokenizer, which is several times as fast as the one in JavaScript and knows where in the text its tokens stand.
+ * Undefined where the package is not installed, where a text may hold what the vocabulary cannot write, and where the two do not agree.
  */
 export async function openNativeEncoder(tokenizer: Tokenizer): Promise<Encoder | undefined> {
   const { tokenizerJson } = tokenizer.files;
@@ -46,8 +46,8 @@ function agree(ids: readonly number[], text: string, tokenizer: Tokenizer): bool
 }
 
 /**
- * Whether every text is written in tokens of bytes: as byte-level vocabularies do, or by SentencePiece's fallback with all bytes. What others
- * cannot write becomes an unknown token, in each library by rules of its own.
+ * Whether every text is written in tokens of bytes: as byte-level vocabularies do, or by SentencePiece's fallback with all bytes. What
+ * others cannot write becomes an unknown token, in each library by rules of its own.
  */
 function writesBytes(tokenizer: Tokenizer): boolean {
   const { model, normalizer, pre_tokenizer } = tokenizer.files.tokenizerJson;

@@ -9,16 +9,16 @@ export interface Weighted {
 }
 
 /**
- * What training makes small: the mean of terms over all of a step. Every objective is a function of the losses of supervised tokens, −log p, so
- * that its gradient is theirs, each with a weight; a file beside this one is one objective.
+ * What training makes small: the mean of terms over all of a step. Every objective is a function of the losses of supervised tokens, −log
+ * p, so that its gradient is theirs, each with a weight; a file beside this one is one objective.
  */
 export interface Objective {
   readonly name: string;
   /** How many terms a micro-batch has: supervised tokens, sequences or pairs. */
   count(batch: LabelledTokens): number;
   /**
-   * The terms out of the losses [n] of a pass; without it every loss is a term of its own, and loss and gradient come out of one pass over the
-   * vocabulary instead of two.
+   * The terms out of the losses [n] of a pass; without it every loss is a term of its own, and loss and gradient come out of one pass over
+   * the vocabulary instead of two.
    */
   weigh?(losses: Float32Array, batch: LabelledTokens, reference: Float32Array | undefined): Weighted;
   /** `weigh` is given the losses of the untuned base as `reference`, from a pass with the adapter switched off. */
