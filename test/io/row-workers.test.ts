@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { ChatTemplate } from '../../src/data/chat-template.js';
 import { type PreparedData, type PrepareOptions, prepareExamples, type RowWorkers } from '../../src/data/prepare.js';
 import { RowFile } from '../../src/data/rows.js';
 import type { Tokenizer } from '../../src/data/tokenizer.js';
@@ -29,7 +30,7 @@ function fileOf(lines: readonly string[]): RowFile {
 
 interface Setting {
   tokenizer: Tokenizer;
-  template: ReturnType<typeof chatTemplate>;
+  template: ChatTemplate;
 }
 
 const settingOf = (kind: string, template: string): Setting => {
@@ -72,6 +73,22 @@ describe.each([
     expect(here.statistics.dropped).toBeGreaterThan(10);
     for (const count of [1, 3]) expect(listed(await prepare(setting, lines, count))).toEqual(here);
   });
+});
+
+test('threads render as the template here does: by the same clock, and by the template for tools where a row has tools', async () => {
+  const tokenizer = goldenTokenizer('byte-level');
+  const turns = '{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}';
+  const template = new ChatTemplate(`{{ strftime_now("%H:%M:%S %d %m %Y") }}\n${turns}`, {
+    toolUse: `{{ tools | tojson }}\n${turns}`,
+    specialTokens: tokenizer.specialTokens,
+    clock: () => new Date(2024, 6, 6, 15, 4, 5),
+  });
+  const tools = [{ type: 'function', function: { name: 'weather' } }];
+  const lines = chats(600).map((line, i) => (i % 2 === 0 ? line : JSON.stringify({ ...JSON.parse(line), tools })));
+  const here = listed(await prepare({ tokenizer, template }, lines, 0, { sequence_len: 1024 }));
+  expect(tokenizer.decode(here.examples[0].inputIds)).toMatch(/^15:04:05 06 07 2024\n<\|im_start\|>/);
+  expect(tokenizer.decode(here.examples[1].inputIds)).toContain('weather');
+  expect(listed(await prepare({ tokenizer, template }, lines, 2, { sequence_len: 1024 }))).toEqual(here);
 });
 
 test('the row that is named is the first that is wrong, whoever finds it and whatever is wrong with it', async () => {
