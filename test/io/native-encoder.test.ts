@@ -86,6 +86,12 @@ test('the library does not cut, pad or merge at random, and vocabularies without
   const text = 'The answer is forty-two, and the question is not known.';
   expect((await whole([text]))[0].ids).toEqual(goldenTokenizer('byte-level').encode(text));
 
+  // This one takes the space out of the places of " is", so that a span that ends with the space would not hold it.
+  const trimming = { post_processor: { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true } };
+  const [encoding] = await (await openNativeEncoder(changed({}, trimming)))!(['answer is']);
+  const spans: Span[] = [[0, 'answer '.length]];
+  expect(encoding.ranges(spans)).toEqual(encodeText(goldenTokenizer('byte-level'), 'answer is').ranges(spans));
+
   expect(await openNativeEncoder(changed({ unk_token: 'a' }))).toBeUndefined();
   const words = { type: 'WordLevel', vocab: { a: 0, b: 1 }, unk_token: 'a' };
   expect(await openNativeEncoder(new Tokenizer({ tokenizerJson: { model: words } }))).toBeUndefined();
