@@ -41,6 +41,12 @@ export function spendText(count: number): void {
   if (count > limits.text || (characters += count) > limits.characters) throw new Error(`its text grows beyond ${limits.text} characters`);
 }
 
+/** Counts a search of one text in another, which may look at each character of the one for each of the other. */
+export function spendSearch(text: string, part: string): void {
+  spendText(text.length);
+  spendText(Math.min(limits.text, (text.length * part.length) / 16));
+}
+
 /** A text that was made. */
 export function made(text: string): string {
   spendText(text.length);

@@ -1,5 +1,5 @@
 import { braceFormat } from './format.js';
-import { made, madeList, spend, spendItems, spendText } from './meter.js';
+import { made, madeList, spend, spendItems, spendSearch, spendText } from './meter.js';
 import { double, Float, int, isFloat } from './numbers.js';
 import { bind, iterate, listOf, wholeOf } from './operations.js';
 import { isSpace, pointCount, pointsOf, sliceText, splitLines, strip, titleCase } from './text.js';
@@ -47,6 +47,7 @@ function find(text: string, part: Value, start: Value, end: Value, last: boolean
   const [from, to] = [bound(start, 0), Math.min(bound(end, length), length)];
   if (from > to) return -1;
   const range = sliceText(text, from, to);
+  spendSearch(range, textOf(part));
   const at = last ? range.lastIndexOf(textOf(part)) : range.indexOf(textOf(part));
   return at < 0 ? -1 : from + pointCount(range.slice(0, at));
 }
@@ -58,6 +59,7 @@ function found(index: number): number {
 
 function count(text: string, part: string): number {
   if (part === '') return pointCount(text) + 1;
+  spendSearch(text, part);
   let result = 0;
   for (let at = text.indexOf(part); at >= 0; at = text.indexOf(part, at + part.length)) result++;
   return result;
@@ -69,6 +71,7 @@ function split(text: string, separator: Value | undefined, limit: Value | undefi
   const mark = optionalText(separator);
   if (mark === '') throw new Error('empty separator');
   if (mark === undefined) return madeList(splitSpaces(text, most, fromRight));
+  spendSearch(text, mark);
   const parts = text.split(mark);
   if (most < 0 || parts.length <= most + 1) return madeList(parts);
   const kept = fromRight ? [parts.slice(0, -most || undefined).join(mark), ...parts.slice(most === 0 ? parts.length : -most)] : undefined;
@@ -92,15 +95,17 @@ function splitSpaces(text: string, most: number, fromRight: boolean): string[] {
   return fromRight ? words.reverse() : words;
 }
 
-function partition(text: string, mark: string, at: number, fromRight: boolean): Value {
+function partition(text: string, mark: string, fromRight: boolean): Value {
   if (mark === '') throw new Error('empty separator');
+  spendSearch(text, mark);
+  const at = fromRight ? text.lastIndexOf(mark) : text.indexOf(mark);
   if (at < 0) return new Tuple(fromRight ? ['', '', text] : [text, '', '']);
   return new Tuple([made(text.slice(0, at)), mark, made(text.slice(at + mark.length))]);
 }
 
 /** `text.replace(old, new, count)`. */
 export function replace(text: string, old: string, replacement: string, most = -1): string {
-  spendText(text.length);
+  spendSearch(text, old);
   if (most < 0) {
     const times = count(text, old);
     if (text.length + times * replacement.length > 1024) spendText(text.length + times * replacement.length);
@@ -137,7 +142,10 @@ function affix(starts: boolean): Method<string> {
       const from = start === undefined && end === undefined ? text : slice(text, start, end);
       if (from === undefined) return false;
       const choices = given instanceof Tuple ? given.items : [given];
-      return choices.some((choice) => (starts ? from.startsWith(textOf(choice)) : from.endsWith(textOf(choice))));
+      return choices.some((choice) => {
+        const part = made(textOf(choice));
+        return starts ? from.startsWith(part) : from.endsWith(part);
+      });
     },
   ];
 }
@@ -230,7 +238,7 @@ const textMethods: Record<string, Method<string>> = {
   ljust: [['width', 'fillchar?'], (text, width, fill) => center(text, width, fill, 'left')],
   lower: [[], (text) => made(text.toLowerCase())],
   lstrip: [['chars?'], (text, set) => strip(text, true, false, optionalText(set))],
-  partition: [['sep'], (text, mark) => partition(text, textOf(mark), text.indexOf(textOf(mark)), false)],
+  partition: [['sep'], (text, mark) => partition(text, textOf(mark), false)],
   removeprefix: [['prefix'], (text, prefix) => (text.startsWith(textOf(prefix)) ? made(text.slice(textOf(prefix).length)) : text)],
   removesuffix: [
     ['suffix'],
@@ -243,7 +251,7 @@ const textMethods: Record<string, Method<string>> = {
   rfind: [['sub', 'start?', 'end?'], (text, part, start, end) => find(text, part, start, end, true)],
   rindex: [['sub', 'start?', 'end?'], (text, part, start, end) => found(find(text, part, start, end, true))],
   rjust: [['width', 'fillchar?'], (text, width, fill) => center(text, width, fill, 'right')],
-  rpartition: [['sep'], (text, mark) => partition(text, textOf(mark), text.lastIndexOf(textOf(mark)), true)],
+  rpartition: [['sep'], (text, mark) => partition(text, textOf(mark), true)],
   rsplit: [['sep?', 'maxsplit?'], (text, mark, most) => split(text, mark, most, true)],
   rstrip: [['chars?'], (text, set) => strip(text, false, true, optionalText(set))],
   split: [['sep?', 'maxsplit?'], (text, mark, most) => split(text, mark, most, false)],

@@ -1,5 +1,5 @@
 import { percentFormat } from './format.js';
-import { made, madeList, spend, spendItems } from './meter.js';
+import { made, madeList, spend, spendItems, spendSearch, spendText } from './meter.js';
 import { attributeOf } from './methods.js';
 import { arithmetic, double, float, int, isFloat } from './numbers.js';
 import { str } from './print.js';
@@ -58,9 +58,8 @@ export function binary(operator: string, a: Value, b: Value): Value {
 
 function repeated(sequence: Value, count: number): Value | undefined {
   if (typeof sequence === 'string') {
-    // Counted before it is made.
-    made(sequence.length * count > 0x1fffffff ? ' '.repeat(0x1fffffff) : '');
-    return made(sequence.repeat(sequence === '' ? 0 : count));
+    spendText(sequence.length * count);
+    return sequence.repeat(sequence === '' ? 0 : count);
   }
   const items = asSequence(sequence);
   if (!items) return undefined;
@@ -82,7 +81,7 @@ export function contains(container: Value, item: Value): boolean {
   if (text !== undefined) {
     const part = asText(item);
     if (part === undefined) throw new Error(`'in <string>' requires string as left operand, not ${typeName(item)}`);
-    made(text.length > 4096 ? text : '');
+    spendSearch(text, part);
     return text.includes(part);
   }
   if (container instanceof Dict) return container.has(item);

@@ -10,7 +10,12 @@ const spaces = new RegExp(`^[${space}]$`);
 const surrogate = /[\ud800-\udfff]/;
 
 export function isSpace(character: string): boolean {
-  return spaces.test(character);
+  return isSpaceCode(character.charCodeAt(0));
+}
+
+function isSpaceCode(code: number): boolean {
+  if (code < 0x80) return code === 0x20 || (code >= 9 && code <= 13) || (code >= 0x1c && code <= 0x1f);
+  return spaces.test(String.fromCharCode(code));
 }
 
 /** The code points of a text. */
@@ -21,6 +26,7 @@ export function pointsOf(text: string): string[] {
 
 /** How many code points a text has. */
 export function pointCount(text: string): number {
+  spendText(text.length);
   if (!surrogate.test(text)) return text.length;
   let count = 0;
   for (const _ of text) count++;
@@ -29,22 +35,36 @@ export function pointCount(text: string): number {
 
 /** `text[start:stop]` in code points, 0 ≤ start ≤ stop. */
 export function sliceText(text: string, start: number, stop: number): string {
-  if (!surrogate.test(text)) return made(text.slice(start, stop));
-  return made(pointsOf(text).slice(start, stop).join(''));
+  spendText(text.length);
+  if (!surrogate.test(text)) return text.slice(start, stop);
+  const from = unitsOf(text, start, 0);
+  return text.slice(from, unitsOf(text, stop - start, from));
+}
+
+/** Where the next so many code points from the unit `from` on end. */
+function unitsOf(text: string, points: number, from: number): number {
+  let at = from;
+  for (let count = 0; count < points && at < text.length; count++) at += (text.codePointAt(at) ?? 0) > 0xffff ? 2 : 1;
+  return at;
 }
 
 /** Strips white space, or the characters of `set`, from the start (`left`) and the end (`right`). */
 export function strip(text: string, left: boolean, right: boolean, set?: string): string {
-  const characters = set === undefined ? undefined : new Set(set);
-  const goes = (character: string) => (characters ? characters.has(character) : isSpace(character));
   let start = 0;
   let end = text.length;
-  // White space is never a pair of surrogates; a set may hold some.
-  const width = (at: number) => (characters && (text.codePointAt(at) ?? 0) > 0xffff ? 2 : 1);
-  const before = (at: number) => (characters && at >= 2 && (text.codePointAt(at - 2) ?? 0) > 0xffff ? 2 : 1);
-  while (left && start < end && goes(text.slice(start, start + width(start)))) start += width(start);
-  while (right && end > start && goes(text.slice(end - before(end), end))) end -= before(end);
-  return made(text.slice(start, end));
+  if (set === undefined) {
+    spendText(text.length);
+    while (left && start < end && isSpaceCode(text.charCodeAt(start))) start++;
+    while (right && end > start && isSpaceCode(text.charCodeAt(end - 1))) end--;
+    return text.slice(start, end);
+  }
+  const characters = new Set(set);
+  // Each character is cut out to look it up.
+  spendText(4 * (text.length + set.length));
+  const width = (at: number) => (at >= 0 && (text.codePointAt(at) ?? 0) > 0xffff ? 2 : 1);
+  while (left && start < end && characters.has(text.slice(start, start + width(start)))) start += width(start);
+  while (right && end > start && characters.has(text.slice(end - width(end - 2), end))) end -= width(end - 2);
+  return text.slice(start, end);
 }
 
 /** Python's order of texts, by code points: in UTF-16 units a pair of surrogates would come before U+E000. */

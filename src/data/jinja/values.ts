@@ -153,7 +153,9 @@ function keyOf(value: Value): Key {
       if (typeof key === 'object' && key !== null) throw new Error('a tuple that holds an object is not supported as a key');
       return [typeof key, String(key)];
     });
-    return Symbol.for(JSON.stringify(parts));
+    const text = JSON.stringify(parts);
+    spendText(text.length);
+    return Symbol.for(text);
   }
   if (Array.isArray(value) || value instanceof Dict || value instanceof Slice) throw new Error(`unhashable type: '${typeName(value)}'`);
   return value;
@@ -193,6 +195,7 @@ export class Dict {
     return pairs;
   }
   copy(): Dict {
+    spendItems(this.size);
     return Dict.of(this.pairs());
   }
   static of(pairs: Iterable<readonly [Value, Value]>): Dict {
@@ -289,6 +292,12 @@ function sizeOf(value: Value): number | undefined {
 /** `a == b`. */
 export function equal(a: Value, b: Value): boolean {
   spend();
+  const [text, other] = [asText(a), asText(b)];
+  if (text !== undefined || other !== undefined) {
+    if (text?.length !== other?.length) return false;
+    spendText(text?.length ?? 0);
+    return text === other;
+  }
   if (a === b) return !Number.isNaN(a);
   const [x, y] = [asNumber(a), asNumber(b)];
   if (x !== undefined && y !== undefined) {
@@ -296,8 +305,6 @@ export function equal(a: Value, b: Value): boolean {
     // JavaScript orders a bigint and a double exactly.
     return typeof one === typeof other ? one === other : one <= other && one >= other;
   }
-  const [text, other] = [asText(a), asText(b)];
-  if (text !== undefined || other !== undefined) return text === other;
   if (a instanceof Dict && b instanceof Dict) {
     if (a.size !== b.size) return false;
     return a.pairs().every(([key, value]) => {
