@@ -44,7 +44,8 @@ export function spendText(count: number): void {
 /** Counts a search of one text in another, which may look at each character of the one for each of the other. */
 export function spendSearch(text: string, part: string): void {
   spendText(text.length);
-  spendText(Math.min(limits.text, (text.length * part.length) / 16));
+  if (text.length * part.length > 16 * limits.text) throw new Error('it searches a long text in a long text');
+  spendText((text.length * part.length) / 16);
 }
 
 /** A text that was made. */
