@@ -87,8 +87,8 @@ export class ChatTemplate {
   }
 
   /**
-   * The text of a conversation, and what of it the template declares as generated. Keys whose value is null are left out, and reasoning is
-   * given under all of its names, as transformers does. Throws a LowrankError naming `place` where the template refuses the messages or
+   * The text of a conversation, and what of it the template declares as generated. Keys whose value is null are left out, and reasoning
+   * is given under all of its names, as transformers does. Throws a LowrankError naming `place` where the template refuses the messages or
    * fails.
    */
   render(messages: readonly Message[], { addGenerationPrompt = false, tools = null, place }: RenderOptions = {}): Rendering {

@@ -60,8 +60,8 @@ function assistantStart(
 }
 
 /**
- * Where the turn ends that the template goes on with what follows instead of closing it, such as the result of a tool: there the whole text
- * and the conversation that ends with the turn part, and nothing but the turn's close may be left of the latter.
+ * Where a turn ends that the template does not close but continues with what follows, such as the result of a tool: there the whole
+ * text and the conversation that ends with the turn part, and nothing but the turn's close may be left of the latter.
  */
 function sharedEnd(
   template: ChatTemplate,
@@ -120,8 +120,8 @@ function findContent(
 }
 
 /**
- * Whether the text up to the end of a turn says nothing of what later messages hold: a template may put a tool's result into the turn that
- * called it.
+ * Whether the text up to the end of a turn says nothing of what later messages hold: a template may put a tool's result into the turn
+ * that called it.
  */
 function isOwn(
   template: ChatTemplate,

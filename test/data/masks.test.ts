@@ -17,14 +17,13 @@ const assistant = (content: string, more: Omit<Message, 'role'> = {}): Message =
 const call = { tool_calls: [{ type: 'function', function: { name: 'weather', arguments: { city: 'Ulm' } } }] };
 
 /** Chatml with a line's end before each turn's end; thinking stays in the last turn only, as in Qwen3. */
-const thinking = `{%- for m in messages %}
-{{- '<|im_start|>' + m.role + '\\n' }}
-{%- if m.role == 'assistant' and m.reasoning_content and loop.last %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}
-{{- m.content or '' }}
-{%- for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + '</call>' }}{% endfor %}
-{{- '\\n<|im_end|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
+const thinking =
+  `{%- for m in messages %}\n{{- '<|im_start|>' + m.role + '\\n' }}` +
+  `\n{%- if m.role == 'assistant' and m.reasoning_content and loop.last %}` +
+  `{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}\n{{- m.content or '' }}` +
+  `\n{%- for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + '</call>' }}{% endfor %}` +
+  `\n{{- '\\n<|im_end|>\\n' }}\n{%- endfor %}\n{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}` +
+  `{% endif %}`;
 
 describe('the line’s end before a turn’s end is supervised in every turn', () => {
   test('of a template that renders earlier turns otherwise than last ones', async () => {
@@ -63,9 +62,9 @@ test('a tool call of an earlier turn that is rendered otherwise is supervised wh
 
 test('special tokens around a tool call do not end the turn that the eos token ends', async () => {
   const source =
-    `{% for m in messages %}{{ m.role + ': ' + (m.content or '') }}{% for c in m.tool_calls or [] %}{{ ` +
-    `'<start_of_turn>' + c.function.name + '<end_of_turn>' }}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}{% if ` +
-    `add_generation_prompt %}{{ 'assistant: ' }}{% endif %}`;
+    `{% for m in messages %}{{ m.role + ': ' + (m.content or '') }}{% for c in m.tool_calls or [] %}` +
+    `{{ '<start_of_turn>' + c.function.name + '<end_of_turn>' }}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}` +
+    `{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}`;
   const messages = [user('U1'), assistant('', call), { role: 'tool', content: 'T1' }, assistant('A2')];
   expect(await preview(source, messages)).toBe(
     'user: U1<|im_end|>\nassistant: [[<start_of_turn>weather<end_of_turn><|im_end|>]]\ntool: T1<|im_end|>\nassistant: [[A2<|im_end|>]]\n',
@@ -74,8 +73,8 @@ test('special tokens around a tool call do not end the turn that the eos token e
 
 describe('templates that close no turn', () => {
   const open =
-    `{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '\\n' }}{% endfor %}{% if ` +
-    `add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
+    `{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '\\n' }}{% endfor %}` +
+    `{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
   const tagged = open.replace(
     '+ m.content +',
     "}}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{",
@@ -104,19 +103,19 @@ describe('templates that close no turn', () => {
 
 test('a generation block in a macro is refused, since its place is not known', async () => {
   const source =
-    `{% macro answer(m) %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endmacro %}{% for m in ` +
-    `messages %}{{ answer(m) }}{% endfor %}`;
+    `{% macro answer(m) %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endmacro %}` +
+    `{% for m in messages %}{{ answer(m) }}{% endfor %}`;
   await expect(preview(source, [user('U1'), assistant('A1')])).rejects.toThrow(/generation block stands in a macro/);
 });
 
 /** A template that puts what tools answered into the turn that called them, before its content, as Gemma 4 does. */
 const inside =
-  `{% for m in messages if m.role != 'tool' %}{{ '<|im_start|>' + m.role + '\\n' }}{% for c in m.tool_calls or [] ` +
-  `%}{{ '<call>' + c.function.name + '</call>' }}{% endfor %}
-{%- if m.tool_calls and not loop.last %}{% for t in messages if t.role == 'tool' %}{{ '<start_of_turn>' + t.content + ` +
-  `'<end_of_turn>' }}{% endfor %}{% endif %}
-{{- m.content or '' }}{% if not m.tool_calls or loop.last %}{{ '<|im_end|>' }}{% endif %}{% endfor %}{% if ` +
-  `add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
+  `{% for m in messages if m.role != 'tool' %}{{ '<|im_start|>' + m.role + '\\n' }}` +
+  `{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + '</call>' }}{% endfor %}` +
+  `\n{%- if m.tool_calls and not loop.last %}{% for t in messages if t.role == 'tool' %}` +
+  `{{ '<start_of_turn>' + t.content + '<end_of_turn>' }}{% endfor %}{% endif %}\n{{- m.content or '' }}` +
+  `{% if not m.tool_calls or loop.last %}{{ '<|im_end|>' }}{% endif %}{% endfor %}` +
+  `{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
 
 describe('what a tool answered inside of the turn that called it', () => {
   const conversation = (content: string) => [user('U1'), assistant(content, call), { role: 'tool', content: 'T1' }, assistant('A2')];
@@ -124,8 +123,7 @@ describe('what a tool answered inside of the turn that called it', () => {
   test('is not supervised; eot_tokens names what ends the call', async () => {
     const text = await preview(inside, conversation(''), { eot_tokens: ['<start_of_turn>'] });
     expect(text).toBe(
-      '<|im_start|>user\nU1<|im_end|><|im_start|>assistant\n[[<call>weather</call><start_of_turn>]]' +
-        'T1<end_of_turn><|im_start|>assistant\n[[A2<|im_end|>]]',
+      '<|im_start|>user\nU1<|im_end|><|im_start|>assistant\n[[<call>weather</call><start_of_turn>]]T1<end_of_turn><|im_start|>assistant\n[[A2<|im_end|>]]',
     );
   });
 
@@ -136,8 +134,8 @@ describe('what a tool answered inside of the turn that called it', () => {
 
 test('a generation prompt that goes on otherwise than the turn: all that the turn writes is supervised', async () => {
   const source =
-    `${thinking.replace(' and loop.last', '').replace("{{ '<think>' +", "{{ '<think>\\n' +")}{% if ` +
-    `add_generation_prompt %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}`;
+    `${thinking.replace(' and loop.last', '').replace("{{ '<think>' +", "{{ '<think>\\n' +")}{% if add_generation_prompt %}` +
+    `{{ '<think>\\n\\n</think>\\n' }}{% endif %}`;
   expect(await preview(source, [user('U1'), assistant('A1', { reasoning_content: 'R1' })])).toBe(
     '<|im_start|>user\nU1\n<|im_end|>\n<|im_start|>assistant\n<think>\n[[R1</think>A1\n<|im_end|>]]\n',
   );

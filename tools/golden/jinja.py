@@ -1,11 +1,9 @@
 """Snippets of templates rendered by jinja2 in the environment of transformers: test/golden/jinja.json.
 
-For each snippet its text, or null where Python raises an error or writes where something lies in memory. `SNIPPETS` are written by hand;
-the others combine values with every
-operator, filter, test and method of texts. Variables are kept as the text of JSON, in which 20.0 is not 20.
+For each snippet its text, or null where Python raises an error or writes where something lies in memory. `SNIPPETS` are written by
+hand; the others combine values with every operator, filter, test and method of texts. Variables are kept as the text of JSON, in which 20.0 is not 20.
 Needs the packages of requirements.txt and jinja2==3.1.6.
 """
-
 import json
 import pathlib
 import re
@@ -18,13 +16,11 @@ warnings.simplefilter("ignore")
 OUT = pathlib.Path(__file__).parents[2] / "test" / "golden" / "jinja.json"
 
 VARIABLES = r"""{
-  "n": 7, "f": 2.5, "w": 20.0, "tiny": 1e-07, "big": 2512292042121000001, "huge": 1e22, "neg": -3,
-  "t": true, "u": null, "s": "Hello wörld 😀!",
+  "n": 7, "f": 2.5, "w": 20.0, "tiny": 1e-07, "big": 2512292042121000001, "huge": 1e22, "neg": -3, "t": true, "u": null, "s": "Hello wörld 😀!",
   "empty": "", "quotes": "it's \"so\"\n", "list": [3, 1, 2], "words": ["b", "A", "c"], "mixed": [1, "x", null, true, 2.0, [], {}],
   "d": {"b": 1, "a": [true, null], "10": "ten", "9": "nine", "items": "key"}, "nest": {"x": {"y": [{"z": "deep"}]}},
   "users": [{"name": "Zoe", "age": 30, "on": true}, {"name": "adam", "age": 25, "on": false}, {"name": "Bea", "age": 30}],
-  "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "U"},
-    {"role": "assistant", "content": "A", "tool_calls": []}],
+  "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}, {"role": "assistant", "content": "A", "tool_calls": []}],
   "html": "<a href='x'>T&amp;</a>", "lines": "one\ntwo\n\nthree\n"
 }"""
 
@@ -34,10 +30,8 @@ SNIPPETS = [
     "{{ [true, none, 1, 2.0, 'x'] }}",
     "{{ {'a': none, 1: 'b', true: 2} }}",
     "{{ (1,) }} {{ () }} {{ (1, 'a') }} {{ 1, 2 }}",
-    (
-        "{{ 1e3 }} {{ 1.0 }} {{ 1e16 }} {{ 1e15 }} {{ 123456789012345678 }} {{ 0.1 + 0.2 }} {{ 1e-5 }} {{ 0.0001 }} {{ 1_000 }} {{ 0x1f }}"
-        " {{ 0b101 }} {{ 0o17 }}"
-    ),
+    "{{ 1e3 }} {{ 1.0 }} {{ 1e16 }} {{ 1e15 }} {{ 123456789012345678 }} {{ 0.1 + 0.2 }} {{ 1e-5 }} {{ 0.0001 }} {{ 1_000 }} "
+    "{{ 0x1f }} {{ 0b101 }} {{ 0o17 }}",
     "{{ 5e-324 }} {{ 1.7976931348623157e308 }} {{ -0.0 }} {{ 1e400 }}",
     "{{ n }} {{ f }} {{ w }} {{ tiny }} {{ big }} {{ huge }} {{ neg }} {{ t }} {{ u }}",
     "{{ mixed }}",
@@ -59,10 +53,8 @@ SNIPPETS = [
     "{{ 2 ** 10 }} {{ 2 ** -1 }} {{ 2 ** 0.5 }} {{ -2 ** 2 }} {{ 2 ** 3 ** 2 }} {{ 10 ** 20 }}",
     "{{ big + 1 }} {{ big * big }} {{ big % 10 }} {{ big // 1000 }} {{ 9007199254740993 }} {{ 9007199254740992 + 1 }}",
     "{{ true + true }} {{ true * 3 }} {{ 'ab' * 3 }} {{ [1, 2] * 2 }} {{ 3 * 'x' }} {{ 'x' * -1 }}|",
-    (
-        "{{ '1' == 1 }} {{ 1 == 1.0 }} {{ 1 == true }} {{ 'a' == 'a' }} {{ none == false }} {{ [] == () }} {{ [1, 2.0] == [1.0, 2] }} {{"
-        " {'a': 1} == {'a': 1.0} }}"
-    ),
+    "{{ '1' == 1 }} {{ 1 == 1.0 }} {{ 1 == true }} {{ 'a' == 'a' }} {{ none == false }} {{ [] == () }} {{ [1, 2.0] == [1.0, 2] }} "
+    "{{ {'a': 1} == {'a': 1.0} }}",
     "{{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ 1 == 1 != 2 }} {{ 'a' < 'b' }} {{ [1, 2] < [1, 3] }} {{ 'Z' < 'a' }} {{ '\\uffff' < '😀' }}",
     "{{ 1 < 'a' }}",
     "{{ none < 1 }}",
@@ -88,13 +80,12 @@ SNIPPETS = [
     "{{ nest.a.b }}",
     "{{ nest.a }}|",
     # Texts: length, subscripts, slices
-    "{{ s | length }} {{ '😀' | length }} {{ s[12] }} {{ s[-2:] }} {{ s[::-1] }} {{ s[::2] }} {{ s[1:4] }} {{ s[-100:3] }} {{ s[5:2] }}|",
+    "{{ s | length }} {{ '😀' | length }} {{ s[12] }} {{ s[-2:] }} {{ s[::-1] }} {{ s[::2] }} {{ s[1:4] }} {{ s[-100:3] }} "
+    "{{ s[5:2] }}|",
     "{{ 'abc'[5] }}|{{ 'abc'[5] is defined }} {{ 'abc'[-1] }} {{ 'abc'['upper']() }} {{ 'abc'.0 }}",
     "{% for c in 'a😀b' %}[{{ c }}]{% endfor %}",
-    (
-        "{{ list[1:] }} {{ list[::-1] }} {{ list[-1] }} {{ list[10] }}|{{ list[:-1] }} {{ list[true] }} {{ range(10)[2:5] }} {{ (1, 2,"
-        " 3)[1:] }}"
-    ),
+    "{{ list[1:] }} {{ list[::-1] }} {{ list[-1] }} {{ list[10] }}|{{ list[:-1] }} {{ list[true] }} {{ range(10)[2:5] }} "
+    "{{ (1, 2, 3)[1:] }}",
     "{{ list['a'] }}|{{ d['b'] }} {{ d.b }} {{ d['nope'] }}|{{ d[1] }}|",
     "{{ {1: 'one', 2: 'two'}[1] }} {{ {1: 'one'}[1.0] }} {{ {(1, 2): 'pair'}[(1, 2)] }} {{ {'1': 'text'}[1] }}|",
     "{{ d.items }}|",
@@ -103,39 +94,28 @@ SNIPPETS = [
     "{{ list[[1]] }}|",
     "{{ 'abc'[1:'x'] }}|",
     "{{ 'abc'[::0] }}|",
-    (
-        "{{ 'a.b.c'.split('.') }} {{ ' a  b '.split() }} {{ 'a.b.c'.split('.', 1) }} {{ 'a.b.c'.rsplit('.', 1) }} {{ ' a b c '.split(none,"
-        " 1) }} {{ 'a b c'.rsplit(none, 1) }} {{ ''.split() }} {{ ''.split(',') }} {{ 'abc'.split('b', maxsplit=0) }}"
-    ),
-    (
-        "{{ 'xxaxx'.strip('x') }} {{ 'xxaxx'.lstrip('x') }} {{ 'xxaxx'.rstrip('x') }} [{{ ' \\t\\n a \\u3000'.strip() }}] {{"
-        " '\\ufeffa'.strip() | length }} {{ '😀a😀'.strip('😀') }}"
-    ),
-    (
-        "{{ 'hello'.find('l') }} {{ 'hello'.rfind('l') }} {{ 'hello'.find('z') }} {{ 'hello'.find('l', 3) }} {{ '😀a'.find('a') }} {{"
-        " 'hello'.index('e') }} {{ 'hello'.count('l') }} {{ 'aaa'.count('aa') }} {{ 'abc'.count('') }}"
-    ),
+    "{{ 'a.b.c'.split('.') }} {{ ' a  b '.split() }} {{ 'a.b.c'.split('.', 1) }} {{ 'a.b.c'.rsplit('.', 1) }} "
+    "{{ ' a b c '.split(none, 1) }} {{ 'a b c'.rsplit(none, 1) }} {{ ''.split() }} {{ ''.split(',') }} "
+    "{{ 'abc'.split('b', maxsplit=0) }}",
+    "{{ 'xxaxx'.strip('x') }} {{ 'xxaxx'.lstrip('x') }} {{ 'xxaxx'.rstrip('x') }} "
+    "[{{ ' \\t\\n a \\u3000'.strip() }}] {{ '\\ufeffa'.strip() | length }} {{ '😀a😀'.strip('😀') }}",
+    "{{ 'hello'.find('l') }} {{ 'hello'.rfind('l') }} {{ 'hello'.find('z') }} {{ 'hello'.find('l', 3) }} {{ '😀a'.find('a') }} "
+    "{{ 'hello'.index('e') }} {{ 'hello'.count('l') }} {{ 'aaa'.count('aa') }} {{ 'abc'.count('') }}",
     "{{ 'hello'.index('z') }}",
     "{{ 'a-b'.replace('-', '+') }} {{ 'aaa'.replace('a', 'b', 2) }} {{ 'abc'.replace('', '.') }} {{ 'a'.replace('a', '$&') }}",
     "{{ ','.join(['a', 'b']) }} {{ ''.join('abc') }} {{ '-'.join({'x': 1, 'y': 2}) }}",
     "{{ ','.join([1]) }}",
-    (
-        "{{ 'hello world'.title() }} {{ \"they're\".title() }} {{ 'hELLO'.capitalize() }} {{ 'ßx'.capitalize() }} {{ 'Hi'.swapcase() }} {{"
-        " 'ß'.upper() }} {{ 'ÀÉ'.lower() }} {{ 'ΑΣ'.lower() }} {{ 'Straße'.casefold() }}"
-    ),
-    (
-        "{{ 'abc'.startswith('a') }} {{ 'abc'.endswith(('x', 'c')) }} {{ 'abc'.startswith('b', 1) }} {{ 'abc'.removeprefix('a') }} {{"
-        " 'abc'.removesuffix('c') }} {{ 'abc'.removesuffix('') }}"
-    ),
+    "{{ 'hello world'.title() }} {{ \"they're\".title() }} {{ 'hELLO'.capitalize() }} {{ 'ßx'.capitalize() }} "
+    "{{ 'Hi'.swapcase() }} {{ 'ß'.upper() }} {{ 'ÀÉ'.lower() }} {{ 'ΑΣ'.lower() }} {{ 'Straße'.casefold() }}",
+    "{{ 'abc'.startswith('a') }} {{ 'abc'.endswith(('x', 'c')) }} {{ 'abc'.startswith('b', 1) }} {{ 'abc'.removeprefix('a') }} "
+    "{{ 'abc'.removesuffix('c') }} {{ 'abc'.removesuffix('') }}",
     "{{ 'a=b=c'.partition('=') }} {{ 'a=b=c'.rpartition('=') }} {{ 'abc'.partition('x') }} {{ 'abc'.rpartition('x') }}",
-    (
-        "{{ '12'.isdigit() }} {{ 'a1'.isalnum() }} {{ 'ab'.isalpha() }} {{ ''.isalpha() }} {{ '½'.isnumeric() }} {{ '²'.isdigit() }} {{"
-        " 'ab'.islower() }} {{ 'AB1'.isupper() }} {{ ' '.isspace() }} {{ 'Ab C'.istitle() }} {{ 'a_1'.isidentifier() }} {{ 'é'.isascii() }}"
-    ),
-    (
-        "{{ '7'.zfill(3) }} {{ '-7'.zfill(4) }} [{{ 'ab'.center(5) }}] [{{ 'ab'.center(6, '*') }}] [{{ 'ab'.ljust(4) }}] [{{ 'ab'.rjust(4,"
-        " '.') }}] [{{ 'a\\tb'.expandtabs(4) }}]"
-    ),
+    "{{ '12'.isdigit() }} {{ 'a1'.isalnum() }} {{ 'ab'.isalpha() }} {{ ''.isalpha() }} {{ '½'.isnumeric() }} {{ '²'.isdigit() }} "
+    "{{ 'ab'.islower() }} {{ 'AB1'.isupper() }} {{ ' '.isspace() }} {{ 'Ab C'.istitle() }} {{ 'a_1'.isidentifier() }} "
+    "{{ 'é'.isascii() }}",
+    "{{ '7'.zfill(3) }} {{ '-7'.zfill(4) }} "
+    "[{{ 'ab'.center(5) }}] [{{ 'ab'.center(6, '*') }}] [{{ 'ab'.ljust(4) }}] [{{ 'ab'.rjust(4, '.') }}] [{{ 'a\\tb'.expandtabs(4)"
+    " }}]",
     "{{ 'a\\nb\\r\\nc\\x0bd'.splitlines() }} {{ 'a\\nb'.splitlines(true) }} {{ '\\n'.splitlines() }}",
     "{{ list.index(1) }} {{ list.count(3) }} {{ list.copy() }} {{ (1, 2).index(2) }}",
     "{{ d.get('b') }} {{ d.get('zz') }} {{ d.get('zz', 5) }} {{ d.copy() == d }}",
@@ -147,33 +127,27 @@ SNIPPETS = [
     "{{ s.upper }}",
     "{{ (5).bit_length() }} {{ (2.0).is_integer() }} {{ (5).real }} {{ n.numerator }}",
     # Formats
-    (
-        "{{ '%s and %r' % ('a', 'b') }} {{ '%d %i' % (3.7, true) }} {{ '%5.2f|%-6s|%06.1f|%+d' % (3.14159, 'ab', 2.25, 5) }} {{ '%x %X %#x"
-        " %o' % (255, 255, 255, 8) }} {{ '%e %g %g %g' % (12345.678, 0.0001, 1e-5, 1234567.0) }} {{ '%%' % () }} {{ '%c%c' % ('a', 98) }}"
-    ),
-    (
-        "{{ '%s' % none }} {{ '%s' % [1, 2] }} {{ '%(a)s-%(b)d' % {'a': 'x', 'b': 2} }} {{ '%.2s' % 'abc' }} {{ '%*d' % (5, 42) }} {{ '%s'"
-        " % (1,) }}"
-    ),
+    "{{ '%s and %r' % ('a', 'b') }} {{ '%d %i' % (3.7, true) }} {{ '%5.2f|%-6s|%06.1f|%+d' % (3.14159, 'ab', 2.25, 5) }} "
+    "{{ '%x %X %#x %o' % (255, 255, 255, 8) }} {{ '%e %g %g %g' % (12345.678, 0.0001, 1e-5, 1234567.0) }} {{ '%%' % () }} "
+    "{{ '%c%c' % ('a', 98) }}",
+    "{{ '%s' % none }} {{ '%s' % [1, 2] }} {{ '%(a)s-%(b)d' % {'a': 'x', 'b': 2} }} {{ '%.2s' % 'abc' }} {{ '%*d' % (5, 42) }} "
+    "{{ '%s' % (1,) }}",
     "{{ '%d' % 'a' }}",
     "{{ '%s %s' % 'a' }}",
     "{{ 'a' % 'b' }}",
     "{{ '%s, %s!' | format('Hi', 'you') }} {{ '%(x)s' | format(x=5) }}",
-    (
-        "{{ '{} {}'.format('a', 1) }} {{ '{1}{0}'.format('a', 'b') }} {{ '{x!r:>6}'.format(x='y') }} {{ '{:.3f}'.format(2) }} {{"
-        " '{:,}'.format(1234567) }} {{ '{:>5}|{:<5}|{:^5}|{:*^7}'.format(1, 'a', 'b', 'c') }} {{ '{{}}'.format() }}"
-    ),
-    (
-        "{{ '{0.role} {0[content]}'.format(messages[0]) }} {{ '{:{w}}|'.format('x', w=4) }} {{"
-        " '{:08.3f}|{:+}|{:x}|{:#b}|{:%}|{:.1%}|{:e}'.format(3.14159, 5, 255, 5, 0.25, 0.256, 1234.5) }} {{ '{:d}'.format(true) }} {{"
-        " '{}'.format(true) }} {{ '{:g} {:g} {}'.format(1e10, 0.5, 1e10) }}"
-    ),
+    "{{ '{} {}'.format('a', 1) }} {{ '{1}{0}'.format('a', 'b') }} {{ '{x!r:>6}'.format(x='y') }} {{ '{:.3f}'.format(2) }} "
+    "{{ '{:,}'.format(1234567) }} {{ '{:>5}|{:<5}|{:^5}|{:*^7}'.format(1, 'a', 'b', 'c') }} {{ '{{}}'.format() }}",
+    "{{ '{0.role} {0[content]}'.format(messages[0]) }} {{ '{:{w}}|'.format('x', w=4) }} {{ '{:08.3f}|{:+}|{:x}|{:#b}|{:%}|{:.1%}"
+    "|{:e}'.format(3.14159, 5, 255, 5, 0.25, 0.256, 1234.5) }} {{ '{:d}'.format(true) }} {{ '{}'.format(true) }} "
+    "{{ '{:g} {:g} {}'.format(1e10, 0.5, 1e10) }}",
     "{{ '{'.format() }}",
     "{{ '{} {}'.format(1) }}",
     "{{ '{:.2f} {:.0f} {:.0f} {:.1f} {:.3e}'.format(2.675, 0.5, 1.5, 0.25, 12345) }} {{ '%.0f %.0f' % (2.5, 3.5) }}",
     # Statements
     "{% for x in list %}{{ loop.index }}/{{ loop.length }}:{{ x }}{{ ',' if not loop.last }}{% endfor %}",
-    "{% for x in list %}{{ loop.first }} {{ loop.revindex }} {{ loop.revindex0 }} {{ loop.previtem }} {{ loop.nextitem }};{% endfor %}",
+    "{% for x in list %}{{ loop.first }} {{ loop.revindex }} {{ loop.revindex0 }} {{ loop.previtem }} "
+    "{{ loop.nextitem }};{% endfor %}",
     "{% for k, v in d.items() %}{{ k }}={{ v }};{% endfor %}",
     "{% for k in d %}{{ k }} {% endfor %}",
     "{% for a, b in [(1, 2), [3, 4]] %}{{ a + b }} {% endfor %}",
@@ -190,7 +164,8 @@ SNIPPETS = [
     "{% for x in list %}{% for y in words %}{{ loop.index }}{{ y }}{% endfor %}{{ loop.index }};{% endfor %}",
     "{% for x in list %}{{ loop.cycle('a', 'b') }}{{ loop.changed(x > 1) }} {% endfor %}",
     "{% for x in list %}{{ loop }}{% endfor %}",
-    "{% for x in [[1, [2]], 3] recursive %}{{ loop.depth }}{% if x is iterable %}({{ loop(x) }}){% else %}{{ x }}{% endif %}{% endfor %}",
+    "{% for x in [[1, [2]], 3] recursive %}{{ loop.depth }}{% if x is iterable %}({{ loop(x) }}){% else %}{{ x }}{% endif %}"
+    "{% endfor %}",
     "{% for x in list | reverse %}{{ loop.length }}{{ x }}{{ loop.last }}{% endfor %}",
     "{% for x in 'ab', 'cd' %}{{ x }},{% endfor %}",
     "{% set x = 1 %}{% for i in list %}{% set x = x + i %}{{ x }} {% endfor %}{{ x }}",
@@ -253,103 +228,68 @@ SNIPPETS = [
     "{{n}}{{-n}}{{ - n }}",
     # Filters
     "{{ 'a,b' | replace(',', ';') }} {{ 5 | replace('5', 'x') }} {{ 'aaa' | replace('a', 'b', 1) }} {{ none | replace('N', 'n') }}",
-    (
-        "{{ list | sort }} {{ words | sort }} {{ words | sort(case_sensitive=true) }} {{ list | sort(reverse=true) }} {{ users |"
-        " sort(attribute='age') | map(attribute='name') | list }} {{ users | sort(attribute='age,name') | map(attribute='name') |"
-        " join(',') }}"
-    ),
+    "{{ list | sort }} {{ words | sort }} {{ words | sort(case_sensitive=true) }} {{ list | sort(reverse=true) }} "
+    "{{ users | sort(attribute='age') | map(attribute='name') | list }} "
+    "{{ users | sort(attribute='age,name') | map(attribute='name') | join(',') }}",
     "{{ [1, 'a'] | sort }}",
-    (
-        "{{ list | join }} {{ list | join(', ') }} {{ users | join('-', attribute='name') }} {{ 'abc' | join('.') }} {{ [none, true] |"
-        " join(' ') }}"
-    ),
-    (
-        "{{ users | map(attribute='age') | sum }} {{ users | sum(attribute='age') }} {{ [1.5, 2] | sum }} {{ [] | sum }} {{ [[1], [2]] |"
-        " sum(start=[]) }} {{ ['a'] | sum }}"
-    ),
+    "{{ list | join }} {{ list | join(', ') }} {{ users | join('-', attribute='name') }} {{ 'abc' | join('.') }} "
+    "{{ [none, true] | join(' ') }}",
+    "{{ users | map(attribute='age') | sum }} {{ users | sum(attribute='age') }} {{ [1.5, 2] | sum }} {{ [] | sum }} "
+    "{{ [[1], [2]] | sum(start=[]) }} {{ ['a'] | sum }}",
     "{{ users | groupby('age') }}",
     "{% for age, us in users | groupby('age') %}{{ age }}:{{ us | map(attribute='name') | list }};{% endfor %}",
-    "{{ (users | groupby('age'))[0].grouper }} {{ (users | groupby('age'))[1].list | length }} {{ ['a', 'B', 'A'] | groupby(0) | list }}",
+    "{{ (users | groupby('age'))[0].grouper }} {{ (users | groupby('age'))[1].list | length }} "
+    "{{ ['a', 'B', 'A'] | groupby(0) | list }}",
     "{{ list | min }} {{ list | max }} {{ words | min }} {{ users | max(attribute='age') }} {{ [] | min }}|",
     "{{ list | first }} {{ list | last }} {{ [] | first }}|{{ 'abc' | first }} {{ d | first }} {{ d | last }}",
     "{{ list | reverse | list }} {{ 'a😀c' | reverse }} {{ d | reverse | list }}",
     "{{ [1, 1.0, 'a', 'A', true] | unique | list }} {{ users | unique(attribute='age') | map(attribute='name') | list }}",
-    (
-        "{{ range(7) | batch(3) | list }} {{ range(7) | batch(3, 0) | list }} {{ range(7) | slice(3) | list }} {{ range(7) | slice(3, 'x')"
-        " | list }}"
-    ),
-    (
-        "{{ users | selectattr('on') | map(attribute='name') | list }} {{ users | selectattr('age', 'gt', 26) | list | length }} {{ users |"
-        " rejectattr('on') | list | length }} {{ users | selectattr('on', 'defined') | list | length }} {{ list | select('odd') | list }}"
-        " {{ mixed | select | list }} {{ mixed | reject('none') | list }}"
-    ),
-    (
-        "{{ ['a', ' b '] | map('trim') | map('upper') | list }} {{ users | map(attribute='zip', default='-') | list }} {{ list |"
-        " map('string') | list }} {{ [[1, 2], [3]] | map('first') | list }} {{ [[1, 2]] | map(attribute=1) | list }}"
-    ),
+    "{{ range(7) | batch(3) | list }} {{ range(7) | batch(3, 0) | list }} {{ range(7) | slice(3) | list }} "
+    "{{ range(7) | slice(3, 'x') | list }}",
+    "{{ users | selectattr('on') | map(attribute='name') | list }} {{ users | selectattr('age', 'gt', 26) | list | length }} "
+    "{{ users | rejectattr('on') | list | length }} {{ users | selectattr('on', 'defined') | list | length }} "
+    "{{ list | select('odd') | list }} {{ mixed | select | list }} {{ mixed | reject('none') | list }}",
+    "{{ ['a', ' b '] | map('trim') | map('upper') | list }} {{ users | map(attribute='zip', default='-') | list }} "
+    "{{ list | map('string') | list }} {{ [[1, 2], [3]] | map('first') | list }} {{ [[1, 2]] | map(attribute=1) | list }}",
     "{{ list | map('nofilter') }}",
     "{{ list | map('nofilter') | list }}",
     "{{ list | select('odd') }}",
     "{{ (list | select('odd')) is iterable }} {{ (list | select('odd')) | length }}",
-    (
-        "{% set g = list | select('odd') %}{% for x in g %}{{ x }}{% endfor %}|{% for x in g %}{{ x }}{% endfor %}|{{ 'y' if [] | select"
-        " else 'n' }}"
-    ),
-    (
-        "{{ 2.5 | round }} {{ 3.5 | round }} {{ 2.675 | round(2) }} {{ 1234 | round(-2) }} {{ 5 | round }} {{ 2.4 | round(0, 'ceil') }} {{"
-        " 2.45 | round(1, 'floor') }} {{ 42.55 | round | int }} {{ -2.5 | round }}"
-    ),
-    (
-        "{{ '42' | int }} {{ '42.9' | int }} {{ 'x' | int }} {{ 'x' | int(5) }} {{ '0x1f' | int(base=16) }} {{ '1f' | int(0, 16) }} {{ none"
-        " | int }} {{ ' 7 ' | int }} {{ true | int }} {{ '1_000' | int }} {{ '٣' | int }}"
-    ),
-    "{{ '1.5' | float }} {{ 'x' | float }} {{ 3 | float }} {{ 'inf' | float }} {{ '1e3' | float }} {{ none | float }} {{ '-' | float(2) }}",
+    "{% set g = list | select('odd') %}{% for x in g %}{{ x }}{% endfor %}|{% for x in g %}{{ x }}{% endfor %}"
+    "|{{ 'y' if [] | select else 'n' }}",
+    "{{ 2.5 | round }} {{ 3.5 | round }} {{ 2.675 | round(2) }} {{ 1234 | round(-2) }} {{ 5 | round }} "
+    "{{ 2.4 | round(0, 'ceil') }} {{ 2.45 | round(1, 'floor') }} {{ 42.55 | round | int }} {{ -2.5 | round }}",
+    "{{ '42' | int }} {{ '42.9' | int }} {{ 'x' | int }} {{ 'x' | int(5) }} {{ '0x1f' | int(base=16) }} {{ '1f' | int(0, 16) }} "
+    "{{ none | int }} {{ ' 7 ' | int }} {{ true | int }} {{ '1_000' | int }} {{ '٣' | int }}",
+    "{{ '1.5' | float }} {{ 'x' | float }} {{ 3 | float }} {{ 'inf' | float }} {{ '1e3' | float }} {{ none | float }} "
+    "{{ '-' | float(2) }}",
     "{{ -3 | abs }} {{ neg | abs }} {{ 'a' | abs }}",
-    (
-        "{{ 'ab' | center(6) }}| {{ 'hello world' | title }} {{ 'a-b (c' | title }} {{ 'hELLO' | capitalize }} {{ 'a b' | wordcount }} {{ s"
-        " | upper }} {{ none | upper }} {{ undefined_thing | upper }}|"
-    ),
-    (
-        "{{ lines | indent }}|{{ lines | indent(2, true) }}|{{ lines | indent('> ', blank=true) }}|{{ '' | indent }}|{{ 'a' |"
-        " indent(first=true) }}"
-    ),
-    (
-        "{{ 'foo bar baz qux' | truncate(9) }} {{ 'foo bar baz qux' | truncate(9, true) }} {{ 'foo bar baz qux' | truncate(11) }} {{ 'foo"
-        " bar baz qux' | truncate(11, false, '..', 0) }}"
-    ),
-    (
-        "{{ u | default('x') }} {{ undefined_thing | default('x') }} {{ '' | default('x', true) }} {{ undefined_thing | d }}| {{ nest.a |"
-        " default(nest.x) }} {{ none | default('x', boolean=true) }}"
-    ),
-    (
-        "{{ d | dictsort }} {{ d | dictsort(by='key', reverse=true) | first }} {{ {'b': 1, 'A': 2} | dictsort }} {{ {'b': 1, 'A': 2} |"
-        " dictsort(true) }} {{ {'b': 1, 'A': 2} | dictsort(by='value') }}"
-    ),
+    "{{ 'ab' | center(6) }}| {{ 'hello world' | title }} {{ 'a-b (c' | title }} {{ 'hELLO' | capitalize }} "
+    "{{ 'a b' | wordcount }} {{ s | upper }} {{ none | upper }} {{ undefined_thing | upper }}|",
+    "{{ lines | indent }}|{{ lines | indent(2, true) }}|{{ lines | indent('> ', blank=true) }}|{{ '' | indent }}|{{ 'a' | indent(f"
+    "irst=true) }}",
+    "{{ 'foo bar baz qux' | truncate(9) }} {{ 'foo bar baz qux' | truncate(9, true) }} {{ 'foo bar baz qux' | truncate(11) }} "
+    "{{ 'foo bar baz qux' | truncate(11, false, '..', 0) }}",
+    "{{ u | default('x') }} {{ undefined_thing | default('x') }} {{ '' | default('x', true) }} "
+    "{{ undefined_thing | d }}| {{ nest.a | default(nest.x) }} {{ none | default('x', boolean=true) }}",
+    "{{ d | dictsort }} {{ d | dictsort(by='key', reverse=true) | first }} {{ {'b': 1, 'A': 2} | dictsort }} "
+    "{{ {'b': 1, 'A': 2} | dictsort(true) }} {{ {'b': 1, 'A': 2} | dictsort(by='value') }}",
     "{{ d | items | list }} {{ undefined_thing | items | list }} {{ d | list }} {{ 'ab' | list }} {{ d | length }} {{ d | count }}",
-    (
-        "{{ html | e }} {{ html | escape }} {{ html | striptags }} {{ html | safe }} {{ html | urlencode }} {{ {'a b': 'c/d', 'x': 1} |"
-        " urlencode }} {{ {'class': 'a', 'id': none, 'n': 5} | xmlattr }} {{ html | forceescape }}"
-    ),
-    (
-        "{{ ('<b>' | safe) ~ '<i>' }} {{ '<' | e | upper }} {{ '<' | e | length }} {{ ('<' | safe) is string }} {{ ('<' | safe) == '<' }}"
-        " {{ ['<' | safe] }}"
-    ),
+    "{{ html | e }} {{ html | escape }} {{ html | striptags }} {{ html | safe }} {{ html | urlencode }} "
+    "{{ {'a b': 'c/d', 'x': 1} | urlencode }} {{ {'class': 'a', 'id': none, 'n': 5} | xmlattr }} {{ html | forceescape }}",
+    "{{ ('<b>' | safe) ~ '<i>' }} {{ '<' | e | upper }} {{ '<' | e | length }} {{ ('<' | safe) is string }} "
+    "{{ ('<' | safe) == '<' }} {{ ['<' | safe] }}",
     "{{ 1000 | filesizeformat }} {{ 1 | filesizeformat }} {{ 123456789 | filesizeformat }} {{ 2048 | filesizeformat(true) }}",
     "{{ users[0] | attr('name') }}|{{ s | attr('upper') is defined }} {{ d | attr('items') is defined }}",
-    (
-        "{{ ' x ' | trim }} {{ 'xax' | trim('x') }} {{ none | trim }} {{ 5 | string + 'a' }} {{ list | string }} {{ none | string }} {{ 1.0"
-        " | string }}"
-    ),
-    (
-        "{{ mixed | tojson }} {{ s | tojson }} {{ d | tojson }} {{ html | tojson }} {{ quotes | tojson }} {{ 1.0 | tojson }} {{ tiny |"
-        " tojson }} {{ big | tojson }} {{ none | tojson }} {{ (1, 2) | tojson }} {{ {1: 2, none: 3, true: 4, 1.5: 5} | tojson }}"
-    ),
+    "{{ ' x ' | trim }} {{ 'xax' | trim('x') }} {{ none | trim }} {{ 5 | string + 'a' }} {{ list | string }} {{ none | string }} "
+    "{{ 1.0 | string }}",
+    "{{ mixed | tojson }} {{ s | tojson }} {{ d | tojson }} {{ html | tojson }} {{ quotes | tojson }} {{ 1.0 | tojson }} "
+    "{{ tiny | tojson }} {{ big | tojson }} {{ none | tojson }} {{ (1, 2) | tojson }} "
+    "{{ {1: 2, none: 3, true: 4, 1.5: 5} | tojson }}",
     "{{ d | tojson(indent=2) }}",
     "{{ d | tojson(indent=0) }} {{ mixed | tojson(indent='--') }} {{ {'a': []} | tojson(indent=4) }}",
-    (
-        "{{ d | tojson(separators=(',', ':')) }} {{ s | tojson(ensure_ascii=true) }} {{ {'b': 1, 'a': 2} | tojson(sort_keys=true) }} {{ d |"
-        " tojson(indent=1, separators=(' ,', ' : ')) }}"
-    ),
+    "{{ d | tojson(separators=(',', ':')) }} {{ s | tojson(ensure_ascii=true) }} {{ {'b': 1, 'a': 2} | tojson(sort_keys=true) }} "
+    "{{ d | tojson(indent=1, separators=(' ,', ' : ')) }}",
     "{{ undefined_thing | tojson }}",
     "{{ range(2) | tojson }}",
     "{{ d.items() | tojson }}",
@@ -357,17 +297,15 @@ SNIPPETS = [
     "{{ '\\x7f\\u2028\\x01\\b\\f' | tojson }}",
     "{{ {(1, 2): 3} | tojson }}",
     # Tests
-    (
-        "{{ 3 is odd }} {{ 4 is even }} {{ 9 is divisibleby 3 }} {{ 9 is divisibleby(2) }} {{ n is number }} {{ true is number }} {{ true"
-        " is integer }} {{ 1.0 is float }} {{ 1 is float }} {{ 'a' is string }} {{ d is mapping }} {{ list is sequence }} {{ d is sequence"
-        " }} {{ 'a' is sequence }} {{ undefined_thing is sequence }} {{ d.items() is sequence }} {{ list is iterable }} {{ 5 is iterable }}"
-        " {{ none is none }} {{ true is true }} {{ 1 is true }} {{ false is false }} {{ true is boolean }}"
-    ),
-    (
-        "{{ 1 is eq 1.0 }} {{ 1 is ne 2 }} {{ 3 is gt 2 }} {{ 'a' is in 'abc' }} {{ 1 is in [1] }} {{ 2 is not in [1] }} {{ n is sameas n"
-        " }} {{ none is sameas none }} {{ 'abc' is lower }} {{ 'ABC' is upper }} {{ 'x' is callable }} {{ range is callable }} {{ 'upper'"
-        " is filter }} {{ 'nope' is filter }} {{ 'odd' is test }} {{ ('<' | safe) is escaped }} {{ 1 is equalto 1 }}"
-    ),
+    "{{ 3 is odd }} {{ 4 is even }} {{ 9 is divisibleby 3 }} {{ 9 is divisibleby(2) }} {{ n is number }} {{ true is number }} "
+    "{{ true is integer }} {{ 1.0 is float }} {{ 1 is float }} {{ 'a' is string }} {{ d is mapping }} {{ list is sequence }} "
+    "{{ d is sequence }} {{ 'a' is sequence }} {{ undefined_thing is sequence }} {{ d.items() is sequence }} "
+    "{{ list is iterable }} {{ 5 is iterable }} {{ none is none }} {{ true is true }} {{ 1 is true }} {{ false is false }} "
+    "{{ true is boolean }}",
+    "{{ 1 is eq 1.0 }} {{ 1 is ne 2 }} {{ 3 is gt 2 }} {{ 'a' is in 'abc' }} {{ 1 is in [1] }} {{ 2 is not in [1] }} "
+    "{{ n is sameas n }} {{ none is sameas none }} {{ 'abc' is lower }} {{ 'ABC' is upper }} {{ 'x' is callable }} "
+    "{{ range is callable }} {{ 'upper' is filter }} {{ 'nope' is filter }} {{ 'odd' is test }} {{ ('<' | safe) is escaped }} "
+    "{{ 1 is equalto 1 }}",
     "{{ n is defined and n > 3 }} {{ not n is defined }} {{ n is not defined or true }} {{ x is defined if true else 'b' }}",
     "{{ messages[0].role is defined and messages[0]['role'] == 'system' }}",
     # Calls, globals, namespaces
@@ -375,146 +313,46 @@ SNIPPETS = [
     "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}{{ c.current }}{{ c.reset() }}{{ c.current }}",
     "{% set j = joiner('|') %}{% for x in list %}{{ j() }}{{ x }}{% endfor %}",
     "{{ namespace is callable }} {{ range(3) is sequence }} {{ range(1000000) }}",
-    (
-        "{{ messages | map(attribute='role') | join(',') }} {{ messages[-1].tool_calls is defined }} {{ messages[-1].tool_calls | length }}"
-        " {{ messages[1:] | length }} {{ (messages | last).content }}"
-    ),
+    "{{ messages | map(attribute='role') | join(',') }} {{ messages[-1].tool_calls is defined }} "
+    "{{ messages[-1].tool_calls | length }} {{ messages[1:] | length }} {{ (messages | last).content }}",
     "{% for m in messages if m.role != 'system' %}{{ loop.index0 }}{{ m['role'] }}{% endfor %}",
-    (
-        "{%- if messages[0]['role'] == 'system' -%}{%- set system_message = messages[0]['content'] | trim -%}{%- set messages ="
-        " messages[1:] -%}{%- endif -%}{{ system_message }}{{ messages | length }}"
-    ),
-    (
-        "{% set ns = namespace(found=false, last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.found = true %}{% set"
-        " ns.last = loop.index0 %}{% endif %}{% endfor %}{{ ns.found }} {{ ns.last }}"
-    ),
-    (
-        "{{ messages[0].content.split('x')[-1].lstrip('\\n') }} {{ '</think>' in messages[2].content }} {{"
-        " 'a</think>b'.split('</think>')[-1] }}"
-    ),
+    "{%- if messages[0]['role'] == 'system' -%}{%- set system_message = messages[0]['content'] | trim -%}"
+    "{%- set messages = messages[1:] -%}{%- endif -%}{{ system_message }}{{ messages | length }}",
+    "{% set ns = namespace(found=false, last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.found = true %}"
+    "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{{ ns.found }} {{ ns.last }}",
+    "{{ messages[0].content.split('x')[-1].lstrip('\\n') }} {{ '</think>' in messages[2].content }} "
+    "{{ 'a</think>b'.split('</think>')[-1] }}",
     "{{ 'x' if messages[2].tool_calls else 'y' }} {{ messages[2].get('tool_calls', none) }}",
-    (
-        "{%- macro render(x, indent=0) -%}{%- if x is mapping -%}{%- for k, v in x | dictsort -%}{{ ' ' * indent }}{{ k }}:{{ render(v,"
-        " indent + 1) }}\n{%- endfor -%}{%- elif x is string or x is not iterable -%}{{ x | tojson }}{%- else -%}[{%- for i in x -%}{{"
-        " render(i) }}{{ ', ' if not loop.last }}{%- endfor -%}]{%- endif -%}{%- endmacro -%}{{ render(d) }}"
-    ),
+    "{%- macro render(x, indent=0) -%}{%- if x is mapping -%}{%- for k, v in x | dictsort -%}"
+    "{{ ' ' * indent }}{{ k }}:{{ render(v, indent + 1) }}\n{%- endfor -%}{%- elif x is string or x is not iterable -%}"
+    "{{ x | tojson }}{%- else -%}[{%- for i in x -%}{{ render(i) }}{{ ', ' if not loop.last }}{%- endfor -%}]{%- endif -%}"
+    "{%- endmacro -%}{{ render(d) }}",
 ]
 
 VALUES = [
-    "0",
-    "3",
-    "-2",
-    "2.5",
-    "2.0",
-    "true",
-    "none",
-    "'ab'",
-    "''",
-    "'3'",
-    "[1, 2]",
-    "(1, 2)",
-    "{'a': 1}",
-    "nothing",
-    "10**20",
-    "range(2)",
+    "0", "3", "-2", "2.5", "2.0", "true", "none", "'ab'", "''", "'3'", "[1, 2]", "(1, 2)", "{'a': 1}", "nothing", "10**20", "range(2)",
 ]
-OPERATORS = ["+", "-", "*", "/", "//", "%", "~", "==", "!=", "<", ">=", "in", "and", "or"]
+OPERATORS = [
+    "+", "-", "*", "/", "//", "%", "~", "==", "!=", "<", ">=", "in", "and", "or",
+]
 FILTERS = [
-    "abs",
-    "capitalize",
-    "count",
-    "default('D')",
-    "e",
-    "first",
-    "float",
-    "indent",
-    "int",
-    "items | list",
-    "join('-')",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "max",
-    "min",
-    "reverse | list",
-    "round",
-    "select | list",
-    "sort",
-    "string",
-    "sum",
-    "title",
-    "tojson",
-    "tojson(indent=2)",
-    "trim",
-    "unique | list",
-    "upper",
-    "wordcount",
-    "batch(2) | list",
-    "map('string') | list",
-    "dictsort",
-    "round(1)",
+    "abs", "capitalize", "count", "default('D')", "e", "first", "float", "indent", "int", "items | list", "join('-')", "last", "length",
+    "list", "lower", "max", "min", "reverse | list", "round", "select | list", "sort", "string", "sum", "title", "tojson",
+    "tojson(indent=2)", "trim", "unique | list", "upper", "wordcount", "batch(2) | list", "map('string') | list", "dictsort", "round(1)",
     "truncate(5)",
 ]
 TESTS = [
-    "boolean",
-    "callable",
-    "defined",
-    "divisibleby 2",
-    "even",
-    "false",
-    "float",
-    "in [3, 'ab']",
-    "integer",
-    "iterable",
-    "lower",
-    "mapping",
-    "none",
-    "number",
-    "odd",
-    "sequence",
-    "string",
-    "true",
-    "undefined",
-    "upper",
+    "boolean", "callable", "defined", "divisibleby 2", "even", "false", "float", "in [3, 'ab']", "integer", "iterable", "lower",
+    "mapping", "none", "number", "odd", "sequence", "string", "true", "undefined", "upper",
 ]
-TEXTS = ["'Hello World'", "' a  b '", "''", "'ÄÖ ß 😀'", "'aXbXc'", "'12'", "'\\na\\n'"]
+TEXTS = [
+    "'Hello World'", "' a  b '", "''", "'ÄÖ ß 😀'", "'aXbXc'", "'12'", "'\\na\\n'",
+]
 METHODS = [
-    "capitalize()",
-    "casefold()",
-    "count('X')",
-    "endswith('c')",
-    "find('b')",
-    "rfind('X')",
-    "isalnum()",
-    "isalpha()",
-    "isdigit()",
-    "islower()",
-    "isspace()",
-    "istitle()",
-    "isupper()",
-    "lower()",
-    "lstrip()",
-    "lstrip('aH')",
-    "partition('X')",
-    "replace('X', '--')",
-    "rsplit('X', 1)",
-    "rsplit(None, 1)",
-    "rstrip()",
-    "rstrip('c')",
-    "split()",
-    "split('X')",
-    "split(None, 1)",
-    "splitlines()",
-    "startswith('a')",
-    "strip()",
-    "swapcase()",
-    "title()",
-    "upper()",
-    "zfill(14)",
-    "center(14, '*')",
-    "ljust(3)",
-    "isidentifier()",
+    "capitalize()", "casefold()", "count('X')", "endswith('c')", "find('b')", "rfind('X')", "isalnum()", "isalpha()", "isdigit()",
+    "islower()", "isspace()", "istitle()", "isupper()", "lower()", "lstrip()", "lstrip('aH')", "partition('X')", "replace('X', '--')",
+    "rsplit('X', 1)", "rsplit(None, 1)", "rstrip()", "rstrip('c')", "split()", "split('X')", "split(None, 1)", "splitlines()",
+    "startswith('a')", "strip()", "swapcase()", "title()", "upper()", "zfill(14)", "center(14, '*')", "ljust(3)", "isidentifier()",
     "isnumeric()",
 ]
 
@@ -549,15 +387,7 @@ def main():
     variables = json.loads(VARIABLES)
     snippets = [[snippet, render(snippet, variables)] for snippet in SNIPPETS]
     texts = [render(snippet, {}) for snippet in combined()]
-    table = {
-        "values": VALUES,
-        "operators": OPERATORS,
-        "filters": FILTERS,
-        "tests": TESTS,
-        "texts": TEXTS,
-        "methods": METHODS,
-        "results": texts,
-    }
+    table = {"values": VALUES, "operators": OPERATORS, "filters": FILTERS, "tests": TESTS, "texts": TEXTS, "methods": METHODS, "results": texts}
     OUT.write_text(json.dumps({"variables": VARIABLES, "snippets": snippets, "combined": table}, ensure_ascii=False, indent=0) + "\n")
     print(len(snippets), "snippets,", len(texts), "combinations")
 

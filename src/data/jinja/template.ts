@@ -1,8 +1,9 @@
 import { messageOf } from '../../util/errors.js';
-import { compileStatements, Frame, Output, type Rendition, Scope } from './compile.js';
+import { compileStatements } from './compile.js';
 import { limits, startMeter } from './meter.js';
 import { globals } from './objects.js';
 import { parseTemplate } from './parser.js';
+import { Frame, Output, type Rendition, Scope } from './scope.js';
 import type { Value } from './values.js';
 
 /**
@@ -16,8 +17,8 @@ import type { Value } from './values.js';
  * 4. Printing iterators and functions: Python writes where they lie in memory.
  * 5. `random` and `lipsum`: their results are random.
  * 6. `pprint`, `wordwrap`, `urlize`: they break lines and find links by rules of libraries of their own.
- * 7. Values of types that chats do not have: bytes (`encode`), complex numbers, sets (operations on views of dicts), and numbers above 4300
- * digits.
+ * 7. Values of types that chats do not have: bytes (`encode`), complex numbers, sets (operations on views of dicts), and
+ *    numbers above 4300 digits.
  * 8. Methods of texts, numbers and iterators that only make such values (`translate`, `hex`, `send` …), and `format_map`.
  * 9. The escape `\N{…}` in texts, the format codes `n` and `c`, and zeros before groups of digits.
  * 10. Generation blocks inside of each other.

@@ -1,8 +1,6 @@
 import { made, spendText } from './meter.js';
 
-/**
- * Texts as Python has them: their units are code points, and white space is what `str.isspace` says, not what JavaScript's `trim` takes.
- */
+/** Texts as Python has them: their units are code points, and white space is what `str.isspace` says, not what `trim` takes. */
 
 /** The inside of a character class: Python's white space. */
 export const space = '\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000';
