@@ -4,12 +4,14 @@ import { bind } from '../../src/data/jinja/operations.js';
 import { fromJson, str } from '../../src/data/jinja/print.js';
 import { Refusal, Template } from '../../src/data/jinja/template.js';
 import { Func, type Value } from '../../src/data/jinja/values.js';
+import { strftime } from '../../src/data/strftime.js';
 import { type JsonObject, parseExactJson } from '../../src/util/json.js';
 
 /** What tools/golden/jinja.py writes: snippets and what jinja2 makes of them, null where it fails. */
 interface Golden {
   variables: string;
   snippets: [snippet: string, text: string | null][];
+  dates: { format: string; times: [time: number[], text: string][] };
   combined: Record<'values' | 'operators' | 'filters' | 'tests' | 'texts' | 'methods', string[]> & { results: (string | null)[] };
 }
 
@@ -24,7 +26,6 @@ function render(snippet: string, json: JsonObject = {}): string | null {
     return new Template(snippet).render(variables).text;
   } catch (error) {
     expect(error).toBeInstanceOf(Error);
-    if (process.env.SHOW_ERRORS) console.log(snippet, String(error));
     return null;
   }
 }
@@ -50,4 +51,11 @@ test('every operator, filter, test and method of texts on values of every kind',
   const ours = snippets.map((snippet) => [snippet, render(snippet)]);
   const theirs = snippets.map((snippet, i) => [snippet, golden.combined.results[i]]);
   expect(ours.filter((_, i) => ours[i][1] !== theirs[i][1])).toEqual(theirs.filter((_, i) => ours[i][1] !== theirs[i][1]));
+});
+
+test('dates are written as strftime writes them', () => {
+  const { format, times } = golden.dates;
+  expect(times.map(([[year, month, ...rest]]) => strftime(new Date(year, month - 1, ...(rest as [number])), format))).toEqual(
+    times.map(([, text]) => text),
+  );
 });

@@ -55,7 +55,8 @@ function render(
 test('the packages hold the templates of many families', () => {
   const families =
     'aya bai.?chuan chatml code-?llama cohere command deepseek ernie exaone falcon gemma glm gpt-?oss idefics internlm internvl jamba ' +
-    'kimi lfm ling llama llava minicpm minimax mistral mixtral moonlight nemotron orion phi pixtral qwen qwq seed skywork smolvlm telechat yi';
+    'kimi lfm ling llama llava minicpm minimax mistral mixtral moonlight nemotron orion phi ' +
+    'pixtral qwen qwq seed skywork smolvlm telechat yi';
   const present = families.split(' ').filter((family) => templates.some(({ name }) => new RegExp(family, 'i').test(name.split(' ')[1])));
   expect(templates.length).toBeGreaterThan(150);
   expect(present.length).toBeGreaterThanOrEqual(30);

@@ -1,9 +1,11 @@
 """Snippets of templates rendered by jinja2 in the environment of transformers: test/golden/jinja.json.
 
 For each snippet its text, or null where Python raises an error or writes where something lies in memory. `SNIPPETS` are written by
-hand; the others combine values with every operator, filter, test and method of texts. Variables are kept as the text of JSON, in which 20.0 is not 20.
+hand; the others combine values with every operator, filter, test and method of texts. Variables are kept as the text of JSON, in which 20.0 is not 20. `dates` are times
+in the words of `strftime`.
 Needs the packages of requirements.txt and jinja2==3.1.6.
 """
+import datetime
 import json
 import pathlib
 import re
@@ -16,11 +18,13 @@ warnings.simplefilter("ignore")
 OUT = pathlib.Path(__file__).parents[2] / "test" / "golden" / "jinja.json"
 
 VARIABLES = r"""{
-  "n": 7, "f": 2.5, "w": 20.0, "tiny": 1e-07, "big": 2512292042121000001, "huge": 1e22, "neg": -3, "t": true, "u": null, "s": "Hello wörld 😀!",
+  "n": 7, "f": 2.5, "w": 20.0, "tiny": 1e-07, "big": 2512292042121000001, "huge": 1e22, "neg": -3, "t": true, "u": null,
+  "s": "Hello wörld 😀!",
   "empty": "", "quotes": "it's \"so\"\n", "list": [3, 1, 2], "words": ["b", "A", "c"], "mixed": [1, "x", null, true, 2.0, [], {}],
   "d": {"b": 1, "a": [true, null], "10": "ten", "9": "nine", "items": "key"}, "nest": {"x": {"y": [{"z": "deep"}]}},
   "users": [{"name": "Zoe", "age": 30, "on": true}, {"name": "adam", "age": 25, "on": false}, {"name": "Bea", "age": 30}],
-  "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}, {"role": "assistant", "content": "A", "tool_calls": []}],
+  "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "U"},
+    {"role": "assistant", "content": "A", "tool_calls": []}],
   "html": "<a href='x'>T&amp;</a>", "lines": "one\ntwo\n\nthree\n"
 }"""
 
@@ -357,6 +361,18 @@ METHODS = [
 ]
 
 
+DATE_FORMAT = ("%a|%A|%b|%B|%c|%C|%d|%-d|%_d|%D|%e|%-e|%F|%g|%G|%h|%H|%-H|%I|%-I|%j|%-j|%k|%l|%m|%-m|%M|%n|%p|%P|%r|%R|%S|%t|%T|%u|"
+               "%U|%V|%w|%W|%x|%X|%y|%-y|%Y|%z|%Z|%%|%Q|%f|%0e|%_H")
+
+
+def dates():
+    """Days around the ends of years, where weeks are counted in several ways."""
+    for year in range(2015, 2031):
+        for month, day in ((1, 1), (1, 4), (2, 29 if year % 4 == 0 else 28), (12, 30)):
+            time = [year, month, day, (year * day) % 24, day, month]
+            yield [time, datetime.datetime(*time).strftime(DATE_FORMAT)]
+
+
 def combined():
     for operator in OPERATORS:
         for left in VALUES:
@@ -387,8 +403,10 @@ def main():
     variables = json.loads(VARIABLES)
     snippets = [[snippet, render(snippet, variables)] for snippet in SNIPPETS]
     texts = [render(snippet, {}) for snippet in combined()]
-    table = {"values": VALUES, "operators": OPERATORS, "filters": FILTERS, "tests": TESTS, "texts": TEXTS, "methods": METHODS, "results": texts}
-    OUT.write_text(json.dumps({"variables": VARIABLES, "snippets": snippets, "combined": table}, ensure_ascii=False, indent=0) + "\n")
+    table = {"values": VALUES, "operators": OPERATORS, "filters": FILTERS, "tests": TESTS, "texts": TEXTS, "methods": METHODS}
+    golden = {"variables": VARIABLES, "snippets": snippets, "combined": {**table, "results": texts}}
+    golden["dates"] = {"format": DATE_FORMAT, "times": list(dates())}
+    OUT.write_text(json.dumps(golden, ensure_ascii=False, indent=0) + "\n")
     print(len(snippets), "snippets,", len(texts), "combinations")
 
 

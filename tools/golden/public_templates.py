@@ -36,7 +36,10 @@ def tool(name, description, parameters):
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
-TOOLS = [tool("weather", "Tells the weather & more: <b>\"é😀\"</b>", PARAMETERS), tool("none", "Nothing", {"type": "object", "properties": {}})]
+TOOLS = [
+    tool("weather", "Tells the weather & more: <b>\"é😀\"</b>", PARAMETERS),
+    tool("none", "Nothing", {"type": "object", "properties": {}}),
+]
 ARGUMENTS = {
     "city": "Call1 it's", "days": 2, "exact": True, "limit": 20.0, "id": 2512292042121000001, "tags": ["x", None, 0.1],
     "more": {"b": {}, "a": [False]},
@@ -72,14 +75,16 @@ CONVERSATIONS = {
     "system": dict(messages=[SYSTEM, *TWO_TURNS]),
     "tools": dict(tools=TOOLS, messages=[user("User1"), assistant("", tool_calls=call(**ARGUMENTS)), RESULT, assistant("Answer2")]),
     "tools, more turns": dict(tools=TOOLS, messages=[
-        SYSTEM, user("User1"), assistant(None, tool_calls=call(city="Call1")), RESULT, assistant("Answer2"), user("User2"), assistant("Answer3"),
+        SYSTEM, user("User1"), assistant(None, tool_calls=call(city="Call1")), RESULT, assistant("Answer2"),
+        user("User2"), assistant("Answer3"),
     ]),
     "tools, unused": dict(tools=TOOLS, messages=[user("User1"), assistant("Answer1", tool_calls=[])]),
     "reasoning": dict(messages=[
         user("User1"), assistant("Answer1", reasoning_content="Reason1"), user("User2"), assistant("Answer2", reasoning="Reason2"),
     ]),
     "written thinking": dict(messages=[
-        user("User1"), assistant("<think>\nReason1\n</think>\n\nAnswer1"), user("User2"), assistant("<think>\nReason2\n</think>\n\nAnswer2"),
+        user("User1"), assistant("<think>\nReason1\n</think>\n\nAnswer1"),
+        user("User2"), assistant("<think>\nReason2\n</think>\n\nAnswer2"),
     ]),
     "reasoning and tools": dict(tools=TOOLS, messages=[
         user("User1"), assistant("Answer1", reasoning_content="Reason1", tool_calls=call(city="Call1")), RESULT,
