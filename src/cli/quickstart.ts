@@ -5,7 +5,7 @@ import type { ExactMatch } from '../generate/exact-match.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
 import { openTextCodec } from '../models/text-model.js';
-import { makeContract } from '../runs/contract.js';
+import { commonSystem, makeContract } from '../runs/contract.js';
 import { type DatasetRows, gatherRows, heldBatches, prepareData, type RunData } from '../runs/data.js';
 import type { TrainEvent, TrainResult } from '../runs/events.js';
 import { nodeHost, readRecipe } from '../runs/node.js';
@@ -90,8 +90,8 @@ export async function quickstart(terminal: Terminal, job: QuickstartJob, device:
       const folder = resolve(localFolder(recipe.output_dir).path);
       const files = kind === 'adapter' ? 'adapter_model.safetensors, adapter_config.json' : 'model.safetensors, config.json';
       terminal.note(`${kind.padEnd(10)} ${folder} (${files})`);
-      const system = systemOf((await gatherRows(datasets[0]))[0]?.value);
-      terminal.note(`talk to it npx lowrank chat --${kind} ${recipe.output_dir}${system === '' ? '' : ` --system "${system}"`}`);
+      const system = await commonSystem(recipe, datasets);
+      terminal.note(`talk to it npx lowrank chat --${kind} ${recipe.output_dir}${system === undefined ? '' : ` --system "${system}"`}`);
       terminal.result(
         {
           model: source.name,
@@ -170,10 +170,4 @@ function percent(share: number): string {
 function oneLine(text: string, width: number): string {
   const line = text.trim().replace(/\s+/g, ' ');
   return line.length > width ? `${line.slice(0, width - 1)}…` : line;
-}
-
-/** The system message of a row of the data set, which the model was trained with. */
-function systemOf(row: unknown): string {
-  const messages = (row as { messages?: { role: string; content: string }[] } | undefined)?.messages ?? [];
-  return messages.find(({ role }) => role === 'system')?.content ?? '';
 }

@@ -93,15 +93,20 @@ function showResult(terminal: Terminal, whole: RunResult): void {
 /** The command that asks what a run has trained as its rows asked. */
 function askingCommand(result: RunResult): string {
   const [kind, path] = outcome(result);
-  const from = `--${kind} ${/^[\w./~-]+$/.test(path) ? path : JSON.stringify(path)}`;
+  const from = `--${kind} ${quoted(path)}`;
   switch (result.framing) {
     case 'chat':
-      return `lowrank chat ${from}`;
+      return `lowrank chat ${from}${result.system === undefined ? '' : ` --system ${quoted(result.system)}`}`;
     case 'alpaca':
       return `lowrank generate ${from} "an instruction"`;
     case 'completion':
       return `lowrank generate ${from} "the beginning of a text"`;
   }
+}
+
+/** A text as a shell takes it for one word. */
+function quoted(text: string): string {
+  return /^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
 /** What a run wrote, as commands name it in their options, and where. */

@@ -1,11 +1,12 @@
 import { columnsRead, contractFile, framingOf, parseContract, type RunContract, supervisedTerminators } from '../data/contract.js';
+import { type DatasetType, detectType, readSample } from '../data/formats.js';
 import { stopIdsOf } from '../generate/text.js';
 import type { Folder } from '../io/folder.js';
 import { generationConfigOf } from '../io/model-folder.js';
 import { type ModelSource, type ModelTexts, readTokenizerFiles } from '../io/model-source.js';
 import { openTextCodec, type TextCodec } from '../models/text-model.js';
 import type { JsonObject } from '../util/json.js';
-import { datasetOptions, type RunData } from './data.js';
+import { type DatasetRows, datasetOptions, type RunData } from './data.js';
 import type { Recipe } from './recipe.js';
 
 /** What a run on these data will have trained with: the codec's template and clock, the rows' formats, the ends that were supervised. */
@@ -25,6 +26,27 @@ export function makeContract(recipe: Recipe, source: ModelSource, codec: TextCod
     datasets,
     terminators: supervisedTerminators(codec.tokenizer, examples, [...optionsOf.values()], recipe.eot_tokens),
   };
+}
+
+/** Rows that are looked at for a system message: no data set is read twice for it. */
+const rowsForSystem = 100;
+
+/** The system message that the conversations of all data sets begin with, as far as their first rows tell; undefined where they differ or have none. */
+export async function commonSystem(recipe: Recipe, datasets: readonly DatasetRows[]): Promise<string | undefined> {
+  const found = new Set<string | undefined>();
+  for (const { dataset, rows } of datasets) {
+    const options = datasetOptions(recipe, dataset);
+    let type: DatasetType | undefined;
+    let left = rowsForSystem;
+    for await (const row of rows) {
+      type ??= detectType(row, options);
+      const sample = readSample(row, type, options);
+      const [first] = sample.kind === 'conversation' ? sample.messages : [];
+      found.add(first?.role === 'system' && typeof first.content === 'string' ? first.content : undefined);
+      if (--left === 0 || found.size > 1) break;
+    }
+  }
+  return found.size === 1 ? [...found][0] : undefined;
 }
 
 /** The contract in the folder of a result or a checkpoint; undefined where something else made it. */

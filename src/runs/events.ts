@@ -43,6 +43,8 @@ export interface TrainResult {
 export interface RunResult extends TrainResult {
   peak_rss_bytes: number;
   planned_rss_bytes: number;
+  /** The system message that all conversations began with. */
+  system?: string;
 }
 
 /** What happens on the way to a model that is ready: every command with a model may hear of it. */

@@ -12,7 +12,7 @@ import { chromeTrace } from '../train/profile.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, counted } from '../util/format.js';
 import { parseJson } from '../util/json.js';
-import { readContract } from './contract.js';
+import { commonSystem, readContract } from './contract.js';
 import { countSteps, openDatasets, prepareData, type RunData } from './data.js';
 import type { RunEvent, RunResult } from './events.js';
 import type { Host } from './host.js';
@@ -128,6 +128,7 @@ interface Prepared {
   source: ModelSource;
   codec: TextCodec;
   data: RunData;
+  system?: string;
 }
 
 /** Reads the data, finds the model, makes examples; `clock` is the time that templates see, now where absent. */
@@ -144,20 +145,20 @@ async function prepare(recipe: Recipe, context: RunContext, clock?: string): Pro
     // Builds the model's shape: a family or a setting that nothing here can compute is refused before any row is read.
     countParameters(source.config, source.name);
     if (recipe.lora_model_dir !== undefined)
-      for (const message of await settingsOfStart(recipe, host.folder(recipe.lora_model_dir))) onEvent?.(warning(message));
+      for (const message of await warningsOfStart(recipe, source, host.folder(recipe.lora_model_dir))) onEvent?.(warning(message));
     const codec = openTextCodec(source, { jinja: recipe.chat_template_jinja, contract: null, clock });
     const data = await prepareData(recipe, codec, datasets, tests, { host, signal });
     for (const event of dataEvents(recipe, data)) onEvent?.(event);
     signal?.throwIfAborted();
-    return { recipe, source, codec, data };
+    return { recipe, source, codec, data, system: await commonSystem(recipe, datasets) };
   } catch (error) {
     await source.checkpoint.close();
     throw error;
   }
 }
 
-/** What of a recipe does not count because the adapter that it begins with says otherwise. */
-async function settingsOfStart(recipe: Recipe, folder: Folder): Promise<string[]> {
+/** What of a recipe does not count because the adapter that it begins with says otherwise, and whether that was made for another base. */
+async function warningsOfStart(recipe: Recipe, source: ModelSource, folder: Folder): Promise<string[]> {
   const text = await folder.readText(adapterConfigFile);
   if (text === undefined) throw await noAdapter(folder);
   if (recipe.adapter === 'full') return [];
@@ -168,7 +169,13 @@ async function settingsOfStart(recipe: Recipe, folder: Folder): Promise<string[]
     const [asked, own] = [recipe[key as keyof Recipe], started[name]].map((value) => JSON.stringify(value));
     return asked === undefined || asked === own ? [] : [`${key} is ${own ?? 'not set'}, and the recipe’s ${asked} does not count`];
   });
-  return differing.length === 0 ? [] : [`lora_model_dir: the adapter keeps the settings it was made with: ${differing.join('; ')}`];
+  const base = (await readContract(folder))?.base;
+  return [
+    ...(differing.length === 0 ? [] : [`lora_model_dir: the adapter keeps the settings it was made with: ${differing.join('; ')}`]),
+    ...(base === undefined || base.identity === source.identity
+      ? []
+      : [`lora_model_dir: the adapter was trained on another base, ${base.name}, than ${source.name}`]),
+  ];
 }
 
 /** One event per data set, what was left out of it, and the steps that all make. */
@@ -192,7 +199,7 @@ const warning = (message: string): RunEvent => ({ type: 'warning', message });
 
 /** Plans, loads and trains; closes the model. */
 async function trainPrepared(prepared: Prepared, folder: Folder, resume: Folder | undefined, options: RunOptions): Promise<RunResult> {
-  const { recipe, source, codec, data } = prepared;
+  const { recipe, source, codec, data, system } = prepared;
   const { host, device, onEvent, signal, stopAfter } = options;
   let close = () => source.checkpoint.close();
   try {
@@ -207,7 +214,7 @@ async function trainPrepared(prepared: Prepared, folder: Folder, resume: Folder 
     const inputs = { recipe, source, text: session.text, data, folder, resume, start, signal, stopAfter, onEvent };
     const { tuner, result } = await trainLocked({ ...inputs, onProfile });
     tuner.dispose();
-    return { ...result, peak_rss_bytes: host.machine().peak, planned_rss_bytes };
+    return { ...result, peak_rss_bytes: host.machine().peak, planned_rss_bytes, system };
   } finally {
     await close();
   }

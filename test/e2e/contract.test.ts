@@ -83,6 +83,14 @@ describe('prompts are framed as the training rows were', () => {
     });
   });
 
+  test('with the system message that all rows have, which the closing line names', async () => {
+    const system = { role: 'system', content: "it's kind" };
+    rows('kind.jsonl', ...[turn('a', 'b'), turn('c', 'd')].map(({ messages }) => ({ messages: [system, ...messages] })));
+    const said = await train('kind', { datasets: ['kind.jsonl'], max_steps: 1 });
+    expect(said).toContain(`next       lowrank chat --adapter ${at('kind')} --system 'it'\\''s kind'\n`);
+    expect(await train('unkind', { datasets: ['kind.jsonl', 'chat.jsonl'], max_steps: 1 })).toMatch(/next {7}lowrank chat --adapter \S+\n/);
+  });
+
   test('a text is continued, and a whole model remembers it like an adapter', async () => {
     const said = await train('texts', { datasets: ['texts.jsonl'], adapter: 'full' });
     expect(said).toContain(`next       lowrank generate --model ${at('texts')} "`);
@@ -234,7 +242,11 @@ describe('what a recipe means', () => {
     await train('first', { lora_alpha: 8 });
     const said = await train('second', { lora_model_dir: at('first'), lora_r: 4, lora_alpha: 32 });
     expect(said).toMatch(/warning: lora_model_dir: .*lora_r is 2, and the recipe’s 4 does not count; lora_alpha is 8, and the recipe’s 32/);
+    expect(said).not.toMatch(/another base/);
     expect(read('second', 'adapter_config.json')).toMatchObject({ r: 2, lora_alpha: 8 });
+    await writeTinyModel(at('other'), { rms_norm_eps: 1e-4 });
+    const onOther = await train('third', { base_model: 'other', lora_model_dir: at('first'), max_steps: 1 });
+    expect(onOther).toMatch(/warning: lora_model_dir: the adapter was trained on another base/);
   });
 
   test('~ is a home, in every path of a recipe', async () => {

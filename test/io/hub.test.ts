@@ -14,7 +14,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { cachedModel, cacheFolder } from '../../src/io/node.js';
-import { openModel } from '../../src/runs/node.js';
+import { nodeHost, openModel } from '../../src/runs/node.js';
 import { LowrankError } from '../../src/util/errors.js';
 import { commit, gitHash, type HubFault, sha256, startHub } from './hub-server.js';
 
@@ -74,6 +74,14 @@ async function errorOf(promise: Promise<unknown>): Promise<LowrankError> {
 
 const repository = () => join(home, 'hub/models--owner--model');
 const blob = () => join(repository(), 'blobs', sha256(model['model.safetensors']));
+
+test('a family that cannot be trained is refused before its weights are downloaded', async () => {
+  hub = await startHub({ ...repositories, 'owner/strange': { ...model, 'config.json': text('{"model_type": "strange"}') } });
+  process.env.HF_ENDPOINT = hub.endpoint;
+  const error = await errorOf(nodeHost.openModel('owner/strange'));
+  expect(error.message).toMatch(/^owner\/strange: config.json: model_type "strange" is not supported/);
+  expect(hub.requests.some(({ path }) => path.endsWith('.safetensors'))).toBe(false);
+});
 
 test('takes only what loading needs, into the layout of Python’s cache', async () => {
   const { requests } = await serve();
