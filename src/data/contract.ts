@@ -30,6 +30,8 @@ export const RunContract = z.object({
   }),
   /** The Jinja source; absent where the base has no template and the recipe gave none. */
   chat_template: z.string().optional(),
+  /** The one that holds where a conversation has tools, where that is another. */
+  tool_use_template: z.string().optional(),
   /** What `strftime_now` showed in templates: a date and time without a zone, so that it reads the same in every zone. */
   clock: z.string(),
   /** How a prompt becomes what was trained: a turn of a conversation, an instruction in Alpaca's words, or the beginning of a text. */

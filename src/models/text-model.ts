@@ -8,8 +8,9 @@ import type { CausalLM } from '../nn/model.js';
 export interface TextCodec extends PromptCodec {
   /** The files that it was made of, with the template where that is another than theirs. */
   files: TokenizerFiles;
-  /** The source of `template`. */
+  /** The source of `template`, and of the one that holds where a conversation has tools. */
   jinja?: string;
+  toolUse?: string;
   /** What `strftime_now` shows in the template (`RunContract.clock`). */
   clock: string;
 }
@@ -45,14 +46,15 @@ export function openTextCodec(
   const time = clock ?? contract?.clock ?? clockText(new Date());
   // The template for tools belongs to the one that it stands beside.
   const own = text === tokenizer.chatTemplate;
-  const toolUse = own ? tokenizer.toolUseTemplate : undefined;
+  const toolUse = own ? tokenizer.toolUseTemplate : text === contract?.chat_template ? contract?.tool_use_template : undefined;
   const { specialTokens } = tokenizer;
   const template = text === undefined ? undefined : new ChatTemplate(text, { toolUse, specialTokens, clock: () => new Date(time) });
   return {
     tokenizer,
     template,
-    files: own ? chosen : { ...chosen, chatTemplate: text, toolUseTemplate: undefined },
+    files: own ? chosen : { ...chosen, chatTemplate: text, toolUseTemplate: toolUse },
     jinja: text,
+    toolUse,
     clock: time,
     contract: contract ?? undefined,
     generationConfig: source.generationConfig,

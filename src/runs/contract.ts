@@ -21,6 +21,7 @@ export function makeContract(recipe: Recipe, source: ModelSource, codec: TextCod
     version: 1,
     base: { name: source.name, path: source.path, revision: source.revision, identity: source.identity },
     chat_template: codec.jinja,
+    tool_use_template: codec.toolUse,
     clock: codec.clock,
     ...framingOf(datasets),
     datasets,
