@@ -1,6 +1,5 @@
 import { LowrankError } from '../util/errors.js';
 import { eventLoopTurns } from '../util/event-loop.js';
-import { counted } from '../util/format.js';
 import type { JsonValue } from '../util/json.js';
 import { type Encoder, type Encoding, encodeText } from './align.js';
 import { type Draft, draftConversation, type Labelled, refuseDoubleBos } from './chat.js';
@@ -353,15 +352,11 @@ function refuseNothingToLearn({ rows, examples }: DataStatistics, masked: readon
   if (rows === 0) throw new LowrankError('holds no rows', { place, mend: 'check its path and contents' });
   if (masked.length > 0) {
     const named = masked.slice(0, 5).join(', ');
-    throw new LowrankError(
-      `${masked.length} of ${counted(rows, 'row')} ${masked.length === 1 ? 'has' : 'have'} no supervised token: ` +
-        `${named}${masked.length > 5 ? ', …' : ''}`,
-      {
-        place,
-        expected: 'at least one turn of a trained role in each row',
-        mend: 'remove these rows, or correct roles_to_train, roles or message_property_mappings',
-      },
-    );
+    throw new LowrankError(`${masked.length} of ${rows} rows have no supervised token: ` + `${named}${masked.length > 5 ? ', …' : ''}`, {
+      place,
+      expected: 'at least one turn of a trained role in each row',
+      mend: 'remove these rows, or correct roles_to_train, roles or message_property_mappings',
+    });
   }
   if (examples === 0) {
     throw new LowrankError(`${rows === 1 ? 'the only row is' : `all ${rows} rows are`} longer than sequence_len ${limit}`, {

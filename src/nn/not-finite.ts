@@ -6,15 +6,15 @@ import type { CausalLM } from './model.js';
 
 /**
  * The error that names the first weight with a NaN or an infinity, of the base or of what stands in its slots; undefined where all are
- * finite. Reads every weight: only what has failed already pays for that.
+ * finite. Reads every weight but those that are `spared`: only what has failed already pays for that.
  */
-export async function notFiniteWeight(model: CausalLM): Promise<LowrankError | undefined> {
+export async function notFiniteWeight(model: CausalLM, spared?: ReadonlySet<Tensor>): Promise<LowrankError | undefined> {
   for (const [path, module] of model.modules) {
     const parts: [string, Tensor][] = [['weight', module.weight]];
     if (module instanceof Linear && module.bias) parts.push(['bias', module.bias]);
     if (module instanceof Linear && module.adapter) parts.push(...Object.entries(module.adapter.parameters()));
     for (const [name, tensor] of parts) {
-      if (Number.isFinite(await sumOfSquares(tensor))) continue;
+      if (spared?.has(tensor) || Number.isFinite(await sumOfSquares(tensor))) continue;
       return new LowrankError('holds NaN or infinity, so nothing can be computed with it', {
         place: `tensor "${path}.${name}"`,
         expected: 'finite numbers',

@@ -78,7 +78,10 @@ export async function trainStep(
     const [[loss], [square]] = await Promise.all(sums.map((sum) => sum.toFloat32()));
     const norm = Math.sqrt(square);
     if (!Number.isFinite(loss) || !Number.isFinite(norm))
-      throw (await notFiniteWeight(tuner.model)) ?? (await notFinite(backend, tuner.parameters(), gradients, loss, place));
+      throw (
+        (await notFiniteWeight(tuner.model, trainedBefore(optimizer, tuner))) ??
+        (await notFinite(backend, tuner.parameters(), gradients, loss, place))
+      );
     const { max_grad_norm: limit } = options;
     // PyTorch's clip_grad_norm_ adds the same 1e-6.
     const gradientScale = limit > 0 ? Math.min(1, limit / (norm + 1e-6)) : 1;
@@ -243,6 +246,11 @@ export async function countAnswered(
     if (count.examples - count.answered > misses) break;
   }
   return count;
+}
+
+/** What training itself may have made infinite, so that no file is to blame: once a step was made, the trained tensors. */
+function trainedBefore({ steps }: Optimizer, tuner: Tuner): ReadonlySet<Tensor> {
+  return new Set(steps === 0 ? [] : tuner.parameters().values());
 }
 
 /** Says where the first NaN or infinity is; reads every gradient's sum, which only a failing run pays for. */
