@@ -40,6 +40,8 @@ interface Replacement {
   key: 'weight' | 'bias';
   original: Tensor;
   trained: Tensor;
+  /** It came with the adapter's file in the place of the base's, and is used and kept, not trained. */
+  frozen?: boolean;
 }
 
 /** An adapter on a model: attached, its layers answer with their update; detached, the base model answers alone. */
@@ -49,7 +51,7 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends LinearAd
   readonly config: C;
   /** By the layers' paths. */
   readonly layers: ReadonlyMap<string, L>;
-  readonly replacements: readonly Replacement[];
+  readonly replacements: Replacement[];
   /** The modules that modules_to_save names. */
   private readonly saved: ReadonlySet<string>;
   private attached = false;
@@ -92,15 +94,35 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends LinearAd
     }
   }
 
+  /** What is trained, by the names of PEFT's file. */
   parameters(): Map<string, Tensor> {
     const result = new Map<string, Tensor>();
     for (const [path, layer] of this.layers)
       for (const [name, tensor] of Object.entries(layer.parameters())) result.set(`base_model.model.${path}.${name}`, tensor);
-    for (const { path, key, trained } of this.replacements) {
-      const wrapped = this.layers.has(path) && !this.saved.has(path);
-      result.set(`base_model.model.${path}.${wrapped ? 'base_layer.' : ''}${key}`, trained);
-    }
+    for (const each of this.replacements) if (!each.frozen) result.set(this.nameOf(each), each.trained);
     return result;
+  }
+
+  /** What its file holds: the parameters, and what came in the place of weights of the base. */
+  tensors(): Map<string, Tensor> {
+    const frozen = this.replacements.filter((each) => each.frozen);
+    return new Map([...this.parameters(), ...frozen.map((each) => [this.nameOf(each), each.trained] as const)]);
+  }
+
+  private nameOf({ path, key }: Replacement): string {
+    return `base_model.model.${path}.${this.layers.has(path) && !this.saved.has(path) ? 'base_layer.' : ''}${key}`;
+  }
+
+  /** Puts a tensor f32 that came with the adapter in the place of the base's at these paths, but for those that are trained as a whole. Takes it over. */
+  adopt(paths: readonly string[], key: Replacement['key'], trained: Tensor): void {
+    for (const path of paths) {
+      if (this.replacements.some((each) => each.path === path && each.key === key)) continue;
+      const module = this.model.modules.get(path);
+      const original = key === 'weight' ? module?.weight : module instanceof Linear ? module.bias : undefined;
+      if (!original) continue;
+      this.replacements.push({ path, key, original, trained, frozen: true });
+      if (this.attached) this.assign(path, key, trained);
+    }
   }
 
   /** Counts as PEFT's print_trainable_parameters has them: `all` holds the base model, the adapter and its whole copies. */
@@ -112,7 +134,7 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends LinearAd
       if (module instanceof Linear && module.bias) base.add(this.originalOf(module.bias));
     }
     // Trained biases are the base model's own parameters; trained modules stand beside theirs.
-    const inPlace = this.replacements.filter(({ path, key }) => key === 'bias' && !this.saved.has(path));
+    const inPlace = this.replacements.filter(({ path, key, frozen }) => key === 'bias' && !frozen && !this.saved.has(path));
     const shared = inPlace.reduce((sum, { trained }) => sum + trained.size, 0);
     const all = [...base].reduce((sum, tensor) => sum + tensor.size, 0) + trainable - shared;
     return { trainable, all, percent: (100 * trainable) / all };
@@ -160,7 +182,7 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends LinearAd
 
   dispose(): void {
     this.detach();
-    for (const tensor of this.parameters().values()) tensor.dispose();
+    for (const tensor of new Set(this.tensors().values())) tensor.dispose();
   }
 }
 

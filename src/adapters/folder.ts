@@ -1,12 +1,13 @@
 import type { Checkpoint } from '../io/checkpoint.js';
 import type { Folder } from '../io/folder.js';
 import { readSafetensors } from '../io/safetensors.js';
-import { fillTensors, saveTensors } from '../io/tensors.js';
+import { saveTensors } from '../io/tensors.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { parseJson } from '../util/json.js';
 import type { Adapter } from './adapter.js';
 import { allocateAdapter, parseAdapterConfig } from './registry.js';
+import { fillAdapter } from './stored.js';
 
 /** The base that an adapter was trained on. */
 export interface BaseModel {
@@ -21,7 +22,7 @@ export const adapterConfigFile = 'adapter_config.json';
 
 /** Writes an adapter as PEFT does: `adapter_model.safetensors` (F32) and `adapter_config.json`. */
 export async function saveAdapter(folder: Folder, adapter: Adapter, base: BaseModel): Promise<void> {
-  await saveTensors(folder, adapterFile, adapter.parameters(), { base_identity: base.identity });
+  await saveTensors(folder, adapterFile, adapter.tensors(), { base_identity: base.identity });
   await folder.writeText(adapterConfigFile, adapterConfigJson(adapter, base.name));
 }
 
@@ -48,6 +49,7 @@ function targetsForFile({ config, layers, model }: Adapter): string | readonly s
 export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ adapter: Adapter; identity?: string }> {
   const text = await folder.readText(adapterConfigFile);
   if (text === undefined) throw await noAdapter(folder);
+  await refusePickle(folder);
   const checkpoint = await readSafetensors(await folder.open(adapterFile));
   try {
     const adapter = await loadAdapter(model, parseJson(text, `${folder.path}/${adapterConfigFile}`), checkpoint, folder.path);
@@ -58,19 +60,32 @@ export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ ad
 }
 
 /**
- * Builds an adapter from a PEFT directory's two files and attaches it. Strict: every tensor of the file is used, every trainable tensor is
- * filled, and each has the shape that this model gives it.
+ * Builds an adapter from a PEFT directory's two files and attaches it. Strict: every tensor of the file is used or a copy of the base's, every
+ * trainable tensor is filled, and each has the shape that this model gives it.
  */
 export async function loadAdapter(model: CausalLM, configJson: unknown, checkpoint: Checkpoint, place: string): Promise<Adapter> {
   const config = parseAdapterConfig(configJson, `${place}/${adapterConfigFile}`);
   const adapter = allocateAdapter(model, config);
   try {
-    await fillTensors(adapter.parameters(), checkpoint, `${place}/${adapterFile}`);
+    await fillAdapter(adapter, checkpoint, `${place}/${adapterFile}`);
     return adapter;
   } catch (error) {
     adapter.dispose();
     throw error;
   }
+}
+
+/** A pickle is a program in Python, which is not run here. */
+async function refusePickle(folder: Folder): Promise<void> {
+  const files = await folder.list();
+  if (files.includes(adapterFile) || !files.includes('adapter_model.bin')) return;
+  const [from, to] = ['adapter_model.bin', adapterFile].map((name) => `${folder.path}/${name}`);
+  const tensors = `{k: v.clone().contiguous() for k, v in torch.load('${from}', map_location='cpu', weights_only=True).items()}`;
+  throw new LowrankError('the adapter is a pickle (adapter_model.bin), which only Python can read', {
+    place: folder.path,
+    expected: adapterFile,
+    mend: `convert it: python3 -c "import torch; from safetensors.torch import save_file; save_file(${tensors}, '${to}', {'format': 'pt'})"`,
+  });
 }
 
 /** Why a folder without adapter_config.json is no adapter. */

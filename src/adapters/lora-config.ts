@@ -23,6 +23,9 @@ export const LoraConfig = z.object({
   layers_pattern: z.union([names, z.string()]).nullish(),
   bias: z.enum(['none', 'all', 'lora_only']).default('none'),
   modules_to_save: names.nullish(),
-  init_lora_weights: z.union([z.boolean(), z.literal('gaussian')]).default(true),
+  /** Orthogonal, EVA's and MiCA's beginnings leave the base as it is, so that the trained adapter is an ordinary one. */
+  init_lora_weights: z
+    .union([z.boolean(), z.literal('gaussian'), z.enum(['orthogonal', 'eva', 'mica']).transform(() => true)])
+    .default(true),
 });
 export type LoraConfig = z.output<typeof LoraConfig>;

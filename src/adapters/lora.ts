@@ -52,7 +52,7 @@ export class LoraLinear implements LinearAdapter {
 export type LoraAdapter = Adapter<LoraConfig, LoraLinear>;
 
 /** Initialisations that change the base model; a finished adapter of that kind needs only its own tensors where it was converted. */
-const changesBase = /^(pissa|olora|corda|loftq|eva|lora_ga|orthogonal)/;
+const changesBase = /^(pissa|olora|corda|loftq|lora_ga)/;
 
 /** The fields of PEFT 0.21's LoraConfig that are written with their defaults because nothing here sets them. */
 const unusedFields = {

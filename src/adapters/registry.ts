@@ -11,6 +11,7 @@ const methods: Readonly<Record<string, AdapterMethod>> = { LORA: lora };
 const descriptive = new Set([
   'auto_mapping',
   'base_model_name_or_path',
+  'eva_config',
   'fan_in_fan_out',
   'inference_mode',
   'megatron_core',

@@ -1,6 +1,7 @@
-import { Linear } from '../nn/layers.js';
+import { Embedding, Linear } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
-import { LowrankError, messageOf, nearest } from '../util/errors.js';
+import { LowrankError, nearest } from '../util/errors.js';
+import { pythonPattern } from './pattern.js';
 
 /** The keys that say which layers are adapted and which modules are trained as a whole; PEFT's meaning and names. */
 export interface TargetConfig {
@@ -10,6 +11,8 @@ export interface TargetConfig {
   readonly layers_to_transform?: number | readonly number[] | null;
   readonly layers_pattern?: string | readonly string[] | null;
   readonly modules_to_save?: readonly string[] | null;
+  readonly rank_pattern?: Readonly<Record<string, number>> | null;
+  readonly alpha_pattern?: Readonly<Record<string, number>> | null;
 }
 
 /** A linear layer that is to be adapted. */
@@ -25,9 +28,10 @@ export function findTargets(model: CausalLM, config: TargetConfig): LinearTarget
   for (const [path, module] of model.modules) {
     if (!matches(path, wanted, config, model)) continue;
     if (!(module instanceof Linear)) {
-      throw new LowrankError(`target module "${path}" is not a linear layer`, {
+      const what = module instanceof Embedding ? 'an embedding, of which updates of low rank are not supported' : 'not a linear layer';
+      throw new LowrankError(`target module "${path}" is ${what}`, {
         place: 'target_modules',
-        mend: 'leave it out of the target modules; to train the whole module, name it in modules_to_save',
+        mend: 'leave it out and name it in modules_to_save, which trains it whole; an adapter of PEFT’s: merge it there first',
       });
     }
     targets.push({ path, module });
@@ -36,18 +40,56 @@ export function findTargets(model: CausalLM, config: TargetConfig): LinearTarget
   return targets;
 }
 
-/** The modules that modules_to_save names: every path that ends with one of the names, as in PEFT. */
+/**
+ * Throws where a name or pattern of a new adapter's configuration fits nothing, which is a misspelling. Files of other programs may name more than a
+ * model has, and PEFT takes them so.
+ */
+export function refuseUnmatched(model: CausalLM, config: TargetConfig): void {
+  const paths = [...model.modules.keys()];
+  const adapted = findTargets(model, config).map(({ path }) => path);
+  const check = (place: string, names: readonly string[], fits: (name: string) => boolean) => {
+    const wrong = names.find((name) => !fits(name));
+    if (wrong === undefined) return;
+    const near = nearest(wrong, endings(model));
+    throw new LowrankError(`"${wrong}" fits no ${place.endsWith('_pattern') ? 'adapted layer' : 'module'} of this model`, {
+      place,
+      expected: `names such as ${endings(model).join(', ')}`,
+      mend: near && near !== wrong ? `write "${near}"` : 'remove it, or name layers of this model',
+    });
+  };
+  for (const place of ['target_modules', 'exclude_modules'] as const) {
+    const names = config[place];
+    const list = Array.isArray(names) ? names : [];
+    check(place, list, (name) => paths.some((path) => named(path, [name], place)));
+  }
+  const { exclude_modules: excluded } = config;
+  if (typeof excluded === 'string')
+    check('exclude_modules', [excluded], () => paths.some((path) => named(path, excluded, 'exclude_modules')));
+  for (const place of ['rank_pattern', 'alpha_pattern'] as const)
+    check(place, Object.keys(config[place] ?? {}), (key) => adapted.some((path) => valueFor({ [key]: 1 }, path) !== undefined));
+}
+
+/** The modules that modules_to_save names: those whose path, or that of a module around them, ends with one of the names, as in PEFT. */
 export function findSaved(model: CausalLM, config: TargetConfig): string[] {
   const names = config.modules_to_save ?? [];
+  const isSaved = (path: string, name: string) => pathsAround(path).some((around) => around.endsWith(name));
+  const paths = [...model.modules.keys()];
   for (const name of names) {
-    if ([...model.modules.keys()].some((path) => path.endsWith(name))) continue;
+    if (paths.some((path) => isSaved(path, name))) continue;
     const near = nearest(name, endings(model));
     throw new LowrankError(`no module ends with "${name}"`, {
       place: 'modules_to_save',
       mend: near ? `write "${near}"` : `name one of: ${endings(model).join(', ')}`,
     });
   }
-  return [...model.modules.keys()].filter((path) => names.some((name) => path.endsWith(name)));
+  return paths.filter((path) => names.some((name) => isSaved(path, name)));
+}
+
+/** A module's path and those of the modules that it is a part of, but for the numbered list of layers and the whole model. */
+function pathsAround(path: string): string[] {
+  const parts = path.split('.');
+  const inLayer = parts.findIndex((part) => /^\d+$/.test(part)) + 1;
+  return parts.flatMap((_, i) => (i + 1 >= inLayer && (inLayer > 0 || i + 1 === parts.length) ? [parts.slice(0, i + 1).join('.')] : []));
 }
 
 /** The last parts of the linear layers' names: what users write as target modules. */
@@ -55,9 +97,15 @@ export function endings(model: CausalLM): string[] {
   return [...new Set([...model.modules.keys()].map((path) => path.slice(path.lastIndexOf('.') + 1)))];
 }
 
+/** What PEFT puts around a pattern: re.fullmatch, the end of a path, a container of numbered layers. */
+const whole = (inner: string) => `^(?:${inner})$`;
+const ending = (inner: string) => `^(?:.*\\.)?(?:${inner})$`;
+const numbered = (inner: string) => `^(?:|.*?\\.)${inner}\\.(?<index_of_layer>\\d+)\\.`;
+
 function matches(path: string, wanted: string | readonly string[], config: TargetConfig, model: CausalLM): boolean {
   if (config.exclude_modules && named(path, config.exclude_modules, 'exclude_modules')) return false;
-  if (config.modules_to_save?.some((name) => regex(`(^|.*\\.)${name}($|\\..*)`, 'modules_to_save').test(path))) return false;
+  if (config.modules_to_save?.some((name) => pythonPattern(name, 'modules_to_save', (inner) => `^(?:.*\\.)?${inner}(?:$|\\.)`).test(path)))
+    return false;
   if (wanted === 'all-linear') return path !== model.paths.head && model.modules.get(path) instanceof Linear;
   if (!named(path, wanted, 'target_modules')) return false;
   if (typeof wanted === 'string' || wanted.includes(path)) return true;
@@ -65,7 +113,7 @@ function matches(path: string, wanted: string | readonly string[], config: Targe
 }
 
 function named(path: string, names: string | readonly string[], place: string): boolean {
-  if (typeof names === 'string') return regex(`^(?:${names})$`, place).test(path);
+  if (typeof names === 'string') return pythonPattern(names, place, whole).test(path);
   return names.some((name) => path === name || path.endsWith(`.${name}`));
 }
 
@@ -73,7 +121,7 @@ function inLayers(path: string, { layers_to_transform: layers, layers_pattern: p
   if (layers === undefined || layers === null || (Array.isArray(layers) && layers.length === 0)) return true;
   const containers = typeof patterns === 'string' ? [patterns] : patterns?.length ? patterns : ['[^.]*'];
   for (const container of containers) {
-    const index = regex(`^(?:|.*?\\.)${container}\\.(\\d+)\\.`, 'layers_pattern').exec(path)?.[1];
+    const index = pythonPattern(container, 'layers_pattern', numbered).exec(path)?.groups?.index_of_layer;
     if (index !== undefined) return [layers].flat().includes(Number(index));
   }
   return false;
@@ -82,25 +130,9 @@ function inLayers(path: string, { layers_to_transform: layers, layers_pattern: p
 /** The value of the first pattern that matches the path's end, as in PEFT's rank_pattern and alpha_pattern. */
 export function valueFor(patterns: Readonly<Record<string, number>> | null | undefined, path: string): number | undefined {
   for (const [key, value] of Object.entries(patterns ?? {})) {
-    if (regex(`^(?:.*\\.)?(?:${key})$`, 'rank_pattern or alpha_pattern').test(path)) return value;
+    if (pythonPattern(key, 'rank_pattern or alpha_pattern', ending).test(path)) return value;
   }
   return undefined;
-}
-
-const compiled = new Map<string, RegExp>();
-
-/** Compiles a regular expression that came from a recipe or a file. Python's named groups become JavaScript's. */
-function regex(source: string, place: string): RegExp {
-  let expression = compiled.get(source);
-  if (!expression) {
-    try {
-      expression = new RegExp(source.replaceAll('(?P<', '(?<'));
-    } catch (error) {
-      throw new LowrankError(`${place}: not a regular expression: ${messageOf(error)}`, { mend: 'correct the pattern, or list the names' });
-    }
-    compiled.set(source, expression);
-  }
-  return expression;
 }
 
 function noTargets(model: CausalLM, wanted: string | readonly string[]): LowrankError {

@@ -43,11 +43,39 @@ const configs: Record<string, Record<string, unknown>> = {
   'some layers, with exclusions': { r: 2, target_modules: ['q_proj', 'k_proj'], layers_to_transform: [1], exclude_modules: ['k_proj'] },
   'biases of the adapted layers': { r: 2, target_modules: ['q_proj', 'o_proj'], bias: 'lora_only' },
   'all biases': { r: 2, target_modules: ['v_proj'], bias: 'all' },
+  'the head': { r: 2, target_modules: ['q_proj', 'lm_head'] },
+  'modules with parts, and one whole': { r: 2, target_modules: ['q_proj', 'up_proj'], modules_to_save: ['layers.1.mlp', 'norm'] },
+  'a pattern with flags and anchors': { r: 2, target_modules: '(?ix) \\A .* \\. (Q_PROJ | gate_proj)  # two of them\n \\Z' },
 };
 const names = Object.keys(configs);
+
+/** What only PEFT writes, over a tied base where it says so. */
+const peftOnly: Record<string, { config: Record<string, unknown>; tied?: boolean; save?: object; move?: string[] }> = {
+  'the head of a tied base': { config: { r: 2, target_modules: ['q_proj', 'lm_head'] }, tied: true },
+  'copies of head and embedding': { config: { r: 2 }, save: { save_embedding_layers: true } },
+  'copies of a tied base': { config: { r: 2 }, tied: true, save: { save_embedding_layers: true } },
+  'a head and an embedding that are not the base’s': {
+    config: { r: 2 },
+    save: { save_embedding_layers: true },
+    move: ['lm_head.weight', 'embed_tokens.weight'],
+  },
+  'an adapted head over another base': { config: { r: 2, target_modules: ['v_proj', 'lm_head'] }, move: ['lm_head.base_layer.weight'] },
+  'a tied matrix that is not the base’s': {
+    config: { r: 2 },
+    tied: true,
+    save: { save_embedding_layers: true },
+    move: ['embed_tokens.weight'],
+  },
+  'all biases, and a module with one to save': { config: { r: 2, target_modules: ['q_proj'], bias: 'all', modules_to_save: ['o_proj'] } },
+  'orthogonal matrices to begin with': { config: { r: 4, init_lora_weights: 'orthogonal' } },
+  'EVA to begin with': { config: { r: 4, init_lora_weights: 'eva' } },
+  'MiCA to begin with': { config: { r: 4, init_lora_weights: 'mica' } },
+};
+const peftNames = Object.keys(peftOnly);
 const folder = temporaryFolder();
 const bases = { untied: join(folder.path, 'untied'), tied: join(folder.path, 'tied') };
 const theirs = (i: number) => join(folder.path, `theirs-${i}`);
+const only = (i: number) => join(folder.path, `only-${i}`);
 
 beforeAll(async () => {
   await askPeers(folder.path, [
@@ -59,6 +87,15 @@ beforeAll(async () => {
       examples,
       adapters: names.map((name, i) => ({ folder: theirs(i), config: configs[name] })),
     },
+    ...[false, true].map((tied) => ({
+      do: 'write_adapters',
+      base: bases[tied ? 'tied' : 'untied'],
+      examples,
+      adapters: peftNames.flatMap((name, i) => {
+        const { tied: wanted = false, ...adapter } = peftOnly[name];
+        return wanted === tied ? [{ ...adapter, folder: only(i) }] : [];
+      }),
+    })),
   ]);
 });
 afterAll(() => folder.remove());
@@ -75,9 +112,11 @@ async function randomAdapter(model: CausalLM, config: Record<string, unknown>, s
 }
 
 describe('adapters that PEFT wrote', () => {
-  test.each(names)('%s', async (name) => {
-    const path = theirs(names.indexOf(name));
-    const { model, close } = await openBase(bases.untied);
+  test.each<[string, string, string]>([
+    ...names.map((name, i) => [name, theirs(i), bases.untied] as [string, string, string]),
+    ...peftNames.map((name, i) => [name, only(i), peftOnly[name].tied ? bases.tied : bases.untied] as [string, string, string]),
+  ])('%s', async (_, path, base) => {
+    const { model, close } = await openBase(base);
     const { adapter } = await openAdapter(localFolder(path), model);
     const expected = await tensorsOf(join(path, 'expected.safetensors'));
     for (const [i, ids] of examples.entries())
@@ -85,7 +124,14 @@ describe('adapters that PEFT wrote', () => {
     // The adapter does something, or else the comparison would say nothing.
     adapter.detach();
     expect(distance(await logitsOf(model, examples[0]), expected.get('logits.0')!)).toBeGreaterThan(1e-3);
+    adapter.attach();
+    // Written again it is the same, with what stands in the place of the base's weights.
+    const again = join(folder.path, 'again');
+    await saveAdapter(localFolder(again), adapter, { name: base, identity: 'test' });
     adapter.dispose();
+    const { adapter: reopened } = await openAdapter(localFolder(again), model);
+    expect(distance(await logitsOf(model, examples[0]), expected.get('logits.0')!)).toBeLessThan(1e-4);
+    reopened.dispose();
     await close();
   });
 });

@@ -34,12 +34,17 @@ def write_base(folder, config):
 
 
 def write_adapters(base, examples, adapters):
-    """For each {folder, config}: an adapter that PEFT made and saved, and the logits it gives."""
+    """For each {folder, config}: an adapter that PEFT made and saved, and the logits it gives. `save` has options of save_pretrained, `move`
+    names weights of the base that are changed before."""
     for i, adapter in enumerate(adapters):
         torch.manual_seed(i)
         model = get_peft_model(LlamaForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **adapter["config"])).eval()
         randomise(model, i)
-        model.save_pretrained(adapter["folder"])
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if any(name.endswith(end) for end in adapter.get("move", [])):
+                    parameter.add_(0.05)
+        model.save_pretrained(adapter["folder"], **adapter.get("save", {}))
         save_file(logits_of(model, examples), pathlib.Path(adapter["folder"]) / "expected.safetensors")
 
 
@@ -47,7 +52,7 @@ def read_adapter(base, folder, examples, out):
     """Loads an adapter; fails on any missing or unexpected tensor."""
     tensors = load_file(pathlib.Path(folder) / "adapter_model.safetensors")
     fresh = get_peft_model(LlamaForCausalLM.from_pretrained(base), PeftConfig.from_pretrained(folder))
-    wanted = set(get_peft_model_state_dict(fresh))
+    wanted = set(get_peft_model_state_dict(fresh, save_embedding_layers=False))
     assert set(tensors) == wanted, f"missing {sorted(wanted - set(tensors))}, unexpected {sorted(set(tensors) - wanted)}"
     result = set_peft_model_state_dict(fresh, tensors)
     assert not result.unexpected_keys, result.unexpected_keys
