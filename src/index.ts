@@ -4,6 +4,7 @@ import type { Backend } from './core/backend.js';
 import { openBackend as openAny, registerBackend } from './core/device.js';
 import type { RunResult } from './runs/events.js';
 import { nodeHost } from './runs/node.js';
+import * as previews from './runs/preview.js';
 import type { RecipeInput } from './runs/recipe.js';
 import * as runs from './runs/run.js';
 
@@ -32,8 +33,12 @@ export function startRun(recipe: RecipeInput | string, options: Partial<runs.Run
 }
 
 /** `previewRun` on this machine. */
-export function previewRun(recipe: RecipeInput | string, options: Partial<runs.RunContext> = {}, count?: number): Promise<runs.Preview> {
-  return runs.previewRun(recipe, { host: nodeHost, ...options }, count);
+export function previewRun(
+  recipe: RecipeInput | string,
+  options: Partial<runs.RunContext> = {},
+  count?: number,
+): Promise<previews.Preview> {
+  return previews.previewRun(recipe, { host: nodeHost, ...options }, count);
 }
 
 export { type CpuOptions, openCpuBackend } from './backends/cpu/index.js';

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import '../index.js';
-import { recipeKeys } from '../runs/recipe.js';
+import { datasetKeys, type KeyHelp, recipeKeys } from '../runs/recipe.js';
 import { debugLevel } from '../util/debug.js';
 import { LowrankError, messageOf } from '../util/errors.js';
 import { definitions, Terminal } from './console.js';
@@ -28,8 +28,11 @@ function command(name: string, description: string): Command {
 
 const device = () => new Option('--device <name>', 'cpu or reference; default: the fastest that works').choices(['cpu', 'reference']);
 const recipeHelp = () => {
-  const rows = recipeKeys().map(({ key, standard, help }) => [key, [help, standard && `(${standard})`].filter(Boolean).join(' ')] as const);
-  return `\nRecipe keys (defaults in brackets):\n${definitions(rows, process.stdout.columns ?? 80)}`;
+  const list = (keys: KeyHelp[]) => {
+    const rows = keys.map(({ key, standard, help }) => [key, [help, standard && `(${standard})`].filter(Boolean).join(' ')] as const);
+    return definitions(rows, process.stdout.columns ?? 80);
+  };
+  return `\nRecipe keys (defaults in brackets):\n${list(recipeKeys())}\n\nKeys of an entry of datasets and test_datasets:\n${list(datasetKeys())}`;
 };
 
 command('train', 'train the adapter or the model that a recipe describes')

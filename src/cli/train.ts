@@ -1,6 +1,7 @@
 import { dirname } from 'node:path';
 import { nodeHost, readRecipe } from '../runs/node.js';
-import { type PreviewPart, previewRun, type RunContext, startRun } from '../runs/run.js';
+import { type PreviewPart, previewRun } from '../runs/preview.js';
+import { type RunContext, startRun } from '../runs/run.js';
 import type { Terminal } from './console.js';
 import { interruptedExitCode, interruptible } from './interrupt.js';
 import { runListener } from './run-listener.js';
@@ -23,13 +24,13 @@ export async function trainCommand(terminal: Terminal, path: string, overrides: 
   const listener = runListener(terminal);
   const context: RunContext = { host: nodeHost, name: path, near: dirname(path), onEvent: listener };
   if (options.preview) {
-    const { examples, shown } = await previewRun(recipe, context);
+    const { shown } = await previewRun(recipe, context);
     const paint = painter(terminal);
     for (const { row, sequences } of shown) {
       const texts = sequences.map((parts) => parts.map(paint).join(''));
       terminal.note(`\n${row}\n${texts.join('\n')}`);
     }
-    return terminal.result({ preview: examples }, '');
+    return terminal.result({ preview: shown.length }, '');
   }
   const { device, resume, overwrite, force, profile } = options;
   let finishing = 'stopping';

@@ -54,7 +54,7 @@ export interface PortableTemplate {
 }
 
 /** The keys under which a message's reasoning may stand; templates read the first, older ones the second. */
-const reasoningKeys = ['reasoning_content', 'thinking', 'reasoning'] as const;
+export const reasoningKeys = ['reasoning_content', 'thinking', 'reasoning'] as const;
 
 /**
  * A chat template in Jinja, rendered as `apply_chat_template` of transformers does, for training and for serving alike.

@@ -23,13 +23,15 @@ export interface SupervisionOptions {
    * the template does not close the last turn, the first of them is written behind it.
    */
   eot_tokens?: readonly string[];
-  /** A message's key, true or false, that overrides `roles_to_train`. */
+  /** A message's key, true or false, 1 or 0, that overrides `roles_to_train`. */
   message_field_training?: string;
 }
 
 /** A conversation with the tools it may use; `place` is its row. */
 export interface Conversation {
   messages: readonly Message[];
+  /** Of each message whether it is trained, where the row itself says so. */
+  train?: readonly (boolean | undefined)[];
   tools?: JsonValue;
   place: string;
 }
@@ -46,6 +48,11 @@ export interface Draft {
   label(encoding: Encoding): Labelled;
 }
 
+/** Whether a message is trained: as its row says, or else by its role. */
+export function isTrained({ messages, train = [] }: Conversation, index: number, roles: readonly string[] = ['assistant']): boolean {
+  return train[index] ?? roles.includes(messages[index].role);
+}
+
 /**
  * Renders a conversation and finds the turns to be trained, which `label` supervises with their terminators. Throws where the template
  * fails and where a turn cannot be located; `label` where a trained turn has no terminator that could be learnt, and where the text begins
@@ -56,7 +63,7 @@ export function draftConversation(
   template: ChatTemplate,
   conversation: Conversation,
   options: SupervisionOptions,
-): Draft {
+): Draft & { rendering: Rendering } {
   const { messages, tools, place } = conversation;
   const rendering = template.render(messages, { tools, place });
   const turns = options.train_on_inputs ? [] : turnsToTrain(template, rendering, conversation, options);
@@ -67,26 +74,26 @@ export function draftConversation(
     const ender = new Ender(tokenizer, template, conversation, options.eot_tokens);
     return labelTurns(ender, inputIds, turns, encoding.ranges(turns.map(({ span }) => span)), options);
   };
-  return { text: rendering.text, label };
+  return { text: rendering.text, rendering, label };
 }
 
 /** What of a conversation's text is to be trained: what the template declares as generated, or else the turns of the chosen roles. */
 function turnsToTrain(
   template: ChatTemplate,
   { text, generated, misplaced }: Rendering,
-  { messages, tools, place }: Conversation,
-  { roles_to_train: roles = ['assistant'], message_field_training: field }: SupervisionOptions,
+  conversation: Conversation,
+  { roles_to_train: roles = ['assistant'] }: SupervisionOptions,
 ): TrainedTurn[] {
-  if ((generated.length > 0 || misplaced) && field === undefined && roles.length === 1 && roles[0] === 'assistant') {
+  const { messages, tools, train = [], place } = conversation;
+  const byRole = train.every((flag) => flag === undefined);
+  if ((generated.length > 0 || misplaced) && byRole && roles.length === 1 && roles[0] === 'assistant') {
     if (misplaced) throw misplacedError(place);
     const index = messages.findIndex(({ role }) => role === 'assistant');
     return generated.map((span) => ({ span, whole: false, index }));
   }
-  return messages.flatMap((message, index) => {
-    const flag = field === undefined ? undefined : message[field];
-    const chosen = typeof flag === 'boolean' ? flag : roles.includes(message.role);
-    return chosen ? [{ ...findTurn(template, text, messages, index, { tools, place }), index }] : [];
-  });
+  return messages.flatMap((_, index) =>
+    isTrained(conversation, index, roles) ? [{ ...findTurn(template, text, messages, index, { tools, place }), index }] : [],
+  );
 }
 
 function misplacedError(place: string): LowrankError {

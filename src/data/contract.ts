@@ -3,7 +3,7 @@ import { LowrankError } from '../util/errors.js';
 import { type JsonObject, parseJson } from '../util/json.js';
 import { refuseDoubleBos } from './chat.js';
 import type { ChatTemplate, Message } from './chat-template.js';
-import { alpacaPrompt, type DatasetOptions, type DatasetType, datasetTypes } from './formats.js';
+import { alpacaPrompt, type DatasetOptions, type DatasetType, datasetTypes } from './formats/index.js';
 import type { Example } from './prepare.js';
 import type { Tokenizer } from './tokenizer.js';
 
@@ -62,6 +62,7 @@ export type Framing = RunContract['framing'];
 const framings: Readonly<Record<DatasetType, Framing>> = {
   chat_template: 'chat',
   alpaca: 'alpaca',
+  prompt_completion: 'completion',
   completion: 'completion',
   // Whoever made the token ids knows their format; a chat template is the likeliest.
   tokenized: 'chat',
@@ -161,20 +162,6 @@ export function supervisedTerminators(
     }
   }
   return [...found].sort((a, b) => a - b).map((id) => ({ id, token: tokenizer.decode([id]) }));
-}
-
-/** The keys of a row that its format reads. */
-export function columnsRead(type: DatasetType, { field, field_messages: messages, field_tools: tools }: DatasetOptions): string[] {
-  switch (type) {
-    case 'chat_template':
-      return [messages ?? 'messages', ...(messages === undefined ? ['conversations'] : []), tools ?? 'tools'];
-    case 'alpaca':
-      return ['instruction', 'input', 'output'];
-    case 'completion':
-      return [field ?? 'text'];
-    case 'tokenized':
-      return ['input_ids', 'labels'];
-  }
 }
 
 /** A moment as a contract's `clock` has it: local time to the second, without its zone. */

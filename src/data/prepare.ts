@@ -4,9 +4,12 @@ import type { JsonValue } from '../util/json.js';
 import { type Encoder, type Encoding, encodeText } from './align.js';
 import { type Draft, draftConversation, type Labelled, refuseDoubleBos } from './chat.js';
 import type { ChatTemplate } from './chat-template.js';
-import { type DatasetOptions, type DatasetType, detectType, readSample, type Sample } from './formats.js';
+import { Checks, type Finding, mergeFindings } from './checks.js';
+import { type DatasetOptions, type DatasetType, detectType, readSample, type Sample } from './formats/index.js';
+import { type InvalidRow, InvalidRows, type InvalidRowsStrategy, invalidRow } from './invalid-rows.js';
 import { parseRow, type Row, RowFile, type RowText } from './rows.js';
 import type { Tokenizer } from './tokenizer.js';
+import { readableToolCalls } from './tool-calls.js';
 
 /** The tokens of one text. */
 export interface Sequence {
@@ -28,7 +31,11 @@ export interface PrepareOptions {
   sequence_len: number;
   /** What happens to longer ones; default: drop. */
   excess_length_strategy?: 'drop' | 'truncate' | 'raise';
+  /** What happens to rows that cannot be read or that the chat template refuses; default: raise. */
+  invalid_rows_strategy?: InvalidRowsStrategy;
   dataset?: DatasetOptions;
+  /** Ends after so many examples, and prepares no others: a preview. */
+  atMost?: number;
   /** What errors about all rows name: the file. */
   name?: string;
 }
@@ -38,14 +45,25 @@ export interface DataStatistics {
   examples: number;
   tokens: number;
   supervised: number;
-  /** Rows left out: longer than sequence_len, or cut so that nothing supervised was left. */
+  /** Rows left out: longer than sequence_len, or cut so that nothing supervised was left; */
   dropped: number;
+  /** the latter alone. */
+  emptied: number;
+  /** Rows left out because they are invalid, and the error of the first. */
+  invalid: number;
+  invalid_example?: string;
+  /** Rows that were cut, and of these the ones that were cut within a trained text, whose end is not learnt. */
   truncated: number;
+  unended: number;
   /** Of all rows before dropping and truncating, in tokens. */
   longest: number;
   /** Rows by length: those of more than half of `upTo` and at most `upTo` tokens. */
   histogram: { upTo: number; count: number }[];
   type?: DatasetType;
+  /** The columns that were read. */
+  read: string[];
+  /** What of the rows did not reach the training as it stands. */
+  findings: Finding[];
 }
 
 export interface PreparedData {
@@ -72,6 +90,8 @@ export interface PreparedRows {
   places: string[];
   /** Rows without any supervised token. */
   masked: string[];
+  /** Rows that cannot be trained. */
+  invalid: InvalidRow[];
   statistics: DataStatistics;
 }
 
@@ -100,7 +120,7 @@ export async function prepareExamples(
   options: PrepareOptions,
   { workers, signal }: { workers?: RowWorkers; signal?: AbortSignal } = {},
 ): Promise<PreparedData> {
-  const { sequence_len: limit, name = 'the data set' } = options;
+  const { sequence_len: limit, name = 'the data set', invalid_rows_strategy = 'raise', atMost = Number.POSITIVE_INFINITY } = options;
   if (!Number.isInteger(limit) || limit < 2)
     throw new LowrankError(`is ${limit}`, { place: 'sequence_len', expected: 'a whole number of at least 2', mend: 'raise it' });
   const { prepare, atOnce } = workers ?? {
@@ -109,6 +129,7 @@ export async function prepareExamples(
   };
   const examples: Example[] = [];
   const masked: string[] = [];
+  const invalid = new InvalidRows(invalid_rows_strategy, name);
   const statistics = noStatistics();
   const take = async (part: Promise<PreparedRows>) => {
     const { inputIds, labels, ends, places, ...rest } = await part;
@@ -119,6 +140,7 @@ export async function prepareExamples(
     });
     for (const place of rest.masked) masked.push(place);
     addStatistics(statistics, rest.statistics);
+    invalid.add(rest.invalid, statistics.rows);
   };
   const underWay: Promise<PreparedRows>[] = [];
   for await (const { part } of requested(rows, options, prepare)) {
@@ -126,8 +148,12 @@ export async function prepareExamples(
     part.catch(() => undefined);
     underWay.push(part);
     if (underWay.length === atOnce) await take(underWay.shift()!);
+    if (examples.length >= atMost) break;
   }
   for (const part of underWay) await take(part);
+  invalid.finish(statistics.rows);
+  statistics.invalid = invalid.count;
+  statistics.invalid_example = invalid.first;
   refuseNothingToLearn(statistics, masked, limit, name);
   return { examples, statistics };
 }
@@ -141,7 +167,7 @@ async function* requested(
   const name = rows instanceof RowFile ? rows.name : '';
   let type: DatasetType | undefined;
   try {
-    for await (const group of grouped(rows instanceof RowFile ? rows.texts() : rows)) {
+    for await (const group of grouped(rows instanceof RowFile ? rows.texts() : rows, options.atMost === undefined ? rowsTogether : 1)) {
       type ??= detectType(asRow(group[0], name), options.dataset ?? {});
       yield { part: prepare({ rows: group, name, type, options }) };
     }
@@ -150,14 +176,14 @@ async function* requested(
   }
 }
 
-async function* grouped(rows: AsyncIterable<Row | RowText> | Iterable<Row | RowText>): AsyncGenerator<(Row | RowText)[]> {
+async function* grouped(rows: AsyncIterable<Row | RowText> | Iterable<Row | RowText>, together: number): AsyncGenerator<(Row | RowText)[]> {
   let group: (Row | RowText)[] = [];
   let characters = 0;
   try {
     for await (const row of rows) {
       group.push(row);
       if ('text' in row) characters += row.text.length;
-      if (group.length < rowsTogether && characters < charactersTogether) continue;
+      if (group.length < together && characters < charactersTogether) continue;
       yield group;
       group = [];
       characters = 0;
@@ -178,9 +204,14 @@ const noStatistics = (): DataStatistics => ({
   tokens: 0,
   supervised: 0,
   dropped: 0,
+  emptied: 0,
+  invalid: 0,
   truncated: 0,
+  unended: 0,
   longest: 0,
   histogram: [],
+  read: [],
+  findings: [],
 });
 
 /** Prepares some rows on the spot; `encode` (default: the tokenizer's own) encodes all their texts together. */
@@ -190,30 +221,38 @@ export async function prepareRows(
   template: ChatTemplate | undefined,
   encode?: Encoder,
 ): Promise<PreparedRows> {
-  const { dataset = {} } = options;
   const turn = eventLoopTurns();
+  const checks = new Checks();
+  const invalid: InvalidRow[] = [];
   const drafts: (Draft & { place: string })[] = [];
-  let failure: { error: unknown } | undefined;
-  try {
-    for (const each of rows) {
-      await turn();
+  for (const each of rows) {
+    await turn();
+    const place = 'text' in each ? `${name}:${each.line}` : each.place;
+    try {
       const row = asRow(each, name);
-      drafts.push({ ...draftSample(readSample(row, type, dataset), tokenizer, template, dataset), place: row.place });
+      const sample = readSample(row, type, options.dataset ?? {});
+      checks.row(sample, row.value);
+      drafts.push({ ...draftSample(sample, tokenizer, template, options, checks), place });
+    } catch (error) {
+      invalid.push(invalidRow(error, place));
     }
-  } catch (error) {
-    failure = { error };
   }
   const encodings = await encode?.(drafts.map(({ text }) => text));
   const kept = new KeptExamples(type, options);
   for (const [i, { text, label, place }] of drafts.entries()) {
     await turn();
-    const labelled = label(encodings?.[i] ?? encodeText(tokenizer, text));
+    const encoding = encodings?.[i] ?? encodeText(tokenizer, text);
+    let labelled: Labelled;
+    try {
+      labelled = label(encoding);
+    } catch (error) {
+      invalid.push(invalidRow(error, place));
+      continue;
+    }
     refuseRowless(labelled.inputIds, tokenizer, place);
     kept.add(labelled, place);
   }
-  // The rows before the one that failed come first: one of them may have failed in being labelled.
-  if (failure) throw failure.error;
-  return kept.result();
+  return kept.result(invalid, checks);
 }
 
 /** The examples of some rows, those that are too long cut or left out. */
@@ -244,11 +283,15 @@ class KeptExamples {
     }
     const sequence = { inputIds: inputIds.slice(0, limit), labels: labels.slice(0, limit) };
     const supervised = countSupervised(sequence.labels);
-    if (inputIds.length > limit && (strategy === 'drop' || supervised === 0)) {
-      statistics.dropped++;
-      return;
+    if (inputIds.length > limit) {
+      if (strategy === 'truncate' && supervised === 0) statistics.emptied++;
+      if (strategy === 'drop' || supervised === 0) {
+        statistics.dropped++;
+        return;
+      }
+      statistics.truncated++;
+      if (labels[limit - 1] !== -100 && labels[limit] !== -100) statistics.unended++;
     }
-    if (inputIds.length > limit) statistics.truncated++;
     this.sequences.push(sequence);
     this.places.push(place);
     statistics.examples++;
@@ -256,8 +299,9 @@ class KeptExamples {
     statistics.supervised += supervised;
   }
 
-  result(): PreparedRows {
-    const { sequences, places, masked, statistics } = this;
+  result(invalid: InvalidRow[], checks: Checks): PreparedRows {
+    const { sequences, places, masked } = this;
+    const statistics = { ...this.statistics, read: [...checks.read], findings: checks.findings() };
     const [inputIds, labels] = [new Int32Array(statistics.tokens), new Int32Array(statistics.tokens)];
     let at = 0;
     const ends = sequences.map((sequence) => {
@@ -266,27 +310,42 @@ class KeptExamples {
       at += sequence.inputIds.length;
       return at;
     });
-    return { inputIds, labels, ends, places, masked, statistics };
+    return { inputIds, labels, ends, places, masked, invalid, statistics };
   }
 }
 
 /** The tokens of a sample and their labels, as they are trained. */
-export function label(sample: Sample, tokenizer: Tokenizer, template: ChatTemplate | undefined, options: DatasetOptions): Labelled {
-  const draft = draftSample(sample, tokenizer, template, options);
+export function label(sample: Sample, tokenizer: Tokenizer, template: ChatTemplate | undefined, dataset: DatasetOptions): Labelled {
+  const draft = draftSample(sample, tokenizer, template, { dataset });
   return draft.label(encodeText(tokenizer, draft.text));
 }
 
-/** What is to be encoded of a sample, and how it is labelled then. */
-function draftSample(sample: Sample, tokenizer: Tokenizer, template: ChatTemplate | undefined, options: DatasetOptions): Draft {
+/** What is to be encoded of a sample, and how it is labelled then; `checks` looks at what is lost on the way. */
+function draftSample(
+  sample: Sample,
+  tokenizer: Tokenizer,
+  template: ChatTemplate | undefined,
+  { dataset = {}, name = sample.place }: Pick<PrepareOptions, 'dataset' | 'name'>,
+  checks?: Checks,
+): Draft {
   switch (sample.kind) {
-    case 'conversation':
-      if (template) return draftConversation(tokenizer, template, sample, options);
-      throw new LowrankError('the base model has no chat template, and the data set holds conversations', {
-        place: sample.place,
-        mend: 'give a template as chat_template_jinja, or take an instruction-tuned base model',
-      });
+    case 'conversation': {
+      if (!template)
+        throw new LowrankError('the base model has no chat template, and the data set holds conversations', {
+          place: name,
+          mend: 'give a template as chat_template_jinja, or take an instruction-tuned base model',
+        });
+      const readable = { ...sample, messages: readableToolCalls(template, sample.messages, sample.tools) };
+      const { text, rendering, label } = draftConversation(tokenizer, template, readable, dataset);
+      const checked = (encoding: Encoding): Labelled => {
+        const labelled = label(encoding);
+        checks?.conversation(template, readable, rendering, dataset);
+        return labelled;
+      };
+      return { text, label: checked };
+    }
     case 'text':
-      return draftText(sample, tokenizer, options);
+      return draftText(sample, tokenizer, dataset);
     case 'tokens':
       return { text: '', label: () => labelTokens(sample, tokenizer) };
   }
@@ -348,7 +407,7 @@ function labelTokens({ inputIds, labels, place }: Sample & { kind: 'tokens' }, t
   return { inputIds: inputIds as number[], labels: labels as number[] };
 }
 
-function refuseNothingToLearn({ rows, examples }: DataStatistics, masked: readonly string[], limit: number, place: string): void {
+function refuseNothingToLearn({ rows, examples, emptied }: DataStatistics, masked: readonly string[], limit: number, place: string): void {
   if (rows === 0) throw new LowrankError('holds no rows', { place, mend: 'check its path and contents' });
   if (masked.length > 0) {
     const named = masked.slice(0, 5).join(', ');
@@ -359,17 +418,22 @@ function refuseNothingToLearn({ rows, examples }: DataStatistics, masked: readon
     });
   }
   if (examples === 0) {
-    throw new LowrankError(`${rows === 1 ? 'the only row is' : `all ${rows} rows are`} longer than sequence_len ${limit}`, {
+    const [one, all] =
+      emptied === rows ? ['holds', 'hold'].map((hold) => `${hold} nothing supervised within`) : ['is longer than', 'are longer than'];
+    throw new LowrankError(`${rows === 1 ? `the only row ${one}` : `all ${rows} rows ${all}`} sequence_len ${limit}`, {
       place,
       mend: 'raise sequence_len',
     });
   }
 }
 
-function addStatistics(to: DataStatistics, { histogram, type, longest, ...counts }: DataStatistics): void {
+function addStatistics(to: DataStatistics, from: DataStatistics): void {
+  const { histogram, type, longest, read, findings, invalid_example: _, ...counts } = from;
   for (const key of Object.keys(counts) as (keyof typeof counts)[]) to[key] += counts[key];
   to.longest = Math.max(to.longest, longest);
   to.type ??= type;
+  to.read = [...new Set([...to.read, ...read])];
+  to.findings = mergeFindings([to.findings, findings]);
   for (const { upTo, count } of histogram) countLength(to, upTo, count);
 }
 

@@ -1,9 +1,10 @@
 import { refuseDoubleBos } from './chat.js';
 import type { ChatTemplate } from './chat-template.js';
-import { type DatasetOptions, type DatasetType, detectType, readSample, type Sample } from './formats.js';
+import { type DatasetOptions, type DatasetType, detectType, readSample, type Sample } from './formats/index.js';
 import { label } from './prepare.js';
 import type { Row } from './rows.js';
 import type { Tokenizer } from './tokenizer.js';
+import { readableToolCalls } from './tool-calls.js';
 
 /** What a test row asks and the answer that it holds. */
 export interface Question {
@@ -36,9 +37,9 @@ function questionOf(
   template: ChatTemplate | undefined,
   options: DatasetOptions,
 ): Omit<Question, 'row'> | undefined {
-  const asked = upToLastAnswer(sample, options);
+  const asked = upToLastAnswer(sample);
   if (!asked) return undefined;
-  const supervision: DatasetOptions = { roles_to_train: ['assistant'], message_field_training: undefined, train_on_inputs: false };
+  const supervision: DatasetOptions = { roles_to_train: ['assistant'], train_on_inputs: false };
   const { inputIds, labels } = label(asked, tokenizer, template, { ...options, ...supervision });
   const found = lastAnswer(tokenizer, inputIds, labels, options);
   if (!found) return undefined;
@@ -46,7 +47,8 @@ function questionOf(
   const { place } = asked;
   switch (asked.kind) {
     case 'conversation': {
-      const before = asked.messages.slice(0, -1);
+      const messages = template ? readableToolCalls(template, asked.messages, asked.tools) : asked.messages;
+      const before = messages.slice(0, -1);
       // What a model is asked with; where the template is sound, training had the same before the answer.
       const text = template?.render(before, { tools: asked.tools, place, addGenerationPrompt: true }).text ?? '';
       const promptIds = tokenizer.encode(text);
@@ -63,14 +65,12 @@ function questionOf(
 }
 
 /** A sample that ends with its last trained answer; undefined where it has none, as a text without a prompt. */
-function upToLastAnswer(sample: Sample, { message_field_training: field }: DatasetOptions): Sample | undefined {
+function upToLastAnswer(sample: Sample): Sample | undefined {
   if (sample.kind === 'text') return sample.prompt === '' ? undefined : sample;
   if (sample.kind === 'tokens') return sample;
-  const last = sample.messages.findLastIndex((message) => {
-    const untrained = field !== undefined && (message[field] === false || message[field] === 0);
-    return message.role === 'assistant' && typeof message.content === 'string' && !untrained;
-  });
-  return last < 0 ? undefined : { ...sample, messages: sample.messages.slice(0, last + 1) };
+  const { messages, train } = sample;
+  const last = messages.findLastIndex(({ role, content }, i) => role === 'assistant' && typeof content === 'string' && train[i] !== false);
+  return last < 0 ? undefined : { ...sample, messages: messages.slice(0, last + 1), train: [] };
 }
 
 /**

@@ -1,6 +1,7 @@
 import type { AdapterConfig } from '../adapters/adapter.js';
 import { FullTuner } from '../adapters/full.js';
 import { allocateAdapter } from '../adapters/registry.js';
+import { refuseUnmatched } from '../adapters/targets.js';
 import type { MemoryCategory, MemoryUse } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
 import { empty, Storage, Tensor } from '../core/tensor.js';
@@ -112,6 +113,15 @@ export function countParameters(config: JsonObject, name: string): number {
   return [...builder.taken.values()].reduce((sum, { size }) => sum + size, 0);
 }
 
+/** Throws where an adapter's configuration does not fit the model that a config.json describes, without reading a weight. */
+export function checkAdapter({ name, config }: { name: string; config: JsonObject }, lora: AdapterConfig): void {
+  const backend = new DryBackend(1);
+  const builder = new ShapeBuilder(backend, { lora, precision: 'bf16', mapped: false, stream: false }, name);
+  const model = buildModel({ name, config }, builder, backend, 'bf16');
+  refuseUnmatched(model, lora);
+  allocateAdapter(model, lora);
+}
+
 /** Runs two steps, the second one with all optimizer states in place, on a device that only counts. */
 export async function dryRun(step: StepToPlan): Promise<PlannedStep> {
   const { name, config, lora, optimizer, memoryLimit: limit, gradient_checkpointing, batches, stream, threads, precision } = step;
@@ -119,6 +129,7 @@ export async function dryRun(step: StepToPlan): Promise<PlannedStep> {
   const builder = new ShapeBuilder(backend, step, name);
   const model = buildModel({ name, config }, builder, backend, precision === 'bf16' ? 'bf16' : 'f32');
   if (stream) model.stream = new LayerStream(backend, layersOf(builder.taken));
+  if (lora) refuseUnmatched(model, lora);
   const tuner = lora ? allocateAdapter(model, lora) : new FullTuner(model);
   const settings = { adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, weight_decay: 0, paging: { folder: '', limit } };
   const updates = createOptimizer(optimizer, tuner.parameters(), settings);

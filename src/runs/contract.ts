@@ -1,5 +1,5 @@
-import { columnsRead, contractFile, framingOf, parseContract, type RunContract, supervisedTerminators } from '../data/contract.js';
-import { type DatasetType, detectType, readSample } from '../data/formats.js';
+import { contractFile, framingOf, parseContract, type RunContract, supervisedTerminators } from '../data/contract.js';
+import { type DatasetType, detectType, readSample } from '../data/formats/index.js';
 import { stopIdsOf } from '../generate/text.js';
 import type { Folder } from '../io/folder.js';
 import { generationConfigOf } from '../io/model-folder.js';
@@ -11,9 +11,8 @@ import type { Recipe } from './recipe.js';
 
 /** What a run on these data will have trained with: the codec's template and clock, the rows' formats, the ends that were supervised. */
 export function makeContract(recipe: Recipe, source: ModelSource, codec: TextCodec, { train, held, statistics }: RunData): RunContract {
-  const optionsOf = new Map(recipe.datasets.map((dataset) => [dataset.path, datasetOptions(recipe, dataset)]));
-  const datasets = statistics.flatMap(({ path, test, statistics: { type, examples } }) =>
-    test || type === undefined ? [] : [{ path, type, examples, read: columnsRead(type, optionsOf.get(path) ?? {}) }],
+  const datasets = statistics.flatMap(({ path, test, statistics: { type, examples, read } }) =>
+    test || type === undefined ? [] : [{ path, type, examples, read }],
   );
   // An evaluation may have test rows alone.
   const examples = train.length > 0 ? train : held;
@@ -25,7 +24,12 @@ export function makeContract(recipe: Recipe, source: ModelSource, codec: TextCod
     clock: codec.clock,
     ...framingOf(datasets),
     datasets,
-    terminators: supervisedTerminators(codec.tokenizer, examples, [...optionsOf.values()], recipe.eot_tokens),
+    terminators: supervisedTerminators(
+      codec.tokenizer,
+      examples,
+      recipe.datasets.map((dataset) => datasetOptions(recipe, dataset)),
+      recipe.eot_tokens,
+    ),
   };
 }
 

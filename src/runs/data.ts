@@ -1,5 +1,6 @@
 import { type Batch, batchesOf, splitExamples, stepsPerEpoch } from '../data/batches.js';
-import type { DatasetOptions } from '../data/formats.js';
+import { howToConvert } from '../data/conversion.js';
+import type { DatasetOptions } from '../data/formats/index.js';
 import { type DataStatistics, type Example, prepareExamples } from '../data/prepare.js';
 import { type Row, RowFile } from '../data/rows.js';
 import type { TextCodec } from '../models/text-model.js';
@@ -38,7 +39,7 @@ export function openDatasets(host: Host, datasets: readonly RecipeDataset[], { n
         throw new LowrankError('not a data set that can be read', {
           place: `${name}: ${dataset.path}`,
           expected: 'a .jsonl or .json file',
-          mend: 'convert it, or correct the path',
+          mend: howToConvert(dataset.path),
         });
       }
       const { path, bytes, read } = await host.openBytes(dataset.path, 'a data set', { near });
@@ -70,17 +71,19 @@ export interface PrepareDataOptions {
   host?: Pick<Host, 'openRowWorkers'>;
   /** Ends the preparation with its reason. */
   signal?: AbortSignal;
+  /** Ends after so many examples for training, and prepares no others: a preview. */
+  atMost?: number;
 }
 
-/** Turns all rows of a recipe into examples. */
+/** Turns the rows of a recipe into examples. */
 export async function prepareData(
   recipe: Recipe,
   { tokenizer, template }: TextCodec,
   datasets: readonly DatasetRows[],
   testDatasets: readonly DatasetRows[],
-  { host, signal }: PrepareDataOptions = {},
+  { host, signal, atMost }: PrepareDataOptions = {},
 ): Promise<RunData> {
-  const { sequence_len, excess_length_strategy, val_set_size, seed } = recipe;
+  const { sequence_len, excess_length_strategy, invalid_rows_strategy, val_set_size, seed } = recipe;
   const data: RunData = { train: [], held: [], statistics: [] };
   const bytes = [...datasets, ...testDatasets].reduce((sum, { rows }) => sum + (rows instanceof RowFile ? rows.bytes : 0), 0);
   const workers =
@@ -88,7 +91,10 @@ export async function prepareData(
   try {
     for (const [entries, test] of [[datasets, false] as const, [testDatasets, true] as const]) {
       for (const { dataset, rows } of entries) {
-        const options = { sequence_len, excess_length_strategy, dataset: datasetOptions(recipe, dataset), name: dataset.path };
+        if (atMost !== undefined && data.train.length >= atMost) break;
+        const strategies = { excess_length_strategy, invalid_rows_strategy };
+        const limits = { sequence_len, atMost: atMost && atMost - data.train.length };
+        const options = { ...limits, ...strategies, dataset: datasetOptions(recipe, dataset), name: dataset.path };
         const { examples, statistics } = await prepareExamples(rows, tokenizer, template, options, { workers, signal });
         for (const example of examples) (test ? data.held : data.train).push(example);
         data.statistics.push({ path: dataset.path, test, statistics });

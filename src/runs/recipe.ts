@@ -1,7 +1,7 @@
 import { type Document, isMap, isScalar, LineCounter, type Node, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { LoraConfig } from '../adapters/lora-config.js';
-import { datasetTypes } from '../data/formats.js';
+import { datasetTypes } from '../data/formats/index.js';
 import type { LoadOptions } from '../models/load.js';
 import { standardQuantization } from '../models/quantize.js';
 import { type OptimizerName, optimizers } from '../optim/optimizer.js';
@@ -17,13 +17,16 @@ const dataset = z.strictObject({
   field: z.string().optional().describe('key of a completion’s text; default text'),
   field_messages: z.string().optional().describe('key of a conversation; default messages, or conversations'),
   field_tools: z.string().optional().describe('key of the tools that a conversation may use; default tools'),
-  message_property_mappings: z.strictObject({ role: z.string().optional(), content: z.string().optional() }).optional(),
+  message_property_mappings: z
+    .strictObject({ role: z.string().optional(), content: z.string().optional() })
+    .optional()
+    .describe('what role and content are called in messages; default their own names, or from and value'),
   roles: z.record(z.string(), z.array(z.string())).optional().describe('role: names that stand for it'),
   roles_to_train: z.array(z.string()).optional().describe('default [assistant]'),
   train_on_eos: endPolicy.optional().describe('whose terminators are supervised; default turn: those of trained turns'),
-  train_on_eot: endPolicy.optional(),
-  message_field_training: z.string().optional().describe('key of a message, true or false, that says whether it is trained'),
-  drop_system_message: z.boolean().optional(),
+  train_on_eot: endPolicy.optional().describe('the same for tokens that end a turn but not the text; default as train_on_eos'),
+  message_field_training: z.string().optional().describe('key of a message, true or false, 1 or 0, that says whether it is trained'),
+  drop_system_message: z.boolean().optional().describe('leave out a first message of role system'),
 });
 
 /** A path alone stands for a data set whose format is recognised. */
@@ -83,6 +86,10 @@ export const Recipe = z.strictObject({
   eot_tokens: z.array(z.string()).optional().describe('tokens that end a turn though the tokenizer does not call them special'),
   sequence_len: count.min(2).default(512).describe('longest example, in tokens'),
   excess_length_strategy: z.enum(['drop', 'truncate', 'raise']).default('drop').describe('what happens to longer ones'),
+  invalid_rows_strategy: z
+    .enum(['raise', 'drop'])
+    .default('raise')
+    .describe('what happens to rows that cannot be read or that the chat template refuses'),
   sample_packing: z.boolean().default(false).describe('fill batches up to sequence_len × micro_batch_size tokens'),
   group_by_length: z.boolean().default(false),
 
@@ -350,9 +357,21 @@ export function loadOptionsOf(recipe: Recipe): Omit<LoadOptions, 'onProgress'> {
   return { precision, quantization: { ...standardQuantization, kind, double } };
 }
 
-/** Every key with its default and what it means, for help texts. */
-export function recipeKeys(): { key: string; standard: string; help: string }[] {
-  return Object.entries(Recipe.shape).map(([key, schema]) => {
+/** A key with its default and what it means, for help texts. */
+export interface KeyHelp {
+  key: string;
+  standard: string;
+  help: string;
+}
+
+/** The keys of a recipe. */
+export const recipeKeys = (): KeyHelp[] => keysOf(Recipe.shape);
+
+/** The keys of an entry of `datasets` and `test_datasets`. */
+export const datasetKeys = (): KeyHelp[] => keysOf(dataset.shape);
+
+function keysOf(shape: Record<string, z.ZodType>): KeyHelp[] {
+  return Object.entries(shape).map(([key, schema]) => {
     const standard = schema instanceof z.ZodDefault ? JSON.stringify(schema.def.defaultValue) : '';
     return { key, standard, help: schema.description ?? '' };
   });

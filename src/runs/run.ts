@@ -1,8 +1,7 @@
 import { adapterConfigFile, noAdapter } from '../adapters/folder.js';
 import { parseAdapterConfig } from '../adapters/registry.js';
 import type { Span } from '../core/backend.js';
-import type { Sequence } from '../data/prepare.js';
-import { previewSequence } from '../data/preview.js';
+import { dataWarnings } from '../data/warnings.js';
 import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import { openTextCodec, type TextCodec } from '../models/text-model.js';
@@ -10,7 +9,7 @@ import { countParameters } from '../plan/dry-run.js';
 import { listCheckpoints } from '../train/checkpoint.js';
 import { chromeTrace } from '../train/profile.js';
 import { LowrankError } from '../util/errors.js';
-import { bytes, counted } from '../util/format.js';
+import { bytes } from '../util/format.js';
 import { parseJson } from '../util/json.js';
 import { commonSystem, readContract } from './contract.js';
 import { countSteps, openDatasets, prepareData, type RunData } from './data.js';
@@ -51,19 +50,6 @@ export interface RunOptions extends RunContext {
   stopAfter?: (step: number) => Promise<string | undefined>;
 }
 
-export interface PreviewPart {
-  text: string;
-  supervised: boolean;
-}
-
-/** The first examples of a recipe, as `previewRun` shows them. */
-export interface Preview {
-  /** Of all training data. */
-  examples: number;
-  /** `file:line` of each row, and the text of its sequences in runs of tokens that are supervised and that are not. */
-  shown: { row: string; sequences: PreviewPart[][] }[];
-}
-
 /**
  * Trains what a recipe says, given as an object or as the text of a file: reads the data, finds the model, plans, loads, trains, and leaves
  * the result in output_dir, which is locked meanwhile. Prints nothing; `onEvent` hears of everything. Throws a LowrankError where another
@@ -72,7 +58,7 @@ export interface Preview {
  */
 export async function startRun(recipe: RecipeInput | string, options: RunOptions): Promise<RunResult> {
   const { host, onEvent } = options;
-  const checked = read(recipe, options);
+  const checked = readRecipe(recipe, options);
   const folder = host.folder(checked.output_dir);
   const unlock = await folder.lock();
   let result: RunResult;
@@ -88,25 +74,11 @@ export async function startRun(recipe: RecipeInput | string, options: RunOptions
   return result;
 }
 
-/** The first `count` examples as a run would train on them, with what is supervised in each. Writes nothing. */
-export async function previewRun(recipe: RecipeInput | string, options: RunContext, count = 3): Promise<Preview> {
-  const { codec, data, source } = await prepare(read(recipe, options), options);
-  await source.checkpoint.close();
-  const partsOf = (sequence: Sequence) => {
-    const parts: PreviewPart[] = [];
-    previewSequence(codec.tokenizer, sequence, (text, supervised) => {
-      parts.push({ text, supervised });
-      return text;
-    });
-    return parts;
-  };
-  const shown = data.train.slice(0, count).map(({ row, sequences }) => ({ row, sequences: sequences.map(partsOf) }));
-  return { examples: data.train.length, shown };
-}
+/** What errors call the recipe. */
+export const nameOf = ({ name = 'recipe' }: RunContext): string => name;
 
-const nameOf = ({ name = 'recipe' }: RunContext) => name;
-
-function read(recipe: RecipeInput | string, context: RunContext): Recipe {
+/** A recipe as one writes it, checked. */
+export function readRecipe(recipe: RecipeInput | string, context: RunContext): Recipe {
   return typeof recipe === 'string' ? parseRecipe(recipe, nameOf(context)) : checkRecipe(recipe, nameOf(context));
 }
 
@@ -145,7 +117,8 @@ async function prepare(recipe: Recipe, context: RunContext, clock?: string): Pro
     // Builds the model's shape: a family or a setting that nothing here can compute is refused before any row is read.
     countParameters(source.config, source.name);
     if (recipe.lora_model_dir !== undefined)
-      for (const message of await warningsOfStart(recipe, source, host.folder(recipe.lora_model_dir))) onEvent?.(warning(message));
+      for (const message of await warningsOfStart(recipe, source, host.folder(recipe.lora_model_dir)))
+        onEvent?.({ type: 'warning', message });
     const codec = openTextCodec(source, { jinja: recipe.chat_template_jinja, contract: null, clock });
     const data = await prepareData(recipe, codec, datasets, tests, { host, signal });
     for (const event of dataEvents(recipe, data)) onEvent?.(event);
@@ -181,21 +154,11 @@ async function warningsOfStart(recipe: Recipe, source: ModelSource, folder: Fold
 /** One event per data set, what was left out of it, and the steps that all make. */
 export function* dataEvents(recipe: Recipe, data: RunData): Generator<RunEvent> {
   for (const { path, test, statistics } of data.statistics) {
-    const { dropped, truncated } = statistics;
     yield { type: 'data', path, held_out: test, statistics };
-    const limit = `sequence_len ${recipe.sequence_len}`;
-    if (dropped > 0)
-      yield warning(
-        `${counted(dropped, 'row')} of ${path} ${dropped === 1 ? 'is' : 'are'} longer than ${limit} and ${was(dropped)} dropped`,
-      );
-    if (truncated > 0) yield warning(`${counted(truncated, 'row')} of ${path} ${was(truncated)} cut to ${limit}`);
+    for (const message of dataWarnings(statistics, path, recipe.sequence_len)) yield { type: 'warning', message };
   }
   yield { type: 'steps', ...countSteps(recipe, data) };
 }
-
-const was = (n: number) => (n === 1 ? 'was' : 'were');
-
-const warning = (message: string): RunEvent => ({ type: 'warning', message });
 
 /** Plans, loads and trains; closes the model. */
 async function trainPrepared(prepared: Prepared, folder: Folder, resume: Folder | undefined, options: RunOptions): Promise<RunResult> {

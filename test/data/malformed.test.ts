@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { ChatTemplate, type Message } from '../../src/data/chat-template.js';
-import type { DatasetOptions } from '../../src/data/formats.js';
+import type { DatasetOptions } from '../../src/data/formats/index.js';
 import { prepareExamples } from '../../src/data/prepare.js';
 import { readRows } from '../../src/data/rows.js';
 import { Tokenizer } from '../../src/data/tokenizer.js';
@@ -53,8 +53,8 @@ describe('data', () => {
     ['another format in a later row', `${good}\n{"text": "a"}`, /^d\.jsonl:2: the row has no "messages"/],
     ['alpaca without output', '{"instruction": "a", "ouput": "b"}', /no "output"[\s\S]*rename ouput to output/, { type: 'alpaca' }],
     ['alpaca with a number', '{"instruction": 5, "output": "b"}', /^d\.jsonl:1: "instruction" is a number/],
-    ['all labels masked', `${good}\n{"messages":[{"role":"user","content":"a"}]}`, /1 of 2 rows have no supervised token: d\.jsonl:2\n/],
-    ['a role that nobody has', good, /1 of 1 rows have no supervised token: d\.jsonl:1/, { roles_to_train: ['bot'] }],
+    ['all labels masked', `${good}\n{"messages":[{"role":"user","content":"a"}]}`, /1 of 2 rows has no supervised token: d\.jsonl:2\n/],
+    ['a role that nobody has', good, /1 of 1 row has no supervised token: d\.jsonl:1/, { roles_to_train: ['bot'] }],
     ['an empty completion', '{"text": ""}', /no supervised token: d\.jsonl:1/],
     ['token ids that are no ids', '{"input_ids": [1, 2.5], "labels": [1, 2.5]}', /^d\.jsonl:1: input_ids\[1\] is 2\.5/],
     ['token ids beyond the vocabulary', '{"input_ids": [1, 99999], "labels": [1, 99999]}', /input_ids\[1\] is 99999/],

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { Message } from '../../src/data/chat-template.js';
-import type { DatasetOptions } from '../../src/data/formats.js';
+import type { DatasetOptions } from '../../src/data/formats/index.js';
 import { prepareExamples } from '../../src/data/prepare.js';
 import { previewSequence } from '../../src/data/preview.js';
 import { chatml, chatTemplate } from './golden.js';

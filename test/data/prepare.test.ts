@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { Message } from '../../src/data/chat-template.js';
-import { alpacaPrompt, type DatasetOptions } from '../../src/data/formats.js';
+import { alpacaPrompt, type DatasetOptions } from '../../src/data/formats/index.js';
 import { type PrepareOptions, prepareExamples } from '../../src/data/prepare.js';
 import { previewSequence } from '../../src/data/preview.js';
 import { parseRow, readRows, rowTexts } from '../../src/data/rows.js';

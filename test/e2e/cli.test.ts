@@ -240,7 +240,9 @@ describe('the way of a user', () => {
 
   test('help lists every command and every key of a recipe', async () => {
     expect((await lowrank(['--help'])).out).toMatch(/train[\s\S]*eval[\s\S]*generate[\s\S]*chat[\s\S]*merge[\s\S]*doctor[\s\S]*quickstart/);
-    expect((await lowrank(['train', '--help'])).out).toMatch(/lora_r +rank \(16\)/);
+    const help = (await lowrank(['train', '--help'])).out;
+    expect(help).toMatch(/lora_r +rank \(16\)/);
+    expect(help.slice(help.indexOf('Keys of an entry of datasets'))).toMatch(/field_messages +key[\s\S]*message_field_training +key/);
   });
 });
 

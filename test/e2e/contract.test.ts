@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, w
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { alpacaPrompt } from '../../src/data/formats.js';
+import { alpacaPrompt } from '../../src/data/formats/index.js';
 import { chatml } from '../data/golden.js';
 import { lowrank } from '../helpers/cli.js';
 import { writeChainModel, writeTinyModel } from '../helpers/tiny-model.js';

@@ -5,7 +5,7 @@ import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, w
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { previewRun, type RecipeInput, type RunEvent, startRun } from '../../src/index.js';
+import { type RecipeInput, type RunEvent, startRun } from '../../src/index.js';
 import { lowrank } from '../helpers/cli.js';
 import { withoutNative } from '../helpers/native.js';
 import { writeRows, writeTinyModel } from '../helpers/tiny-model.js';
@@ -79,7 +79,7 @@ test('from TypeScript nothing is printed, and no signal is listened to', async (
   const measure = (event: RunEvent) => {
     if (event.type === 'data') longest = Math.max(longest, event.statistics.longest);
   };
-  await previewRun(recipe('silent').object, { near: root, onEvent: measure });
+  await startRun(recipe('measured', { max_steps: 1 }).object, { near: root, device, onEvent: measure });
   // Some rows are left out, of which the command would warn.
   const { object } = recipe('silent', { max_steps: 2, sequence_len: longest - 1 });
   const script = `

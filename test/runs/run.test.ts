@@ -144,14 +144,49 @@ describe('a run from TypeScript', () => {
     await run(recipeOf('seen', { max_steps: 1 }));
     const before = readdirSync(at('seen'));
     const events: RunEvent[] = [];
-    const { examples, shown } = await previewRun(recipeOf('seen'), { near, onEvent: (event) => events.push(event) }, 2);
-    expect(examples).toBe(20);
+    // What it does not show it does not prepare either: the third row is broken.
+    const [first, second] = readFileSync(at('train.jsonl'), 'utf8').split('\n');
+    writeFileSync(at('begun.jsonl'), `${first}\n${second}\n{"messages": 7}\n`);
+    await previewRun(recipeOf('seen', { datasets: ['begun.jsonl'], test_datasets: ['begun.jsonl'], val_set_size: 1 }), { near }, 2);
+    const { shown } = await previewRun(recipeOf('seen'), { near, onEvent: (event) => events.push(event) }, 2);
     expect(shown).toHaveLength(2);
     expect(shown[1].row).toBe(`${at('train.jsonl')}:2`);
     const text = shown[0].sequences[0].map(({ text, supervised }) => (supervised ? `‹${text}›` : text)).join('');
     expect(text).toMatch(/assistant\n‹[a-z]+<\|im_end\|>›/);
-    expect(events.map(({ type }) => type)).toEqual(['data', 'data', 'steps']);
+    expect(events).toEqual([]);
     expect(readdirSync(at('seen'))).toEqual(before);
+  });
+
+  test('a preview does not care for output_dir, and says what of its rows is not trained', async () => {
+    writeFileSync(at('more.jsonl'), readFileSync(at('train.jsonl'), 'utf8').replace(/^\{/gm, '{"topic": "words", '));
+    const events: RunEvent[] = [];
+    const recipe = recipeOf('model', { adapter: 'full', datasets: ['more.jsonl'] });
+    expect((await previewRun(recipe, { near, onEvent: (event) => events.push(event) })).shown).toHaveLength(3);
+    const place = `${at('more.jsonl')}:1`;
+    expect(events).toEqual([
+      { type: 'warning', message: `of more.jsonl nothing reads the column "topic" (3 rows, such as ${place}: "words")` },
+    ]);
+  });
+
+  test.each<[Partial<RecipeInput>, RegExp]>([
+    [{ lora_target_modules: ['q_proj', 'v_prj'] }, /target_modules: "v_prj" fits no module of this model[\s\S]*write "v_proj"/],
+    [{ lora_exclude_modules: ['donw_proj'] }, /exclude_modules: "donw_proj" fits no module[\s\S]*write "down_proj"/],
+    [{ lora_rank_pattern: { q_porj: 2 } }, /rank_pattern: "q_porj" fits no adapted layer[\s\S]*write "q_proj"/],
+    [{ lora_target_modules: ['q_proj'], lora_alpha_pattern: { v_proj: 2 } }, /alpha_pattern: "v_proj" fits no adapted layer/],
+    [{ lora_modules_to_save: ['lm_hed'] }, /modules_to_save[\s\S]*lm_head/],
+  ])('a preview and a run refuse names that fit nothing: %j', async (more, message) => {
+    await expect(previewRun(recipeOf('misspelt', more), { near })).rejects.toThrow(message);
+    await expect(run(recipeOf('misspelt', more))).rejects.toThrow(message);
+  });
+
+  test.each([
+    ['rows.csv', /convert it: python3 -c "import csv, json; .*open\('rows\.csv'.*" > rows\.jsonl; then write rows\.jsonl/],
+    ['rows.parquet', /convert it: python3 -c "import pandas; pandas\.read_parquet\('rows\.parquet'\)\.to_json\('rows\.jsonl'/],
+    ['rows.jsonl.gz', /convert it: gzip -dc rows\.jsonl\.gz > rows\.jsonl/],
+    ['tatsu-lab/alpaca', /load_dataset\('tatsu-lab\/alpaca', split='train'\)\.to_json\('alpaca\.jsonl'\)/],
+    ['rows', /write its rows as JSON, one object a line/],
+  ])('how %s becomes a data set is said', async (path, message) => {
+    await expect(previewRun(recipeOf('none', { datasets: [path] }), { near })).rejects.toThrow(message);
   });
 
   testNative('writes the profile of a step', async () => {
