@@ -113,7 +113,10 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends LinearAd
     return `base_model.model.${path}.${this.layers.has(path) && !this.saved.has(path) ? 'base_layer.' : ''}${key}`;
   }
 
-  /** Puts a tensor f32 that came with the adapter in the place of the base's at these paths, but for those that are trained as a whole. Takes it over. */
+  /**
+   * Puts a tensor f32 that came with the adapter in the place of the base's at these paths, but for those that are trained as a whole.
+   * Takes it over.
+   */
   adopt(paths: readonly string[], key: Replacement['key'], trained: Tensor): void {
     for (const path of paths) {
       if (this.replacements.some((each) => each.path === path && each.key === key)) continue;

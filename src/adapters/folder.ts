@@ -60,8 +60,8 @@ export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ ad
 }
 
 /**
- * Builds an adapter from a PEFT directory's two files and attaches it. Strict: every tensor of the file is used or a copy of the base's, every
- * trainable tensor is filled, and each has the shape that this model gives it.
+ * Builds an adapter from a PEFT directory's two files and attaches it. Strict: every tensor of the file is used or a copy of the base's,
+ * every trainable tensor is filled, and each has the shape that this model gives it.
  */
 export async function loadAdapter(model: CausalLM, configJson: unknown, checkpoint: Checkpoint, place: string): Promise<Adapter> {
   const config = parseAdapterConfig(configJson, `${place}/${adapterConfigFile}`);
@@ -81,10 +81,11 @@ async function refusePickle(folder: Folder): Promise<void> {
   if (files.includes(adapterFile) || !files.includes('adapter_model.bin')) return;
   const [from, to] = ['adapter_model.bin', adapterFile].map((name) => `${folder.path}/${name}`);
   const tensors = `{k: v.clone().contiguous() for k, v in torch.load('${from}', map_location='cpu', weights_only=True).items()}`;
+  const program = `import torch; from safetensors.torch import save_file; save_file(${tensors}, '${to}', {'format': 'pt'})`;
   throw new LowrankError('the adapter is a pickle (adapter_model.bin), which only Python can read', {
     place: folder.path,
     expected: adapterFile,
-    mend: `convert it: python3 -c "import torch; from safetensors.torch import save_file; save_file(${tensors}, '${to}', {'format': 'pt'})"`,
+    mend: `convert it: python3 -c "${program}"`,
   });
 }
 

@@ -3,8 +3,8 @@ import { LowrankError, messageOf } from '../util/errors.js';
 const compiled = new Map<string, RegExp>();
 
 /**
- * Compiles a regular expression of Python's that came from a recipe or a file; `around` puts more of one around it, in JavaScript's form. Throws a
- * LowrankError with `place` where it is none, or has what JavaScript cannot say.
+ * Compiles a regular expression of Python's that came from a recipe or a file; `around` puts more of one around it, in JavaScript's form.
+ * Throws a LowrankError with `place` where it is none, or has what JavaScript cannot say.
  */
 export function pythonPattern(source: string, place: string, around: (inner: string) => string = (inner) => inner): RegExp {
   const key = around(source);
@@ -23,8 +23,8 @@ export function pythonPattern(source: string, place: string, around: (inner: str
 }
 
 /**
- * Python's `re` in JavaScript: flags at the beginning, `\A` and `\Z`, named groups and references to them, comments, `(?x)`'s free spacing, a `]` that
- * stands first in a class, and `{,n}`. https://docs.python.org/3/library/re.html#regular-expression-syntax
+ * Python's `re` in JavaScript: flags at the beginning, `\A` and `\Z`, named groups and references to them, comments, `(?x)`'s free
+ * spacing, a `]` that stands first in a class, and `{,n}`. https://docs.python.org/3/library/re.html#regular-expression-syntax
  */
 function translate(source: string): { inner: string; flags: string } {
   const [, letters = ''] = /^\(\?([aiLmsux]+)\)/.exec(source) ?? [];

@@ -10,9 +10,10 @@ import type { Adapter } from './adapter.js';
 const prefix = 'base_model.model.';
 
 /**
- * Fills an adapter from PEFT's file. Strict: every trained tensor is filled, and every tensor of the file is used. Besides the adapter's own a file may
- * hold copies of the base's weights, which PEFT saves with a head or embedding that is adapted or resized: one that equals the base's says nothing,
- * another takes its place. Throws a LowrankError that says what does not fit, and names the base only where that is what does not.
+ * Fills an adapter from PEFT's file. Strict: every trained tensor is filled, and every tensor of the file is used. Besides the adapter's
+ * own a file may hold copies of the base's weights, which PEFT saves with a head or embedding that is adapted or resized: one that equals
+ * the base's says nothing, another takes its place. Throws a LowrankError that says what does not fit, and names the base only where that
+ * is what does not.
  */
 export async function fillAdapter(adapter: Adapter, checkpoint: Checkpoint, place: string): Promise<void> {
   const wanted = adapter.parameters();
@@ -39,7 +40,10 @@ export async function fillAdapter(adapter: Adapter, checkpoint: Checkpoint, plac
   await adoptCopies(adapter, copies);
 }
 
-/** A file's name for a tensor without the adapter's own name, which PEFT leaves out and others do not, and without PEFT's wrappers of saved modules. */
+/**
+ * A file's name for a tensor without the adapter's own name, which PEFT leaves out and others do not, and without PEFT's wrappers of
+ * saved modules.
+ */
 function plainName(name: string): string {
   return name
     .replace(/(\.lora_[AB])\.[^.]+\.(weight|bias)$/, '$1.$2')
@@ -93,9 +97,10 @@ const sameShape = (a: readonly number[], b: readonly number[]) => a.length === b
 function refuseOtherShape({ vocabulary, paths }: CausalLM, { path, base, stored }: BaseCopy, place: string): void {
   if (sameShape(base.shape, stored.shape)) return;
   const words = (path === paths.head || path === paths.embedding) && stored.shape[1] === base.shape[1];
+  const sizes = `: the vocabulary of this base has ${vocabulary} entries, that of the adapter's ${stored.shape[0]}`;
   throw new LowrankError(`tensor "${stored.name}" has shape ${shapeText(stored.shape)}`, {
     place,
-    expected: `${shapeText(base.shape)}${words ? `: the vocabulary of this base has ${vocabulary} entries, that of the adapter's ${stored.shape[0]}` : ''}`,
+    expected: shapeText(base.shape) + (words ? sizes : ''),
     mend: words
       ? 'save the base with its resized embeddings (save_pretrained after resize_token_embeddings), and use the adapter with that'
       : 'use the adapter with the base model that it was trained on',
@@ -108,9 +113,10 @@ function refuseOther({ config }: Adapter, name: string, tensor: Tensor, stored: 
   const rank = name.endsWith('lora_A.weight') ? 0 : name.endsWith('lora_B.weight') ? 1 : undefined;
   const rankAlone = rank !== undefined && stored.shape.length === 2 && stored.shape[1 - rank] === tensor.shape[1 - rank];
   const { r } = config as { r?: number };
+  const ranks = `: the configuration says rank ${tensor.shape[rank ?? 0]}${r === tensor.shape[rank ?? 0] ? '' : ' here (rank_pattern)'}`;
   throw new LowrankError(`tensor "${stored.name}" has shape ${shapeText(stored.shape)}`, {
     place,
-    expected: `${shapeText(tensor.shape)}${rankAlone ? `: the configuration says rank ${tensor.shape[rank]}${r === tensor.shape[rank] ? '' : ' here (rank_pattern)'}` : ' for this base model'}`,
+    expected: shapeText(tensor.shape) + (rankAlone ? ranks : ' for this base model'),
     mend: rankAlone
       ? 'take adapter_config.json and the tensors from the same save'
       : 'use the adapter with the base model that it was trained on',
@@ -125,7 +131,9 @@ function missingTensors(missing: readonly string[], all: number, place: string):
   });
 }
 
-/** Tensors that belong to nothing: of modules that this base lacks, of another method, or of modules that the configuration does not name. */
+/**
+ * Tensors that belong to nothing: of modules that this base lacks, of another method, or of modules that the configuration does not name.
+ */
 function unknownTensor({ model, config }: Adapter, names: readonly string[], missing: readonly string[], place: string): LowrankError {
   const [name] = names;
   const plain = plainName(name).replace(prefix, '');

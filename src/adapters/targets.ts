@@ -41,8 +41,8 @@ export function findTargets(model: CausalLM, config: TargetConfig): LinearTarget
 }
 
 /**
- * Throws where a name or pattern of a new adapter's configuration fits nothing, which is a misspelling. Files of other programs may name more than a
- * model has, and PEFT takes them so.
+ * Throws where a name or pattern of a new adapter's configuration fits nothing, which is a misspelling. Files of other programs may name
+ * more than a model has, and PEFT takes them so.
  */
 export function refuseUnmatched(model: CausalLM, config: TargetConfig): void {
   const paths = [...model.modules.keys()];

@@ -32,7 +32,8 @@ const recipeHelp = () => {
     const rows = keys.map(({ key, standard, help }) => [key, [help, standard && `(${standard})`].filter(Boolean).join(' ')] as const);
     return definitions(rows, process.stdout.columns ?? 80);
   };
-  return `\nRecipe keys (defaults in brackets):\n${list(recipeKeys())}\n\nKeys of an entry of datasets and test_datasets:\n${list(datasetKeys())}`;
+  const entries = `Keys of an entry of datasets and test_datasets:\n${list(datasetKeys())}`;
+  return `\nRecipe keys (defaults in brackets):\n${list(recipeKeys())}\n\n${entries}`;
 };
 
 command('train', 'train the adapter or the model that a recipe describes')

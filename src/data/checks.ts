@@ -25,7 +25,10 @@ export interface Finding {
 
 type Conversation = Sample & { kind: 'conversation' };
 
-/** Looks at every row for content that is lost on its way into what is trained; what a template reads it says itself, what it prints is looked for. */
+/**
+ * Looks at every row for content that is lost on its way into what is trained; what a template reads it says itself, what it prints is
+ * looked for.
+ */
 export class Checks {
   private readonly found = new Map<string, Finding>();
   /** The columns that were read. */
@@ -42,7 +45,8 @@ export class Checks {
   }
 
   /**
-   * A conversation and its rendering. Throws a LowrankError that names the row where the template leaves out all text that is to be trained.
+   * A conversation and its rendering. Throws a LowrankError that names the row where the template leaves out all text that is to be
+   * trained.
    */
   conversation(template: ChatTemplate, sample: Conversation, rendering: Rendering, options: SupervisionOptions): void {
     const { messages, tools, place } = sample;
@@ -99,7 +103,10 @@ export class Checks {
     }
   }
 
-  /** The prompt that answers are asked with must be how the training text begins them. Looked at for the first rows, then ever more rarely. */
+  /**
+   * The prompt that answers are asked with must be how the training text begins them. Looked at for the first rows, then ever more
+   * rarely.
+   */
   private generationPrompt(template: ChatTemplate, sample: Conversation, text: string, options: SupervisionOptions): void {
     const { messages, tools, place } = sample;
     const last = messages.findLastIndex(({ role }, i) => role === 'assistant' && isTrained(sample, i, options.roles_to_train));

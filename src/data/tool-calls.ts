@@ -8,8 +8,8 @@ const printsTexts = new WeakMap<ChatTemplate, boolean>();
 
 /**
  * The messages with the arguments of their tool calls in the form that the template reads. Files in OpenAI's form hold them as JSON in a
- * text, which a template that writes `arguments | tojson` would quote a second time; for such a template they become objects. What stands in
- * a template that prints the text itself stays as it is written.
+ * text, which a template that writes `arguments | tojson` would quote a second time; for such a template they become objects. What stands
+ * in a template that prints the text itself stays as it is written.
  */
 export function readableToolCalls(template: ChatTemplate, messages: readonly Message[], tools?: JsonValue): readonly Message[] {
   if (!messages.some(({ tool_calls }) => Array.isArray(tool_calls))) return messages;

@@ -2,7 +2,10 @@ import { counted } from '../util/format.js';
 import type { Finding } from './checks.js';
 import type { DataStatistics } from './prepare.js';
 
-/** What is to be said of a data set's preparation, a sentence each: rows that were left out or cut, content that is not trained as it stands. */
+/**
+ * What is to be said of a data set's preparation, a sentence each: rows that were left out or cut, content that is not trained as it
+ * stands.
+ */
 export function dataWarnings(statistics: DataStatistics, path: string, sequence_len: number): string[] {
   const { dropped, emptied, truncated, unended, invalid, invalid_example, findings } = statistics;
   const sentences: string[] = [];
@@ -49,11 +52,17 @@ function describe({ kind, subject, count, place, example }: Finding, path: strin
     case 'tools':
       return `the chat template does not show the tools of ${rowsOf(count)} ${where}: ${example}`;
     case 'prompt':
-      return `the generation prompt is not how the trained text begins an answer: ${rowsOf(count)} looked at ${where}: ${example}, so that answers begin in a way that was not trained`;
+      return (
+        `the generation prompt is not how the trained text begins an answer: ${rowsOf(count)} looked at ${where}: ${example}, ` +
+        'so that answers begin in a way that was not trained'
+      );
     case 'arguments':
       return `the arguments of ${counted(count, 'tool call')} are a text and no JSON object, ${where}: ${example}`;
     case 'surrogate':
-      return `${rowsOf(count)} ${count === 1 ? 'holds' : 'hold'} half of a character (a lone surrogate), which becomes U+FFFD: ${where}: ${example}`;
+      return (
+        `${rowsOf(count)} ${count === 1 ? 'holds' : 'hold'} half of a character (a lone surrogate), which becomes U+FFFD: ` +
+        `${where}: ${example}`
+      );
     case 'empty':
       return `${counted(count, `trained ${subject}`)} ${count === 1 ? 'is' : 'are'} empty, and only an end is learnt there: ${where}`;
     case 'column':

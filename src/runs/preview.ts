@@ -20,9 +20,9 @@ export interface Preview {
 }
 
 /**
- * The first `count` examples as a run would train on them, with what is supervised in each. Prepares no others, writes nothing and asks nothing of
- * output_dir. `onEvent` hears warnings about these examples. Throws where the model cannot be built, or the adapter that the recipe asks for
- * does not fit it.
+ * The first `count` examples as a run would train on them, with what is supervised in each. Prepares no others, writes nothing and asks
+ * nothing of output_dir. `onEvent` hears warnings about these examples. Throws where the model cannot be built, or the adapter that the
+ * recipe asks for does not fit it.
  */
 export async function previewRun(recipe: RecipeInput | string, context: RunContext, count = 3): Promise<Preview> {
   const checked = readRecipe(recipe, context);

@@ -109,7 +109,7 @@ describe('copies of the base’s weights', () => {
       tensors.set(`${prefix}lm_head.weight`, { shape: [23, 16], values: new Float32Array(23 * 16) }),
     );
     await expect(openAdapter(folder, model)).rejects.toThrow(
-      /lm_head\.weight" has shape \[23, 16\]\n.*vocabulary of this base has 20 entries, that of the adapter's 23\n.*resize_token_embeddings/,
+      /has shape \[23, 16\]\n.*vocabulary of this base has 20 entries, that of the adapter's 23\n.*resize_token_embeddings/,
     );
   });
 });
@@ -175,7 +175,7 @@ describe('what does not fit is said for what it is', () => {
     rmSync(join(root, 'pickled/adapter_model.safetensors'));
     writeFileSync(join(root, 'pickled/adapter_model.bin'), '');
     await expect(openAdapter(folder, model)).rejects.toThrow(
-      /pickled: the adapter is a pickle[\s\S]*python3 -c "import torch;.*torch\.load\('.*pickled\/adapter_model\.bin'.*'.*pickled\/adapter_model\.safetensors'/,
+      /pickled: the adapter is a pickle[\s\S]*torch\.load\('.*pickled\/adapter_model\.bin'.*'.*pickled\/adapter_model\.safetensors'/,
     );
   });
 

@@ -9,7 +9,8 @@ import { chatml } from './golden.js';
 
 /** Prints every key of a message that a template might read, arguments and tools as JSON. */
 const source = `{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
-{% if m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content or '' }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}:
+{% if m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content or '' }}
+{%- for c in m.tool_calls or [] %}<call>{{ c.function.name }}:
 {{- c.function.arguments | tojson }}</call>{% endfor %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}`;

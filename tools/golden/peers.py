@@ -34,8 +34,10 @@ def write_base(folder, config):
 
 
 def write_adapters(base, examples, adapters):
-    """For each {folder, config}: an adapter that PEFT made and saved, and the logits it gives. `save` has options of save_pretrained, `move`
-    names weights of the base that are changed before."""
+    """For each {folder, config}: an adapter that PEFT made and saved, and the logits it gives.
+
+    `save` has options of save_pretrained, `move` names weights of the base that are changed before.
+    """
     for i, adapter in enumerate(adapters):
         torch.manual_seed(i)
         model = get_peft_model(LlamaForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **adapter["config"])).eval()

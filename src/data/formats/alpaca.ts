@@ -12,8 +12,8 @@ export interface AlpacaContext {
 }
 
 /**
- * The prompt of the Alpaca data set, in the wording that Axolotl's `alpaca` trains with; `system` and `history` as in LLaMA-Factory's files.
- * https://github.com/axolotl-ai-cloud/axolotl/blob/main/src/axolotl/prompters.py
+ * The prompt of the Alpaca data set, in the wording that Axolotl's `alpaca` trains with; `system` and `history` as in LLaMA-Factory's
+ * files. https://github.com/axolotl-ai-cloud/axolotl/blob/main/src/axolotl/prompters.py
  */
 export function alpacaPrompt(instruction: string, input: string, { system, history = [] }: AlpacaContext = {}): string {
   const task = 'Below is an instruction that describes a task';

@@ -13,8 +13,8 @@ export interface Messages {
 const defaultRoles: Record<string, readonly string[]> = { user: ['human'], assistant: ['gpt'] };
 
 /**
- * Conversations: `messages` with role and content, ShareGPT's `conversations` with from and value, or TRL's `prompt` and `completion`, both lists of
- * messages, of which the completion's are trained. A `system` column leads them.
+ * Conversations: `messages` with role and content, ShareGPT's `conversations` with from and value, or TRL's `prompt` and `completion`,
+ * both lists of messages, of which the completion's are trained. A `system` column leads them.
  */
 export const chat: Format = {
   keys: [['messages'], ['conversations']],
