@@ -123,7 +123,8 @@ describe('what a tool answered inside of the turn that called it', () => {
   test('is not supervised; eot_tokens names what ends the call', async () => {
     const text = await preview(inside, conversation(''), { eot_tokens: ['<start_of_turn>'] });
     expect(text).toBe(
-      '<|im_start|>user\nU1<|im_end|><|im_start|>assistant\n[[<call>weather</call><start_of_turn>]]T1<end_of_turn><|im_start|>assistant\n[[A2<|im_end|>]]',
+      '<|im_start|>user\nU1<|im_end|><|im_start|>assistant\n[[<call>weather</call><start_of_turn>]]T1<end_of_turn>' +
+        '<|im_start|>assistant\n[[A2<|im_end|>]]',
     );
   });
 

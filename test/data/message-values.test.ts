@@ -10,7 +10,8 @@ const render = (source: string, messages: Message[], tools: JsonObject[] | null 
 
 describe('numbers and keys of rows', () => {
   const row =
-    '{"messages": [{"role": "user", "content": {"id": 2512292042121000001, "f": 20.0, "e": 1e-07, "big": 1E400, "z": -0, "h": 0.5, "9": {"10": 1, "2": 3}}}]}';
+    '{"messages": [{"role": "user", "content": {"id": 2512292042121000001, "f": 20.0, "e": 1e-07, "big": 1E400,' +
+    ' "z": -0, "h": 0.5, "9": {"10": 1, "2": 3}}}]}';
 
   test('reach the template’s text as Python reads them', () => {
     const expected = "{'id': 2512292042121000001, 'f': 20.0, 'e': 1e-07, 'big': inf, 'z': 0, 'h': 0.5, '9': {'10': 1, '2': 3}}";
@@ -96,12 +97,14 @@ test('characters that are none pass through, between generation blocks too', () 
 
 test('an empty list of tool calls and null are a message of text', () => {
   const source =
-    '{% for m in messages %}{% if m.tool_calls %}{{ m.tool_calls[0].function }}{% else %}{{ m.content }}{% endif %}{{ m.tool_calls is defined }}{% endfor %}';
+    '{% for m in messages %}{% if m.tool_calls %}{{ m.tool_calls[0].function }}{% else %}{{ m.content }}{% endif %}' +
+    '{{ m.tool_calls is defined }}{% endfor %}';
   expect(
     render(
       source,
       messagesOf(
-        '{"messages": [{"role": "assistant", "content": "a", "tool_calls": []}, {"role": "assistant", "content": "b", "tool_calls": null}]}',
+        '{"messages": [{"role": "assistant", "content": "a", "tool_calls": []},' +
+          ' {"role": "assistant", "content": "b", "tool_calls": null}]}',
       ),
     ).text,
   ).toBe('aTruebFalse');

@@ -1,8 +1,8 @@
 """Snippets of templates rendered by jinja2 in the environment of transformers: test/golden/jinja.json.
 
 For each snippet its text, or null where Python raises an error or writes where something lies in memory. `SNIPPETS` are written by
-hand; the others combine values with every operator, filter, test and method of texts. Variables are kept as the text of JSON, in which 20.0 is not 20. `dates` are times
-in the words of `strftime`.
+hand; the others combine values with every operator, filter, test and method of texts. Variables are kept as the text of
+JSON, in which 20.0 is not 20. `dates` are times in the words of `strftime`.
 Needs the packages of requirements.txt and jinja2==3.1.6.
 """
 import datetime
