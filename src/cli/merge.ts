@@ -70,8 +70,8 @@ export async function mergeCommand(terminal: Terminal, options: MergeOptions): P
 }
 
 /**
- * What the comparison means, by the mean divergence of the next token's probabilities in nats. Rounding to bf16 alone made 1.4e-4 of SmolLM2-135M, at
- * a largest logit difference of 0.2.
+ * What the comparison means, by the mean divergence of the next token's probabilities in nats. Rounding to bf16 alone made 1.4e-4 of
+ * SmolLM2-135M, at a largest logit difference of 0.2.
  */
 const verdicts = [
   { below: 1e-7, words: 'the same: the merged model answers as the base with its adapter does', warn: false },

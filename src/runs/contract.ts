@@ -36,7 +36,10 @@ export function makeContract(recipe: Recipe, source: ModelSource, codec: TextCod
 /** Rows that are looked at for a system message: no data set is read twice for it. */
 const rowsForSystem = 100;
 
-/** The system message that the conversations of all data sets begin with, as far as their first rows tell; undefined where they differ or have none. */
+/**
+ * The system message that the conversations of all data sets begin with, as far as their first rows tell; undefined where they differ or
+ * have none.
+ */
 export async function commonSystem(recipe: Recipe, datasets: readonly DatasetRows[]): Promise<string | undefined> {
   const found = new Set<string | undefined>();
   for (const { dataset, rows } of datasets) {
