@@ -1,5 +1,6 @@
 import { LowrankError } from '../util/errors.js';
 import { eventLoopTurns } from '../util/event-loop.js';
+import { counted } from '../util/format.js';
 import type { JsonValue } from '../util/json.js';
 import { type Encoder, type Encoding, encodeText } from './align.js';
 import { type Draft, draftConversation, type Labelled, refuseDoubleBos } from './chat.js';
@@ -410,8 +411,9 @@ function labelTokens({ inputIds, labels, place }: Sample & { kind: 'tokens' }, t
 function refuseNothingToLearn({ rows, examples, emptied }: DataStatistics, masked: readonly string[], limit: number, place: string): void {
   if (rows === 0) throw new LowrankError('holds no rows', { place, mend: 'check its path and contents' });
   if (masked.length > 0) {
-    const named = masked.slice(0, 5).join(', ');
-    throw new LowrankError(`${masked.length} of ${rows} rows have no supervised token: ` + `${named}${masked.length > 5 ? ', …' : ''}`, {
+    const named = `${masked.slice(0, 5).join(', ')}${masked.length > 5 ? ', …' : ''}`;
+    const have = masked.length === 1 ? 'has' : 'have';
+    throw new LowrankError(`${masked.length} of ${counted(rows, 'row')} ${have} no supervised token: ${named}`, {
       place,
       expected: 'at least one turn of a trained role in each row',
       mend: 'remove these rows, or correct roles_to_train, roles or message_property_mappings',
