@@ -5,6 +5,7 @@ import type { Folder } from '../io/folder.js';
 import { generationConfigOf } from '../io/model-folder.js';
 import { type ModelSource, type ModelTexts, readTokenizerFiles } from '../io/model-source.js';
 import { openTextCodec, type TextCodec } from '../models/text-model.js';
+import { LowrankError } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
 import { type DatasetRows, datasetOptions, type RunData } from './data.js';
 import type { Recipe } from './recipe.js';
@@ -46,12 +47,18 @@ export async function commonSystem(recipe: Recipe, datasets: readonly DatasetRow
     const options = datasetOptions(recipe, dataset);
     let type: DatasetType | undefined;
     let left = rowsForSystem;
-    for await (const row of rows) {
-      type ??= detectType(row, options);
-      const sample = readSample(row, type, options);
-      const [first] = sample.kind === 'conversation' ? sample.messages : [];
-      found.add(first?.role === 'system' && typeof first.content === 'string' ? first.content : undefined);
-      if (--left === 0 || found.size > 1) break;
+    try {
+      for await (const row of rows) {
+        type ??= detectType(row, options);
+        const sample = readSample(row, type, options);
+        const [first] = sample.kind === 'conversation' ? sample.messages : [];
+        found.add(first?.role === 'system' && typeof first.content === 'string' ? first.content : undefined);
+        if (--left === 0 || found.size > 1) break;
+      }
+    } catch (error) {
+      // A row that was left out when the examples were made; what the others have in common is not worth another look.
+      if (error instanceof LowrankError) return undefined;
+      throw error;
     }
   }
   return found.size === 1 ? [...found][0] : undefined;

@@ -208,6 +208,19 @@ describe('a run from TypeScript', () => {
     expect((await run(recipeOf('large', { max_steps: 1 }), { host, force: true })).result.steps).toBe(1);
   });
 
+  test('trains without rows that cannot be read, where it is told to', async () => {
+    writeFileSync(at('some.jsonl'), `${readFileSync(at('train.jsonl'), 'utf8').replace('user', '')}{"messages": 7}\n{"messages"\n`);
+    const recipe = recipeOf('some', { datasets: ['some.jsonl'], test_datasets: undefined, max_steps: 1 });
+    await expect(run(recipe)).rejects.toThrow(
+      /some\.jsonl:1: .*3 rows of some\.jsonl cannot be trained, also .*some\.jsonl:21, .*some\.jsonl:22/,
+    );
+    const { events } = await run({ ...recipe, invalid_rows_strategy: 'drop' });
+    expect(of(events, 'data')[0].statistics).toMatchObject({ rows: 19, examples: 19, invalid: 3 });
+    expect(of(events, 'warning').map(({ message }) => message)).toEqual([
+      expect.stringMatching(/^3 rows of some\.jsonl cannot be trained and were left out, such as .*some\.jsonl:1: /),
+    ]);
+  });
+
   test('warns of rows that are left out', async () => {
     const whole = await run(recipeOf('long', { max_steps: 1, test_datasets: undefined }));
     const sequence_len = of(whole.events, 'data')[0].statistics.longest - 1;
