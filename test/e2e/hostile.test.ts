@@ -170,7 +170,7 @@ const cases: [string, () => string[], RegExp, RegExp][] = [
   ['a size that is text', () => json('config.json', (c) => void (c.hidden_size = '48')), /config\.json/, /hidden_size/],
   ['tokenizer.json broken', () => model('tokenizer.json', () => '{'), /tokenizer\.json:1:2/, /not valid JSON/],
   ['a vocabulary larger than the model', () => json('config.json', (c) => void (c.vocab_size = 40)), /./, /vocab|token|shape/],
-  ['a template that is no Jinja', () => template('{% for m in messages %}'), /chat template/, /not closed/],
+  ['a template that is no Jinja', () => template('{% for m in messages %}'), /chat template/, /line 1: a block does not end/],
   [
     'a template that never ends',
     () => template('{% for a in range(100000) %}{% for b in range(100000) %}{{ a }}{% endfor %}{% endfor %}'),
