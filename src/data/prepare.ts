@@ -133,7 +133,11 @@ export async function prepareExamples(
   const invalid = new InvalidRows(invalid_rows_strategy, name);
   const statistics = noStatistics();
   const take = async (part: Promise<PreparedRows>) => {
-    const { inputIds, labels, ends, places, ...rest } = await part;
+    const { inputIds, labels, ends, places, ...rest } = await part.catch((error) => {
+      // Rows before the one that this is about may be wrong, too: the first is named.
+      if (!signal?.aborted) invalid.finish(statistics.rows);
+      throw error;
+    });
     signal?.throwIfAborted();
     ends.forEach((end, i) => {
       const start = i === 0 ? 0 : ends[i - 1];
@@ -225,22 +229,24 @@ export async function prepareRows(
   const turn = eventLoopTurns();
   const checks = new Checks();
   const invalid: InvalidRow[] = [];
-  const drafts: (Draft & { place: string })[] = [];
-  for (const each of rows) {
+  const invalidAt: number[] = [];
+  const drafts: (Draft & { place: string; at: number })[] = [];
+  for (const [at, each] of rows.entries()) {
     await turn();
     const place = 'text' in each ? `${name}:${each.line}` : each.place;
     try {
       const row = asRow(each, name);
       const sample = readSample(row, type, options.dataset ?? {});
       checks.row(sample, row.value);
-      drafts.push({ ...draftSample(sample, tokenizer, template, options, checks), place });
+      drafts.push({ ...draftSample(sample, tokenizer, template, options, checks), place, at });
     } catch (error) {
       invalid.push(invalidRow(error, place));
+      invalidAt.push(at);
     }
   }
   const encodings = await encode?.(drafts.map(({ text }) => text));
   const kept = new KeptExamples(type, options);
-  for (const [i, { text, label, place }] of drafts.entries()) {
+  for (const [i, { text, label, place, at }] of drafts.entries()) {
     await turn();
     const encoding = encodings?.[i] ?? encodeText(tokenizer, text);
     let labelled: Labelled;
@@ -248,10 +254,17 @@ export async function prepareRows(
       labelled = label(encoding);
     } catch (error) {
       invalid.push(invalidRow(error, place));
+      invalidAt.push(at);
       continue;
     }
-    refuseRowless(labelled.inputIds, tokenizer, place);
-    kept.add(labelled, place);
+    try {
+      refuseRowless(labelled.inputIds, tokenizer, place);
+      kept.add(labelled, place);
+    } catch (error) {
+      const before = invalid.filter((_, j) => invalidAt[j] < at);
+      if (before.length === 0 || options.invalid_rows_strategy === 'drop') throw error;
+      return kept.result(before, checks);
+    }
   }
   return kept.result(invalid, checks);
 }
