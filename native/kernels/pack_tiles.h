@@ -100,10 +100,13 @@ inline void pack_in_parts(const Factor& f, int64_t valid, int64_t k, uint32_t* p
 
 template <int Vectors, bool BySteps>
 inline void pack_in_parts(const Factor& f, int64_t valid, int64_t k, uint32_t* panel) {
-  if (f.lanes_are_rows && f.mask) pack_in_parts<Vectors, true, true, BySteps>(f, valid, k, panel);
-  else if (f.lanes_are_rows) pack_in_parts<Vectors, false, true, BySteps>(f, valid, k, panel);
-  else if (f.mask) pack_in_parts<Vectors, true, false, BySteps>(f, valid, k, panel);
-  else pack_in_parts<Vectors, false, false, BySteps>(f, valid, k, panel);
+  if (f.lanes_are_rows) {
+    f.mask ? pack_in_parts<Vectors, true, true, BySteps>(f, valid, k, panel)
+           : pack_in_parts<Vectors, false, true, BySteps>(f, valid, k, panel);
+  } else {
+    f.mask ? pack_in_parts<Vectors, true, false, BySteps>(f, valid, k, panel)
+           : pack_in_parts<Vectors, false, false, BySteps>(f, valid, k, panel);
+  }
 }
 
 // Packs `valid` lanes of a factor into a left panel of Rows for tile registers.
