@@ -126,7 +126,8 @@ def make(name, overrides):
             if parameter_name.endswith("bias"):
                 parameter.normal_(std=0.1)
             elif "norm" in parameter_name:
-                parameter.normal_(mean=1.0, std=0.1)
+                # Gemma adds 1 to the weights of its norms.
+                parameter.normal_(mean=0.0 if config.model_type.startswith("gemma") else 1.0, std=0.1)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     pairs = examples(config.vocab_size)
