@@ -4,6 +4,7 @@ import { unscoped } from '../core/scope.js';
 import { empty, type Tensor } from '../core/tensor.js';
 import { Linear, type LinearAdapter } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
+import { LowrankError } from '../util/errors.js';
 import { eventLoopTurns } from '../util/event-loop.js';
 import { findSaved, findTargets, type LinearTarget, type TargetConfig } from './targets.js';
 import type { ParameterCount, Tuner } from './tuner.js';
@@ -213,6 +214,10 @@ export class AdapterSet {
 
   /** Lets the named adapter answer, or without a name the base model alone. */
   activate(name?: string): void {
+    if (name !== undefined && !this.adapters.has(name)) {
+      const expected = [...this.adapters.keys()].join(', ') || 'none has been added';
+      throw new LowrankError(`there is no adapter "${name}"`, { place: 'AdapterSet.activate', expected, mend: 'add it first' });
+    }
     if (this.current !== undefined) this.adapters.get(this.current)?.detach();
     if (name !== undefined) this.adapters.get(name)?.attach();
     this.current = name;

@@ -79,35 +79,23 @@ function storedTensor(
   }
   const read = () => file.read(offset, byteLength);
   const readInto: StoredTensor['readInto'] = async (to, write) => {
-    if (added !== 0) {
-      const numbers = await numbersOf(await read(), type, place);
-      return decodeNumbers(
-        numbers.length,
-        (first, target) => target.set(numbers.subarray(first, first + target.length).map((x) => x - added)),
-        to,
-        write,
-      );
-    }
     const bytes = heads === undefined ? await read() : unpermuteRows(await read(), shape[0], heads);
     const { decode } = type;
     return decode ? decodeBytes(bytes, { ...type, decode }, to, write) : convertBytes(bytes, type.name, to, place, write);
   };
-  const inPlace = !type.decode && heads === undefined && added === 0;
-  return withReadAs({ name, dtype: type.name, shape, file, offset, byteLength, inPlace, read, readInto });
+  const inPlace = !type.decode && heads === undefined;
+  const stored = withReadAs({ name, dtype: type.name, shape, file, offset, byteLength, inPlace, read, readInto });
+  return added === 0 ? stored : without(added, stored);
 }
 
-/** A whole tensor's numbers as f32. */
-async function numbersOf(bytes: Uint8Array, { decode, ...type }: GgufTensor['type'], place: string): Promise<Float32Array> {
-  let numbers = new Float32Array(0);
-  const take = (offset: number, piece: Uint8Array) => {
-    const values = new Float32Array(piece.slice().buffer);
-    const joined = new Float32Array(offset / 4 + values.length);
-    joined.set(numbers);
-    joined.set(values, offset / 4);
-    numbers = joined;
+/** The same tensor less what the converter added to each of its numbers. */
+function without(added: number, stored: StoredTensor): StoredTensor {
+  const readInto: StoredTensor['readInto'] = async (to, write) => {
+    const bytes = (await stored.readAs('f32')).slice();
+    const numbers = new Float32Array(bytes.buffer).map((x) => x - added);
+    await decodeNumbers(numbers.length, (first, target) => target.set(numbers.subarray(first, first + target.length)), to, write);
   };
-  await (decode ? decodeBytes(bytes, { ...type, decode }, 'f32', take) : convertBytes(bytes, type.name, 'f32', place, take));
-  return numbers;
+  return withReadAs({ ...stored, inPlace: false, readInto });
 }
 
 /**

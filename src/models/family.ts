@@ -17,7 +17,7 @@ export interface Family {
   /** The class in transformers, for `architectures` of config.json. */
   readonly architecture: string;
   readonly paths: ModelPaths;
-  /** Linear layers that adapters take by default (PEFT's TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING). */
+  /** Linear layers that adapters take by default: PEFT's TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING where it has the family. */
   readonly defaultTargets: readonly string[];
   /** How llama.cpp's files hold it, where llama.cpp knows it. */
   readonly gguf?: GgufLayout;

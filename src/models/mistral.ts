@@ -23,7 +23,7 @@ export const mistral = defineFamily({
   }),
 });
 
-/** Ministral3ForCausalLM's predecessor of 8B: as Mistral, with a window in some layers (`layer_types`). */
+/** MinistralForCausalLM: Ministral 8B, as Mistral with a window in some layers (`layer_types`). */
 export const ministral = defineFamily({
   modelType: 'ministral',
   models: 'Ministral 8B',

@@ -4,40 +4,16 @@ import { LowrankError, nearest } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
 import { countParameters } from './dry-run.js';
 
-/**
- * Families that can be planned and not yet loaded, each under its model_type: what their config.json on the hub says.
- * The tests hold the published counts of parameters.
- */
-const planned: Readonly<Record<string, Readonly<Record<string, Shape>>>> = {
-  gemma2: {
-    'gemma-2-2b': [2304, 9216, 26, 8, 4, 256000, { head_dim: 256 }],
-    'gemma-2-9b': [3584, 14336, 42, 16, 8, 256000, { head_dim: 256 }],
-    'gemma-2-27b': [4608, 36864, 46, 32, 16, 256000, { head_dim: 128 }],
-  },
-};
-
-/** In what a family's layers differ from Llama's, as transformers' modelling files have them. */
-interface Differences {
-  /** A bias on q, k and v whatever config.json says. */
-  qkvBias?: true;
-  /** A norm over each head of q and of k. */
-  headNorms?: true;
-  /** Norms behind attention and MLP, besides those before them. */
-  postNorms?: true;
-  /** Whether the head is the embedding where config.json does not say. */
-  tied?: true;
-}
-
-const differences: Readonly<Record<string, Differences>> = {
-  gemma2: { postNorms: true, tied: true },
+/** Gemma 2 can be planned and not yet loaded: what its config.json on the hub says. The tests hold the published counts of parameters. */
+const gemma2: Readonly<Record<string, Shape>> = {
+  'gemma-2-2b': [2304, 9216, 26, 8, 4, 256000, { head_dim: 256 }],
+  'gemma-2-9b': [3584, 14336, 42, 16, 8, 256000, { head_dim: 256 }],
+  'gemma-2-27b': [4608, 36864, 46, 32, 16, 256000, { head_dim: 128 }],
 };
 
 /** The config.json of known shapes by name. */
 function knownShapes(): Map<string, JsonObject> {
-  const shapes = publishedShapes();
-  for (const [model_type, rows] of Object.entries(planned))
-    for (const [name, config] of Object.entries(shapesOf(model_type, rows))) shapes.set(name, config);
-  return shapes;
+  return new Map([...publishedShapes(), ...Object.entries(shapesOf('gemma2', gemma2))]);
 }
 
 export function shapeNames(): string[] {
@@ -73,45 +49,16 @@ export function planModel(config: JsonObject, name: string): PlanModel {
   return likeLlama(config, name);
 }
 
-/** Reads the sizes in the config.json of a family that is not built yet. */
+/** Gemma 2: a Llama of the same sizes, with two more norms in each layer. */
 function likeLlama(config: JsonObject, name: string): PlanModel {
-  const place = `${name}: config.json`;
-  const type = String(config.model_type);
-  const family = Object.hasOwn(differences, type) ? differences[type] : undefined;
-  if (!family) {
-    throw new LowrankError(`the parameters of model_type "${type}" cannot be counted`, {
-      place,
-      expected: [...modelTypes(), ...Object.keys(differences)].join(', '),
+  if (config.model_type !== 'gemma2') {
+    throw new LowrankError(`the parameters of model_type "${config.model_type}" cannot be counted`, {
+      place: `${name}: config.json`,
+      expected: [...modelTypes(), 'gemma2'].join(', '),
       mend: 'plan with a known shape that is about as large',
     });
   }
-  const size = (key: string, otherwise?: number): number => {
-    const value = config[key] ?? otherwise;
-    if (!Number.isSafeInteger(value) || (value as number) < 1 || (value as number) > 2 ** 24)
-      throw new LowrankError(`${key} is ${JSON.stringify(value)}`, { place, expected: 'a size', mend: 'use the model’s own config.json' });
-    return value as number;
-  };
-  const [C, F, L, H, V] = ['hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads', 'vocab_size'].map((key) =>
-    size(key),
-  );
-  const G = size('num_key_value_heads', H);
-  const D = size('head_dim', C / H);
-  const tied = config.tie_word_embeddings ?? family.tied ?? false;
-  const qkv = family.qkvBias === true || config.attention_bias === true;
-  const biases =
-    (qkv ? (H + 2 * G) * D : 0) + (config.attention_bias === true && !family.qkvBias ? C : 0) + (config.mlp_bias === true ? 2 * F + C : 0);
-  const norms = (family.postNorms ? 4 : 2) * C + (family.headNorms ? 2 * D : 0);
-  const layer = 2 * C * H * D + 2 * C * G * D + 3 * C * F + biases + norms;
-  const parameters = L * layer + C + V * C * (tied ? 1 : 2);
-  const sizes = { hidden_size: C, intermediate_size: F, num_hidden_layers: L, num_attention_heads: H, num_key_value_heads: G };
-  const rest = {
-    head_dim: D,
-    vocab_size: V,
-    max_position_embeddings: size('max_position_embeddings', 131_072),
-    tie_word_embeddings: Boolean(tied),
-  };
-  return {
-    config: { model_type: 'llama', ...sizes, ...rest, attention_bias: qkv, mlp_bias: config.mlp_bias === true, rope_theta: 10_000 },
-    parameters,
-  };
+  const llama = { tie_word_embeddings: true, ...config, model_type: 'llama', hidden_act: 'silu' };
+  const norms = 2 * Number(config.num_hidden_layers) * Number(config.hidden_size);
+  return { config: llama, parameters: countParameters(llama, name) + norms };
 }

@@ -35,7 +35,7 @@ export class ExpressionParser {
     return this.current.type === type && texts.includes(this.current.text);
   }
 
-  protected skip(type: 'name' | 'operator', text: string): boolean {
+  protected accept(type: 'name' | 'operator', text: string): boolean {
     const found = this.is(type, text);
     if (found) this.at++;
     return found;
@@ -68,7 +68,7 @@ export class ExpressionParser {
       const { type } = this.current;
       if (type === 'print end' || type === 'block end' || this.is('operator', ')') || (end !== undefined && this.is('name', end))) break;
       items.push(conditional ? this.expression() : this.or());
-      if (!this.skip('operator', ',')) break;
+      if (!this.accept('operator', ',')) break;
       several = true;
     }
     if (!several && items.length === 1) return items[0];
@@ -82,7 +82,7 @@ export class ExpressionParser {
       while (this.is('name', 'if')) {
         const { line } = this.tokens[this.at++];
         const test = this.or();
-        const otherwise = this.skip('name', 'else') ? this.expression() : undefined;
+        const otherwise = this.accept('name', 'else') ? this.expression() : undefined;
         result = { kind: 'condition', test, yes: result, otherwise, line };
       }
       return result;
@@ -126,7 +126,7 @@ export class ExpressionParser {
   protected sum(): Expression {
     return this.chain('operator', ['+', '-'], () => {
       const parts = [this.product()];
-      while (this.skip('operator', '~')) parts.push(this.product());
+      while (this.accept('operator', '~')) parts.push(this.product());
       return parts.length === 1 ? parts[0] : { kind: 'concat', parts, line: parts[0].line };
     });
   }
@@ -197,14 +197,14 @@ export class ExpressionParser {
     let result = start;
     for (;;) {
       const { line } = this.current;
-      if (this.skip('operator', '.')) {
+      if (this.accept('operator', '.')) {
         const token = this.current;
         this.at++;
         if (token.type === 'name') result = { kind: 'attribute', object: result, name: token.text, line };
         else if (token.type === 'number' && /^\d/.test(token.text)) {
           result = { kind: 'item', object: result, index: { kind: 'constant', value: token.value ?? 0, line }, line };
         } else this.fail('a name or a number must follow a dot');
-      } else if (this.skip('operator', '[')) {
+      } else if (this.accept('operator', '[')) {
         const items = this.items(']', () => this.subscript());
         const index: Expression = items.length === 1 ? items[0] : { kind: 'tuple', items, line };
         result = { kind: 'item', object: result, index, line };
@@ -219,7 +219,7 @@ export class ExpressionParser {
     for (let i = 0; i < 3; i++) {
       if (!this.is('operator', ':', ']', ',')) parts[i] = this.expression();
       if (i === 0 && !this.is('operator', ':')) return parts[0] ?? this.fail('a subscript is missing');
-      if (i === 2 || !this.skip('operator', ':')) break;
+      if (i === 2 || !this.accept('operator', ':')) break;
     }
     return { kind: 'slice', parts, line };
   }
@@ -230,10 +230,10 @@ export class ExpressionParser {
     const wrong = () => this.fail('the arguments of a call are out of order');
     this.items(')', () => {
       const next = this.tokens[this.at + 1];
-      if (this.skip('operator', '*')) {
+      if (this.accept('operator', '*')) {
         if (args.spread || args.spreadNamed) wrong();
         args.spread = this.expression();
-      } else if (this.skip('operator', '**')) {
+      } else if (this.accept('operator', '**')) {
         if (args.spreadNamed) wrong();
         args.spreadNamed = this.expression();
       } else if (this.current.type === 'name' && next.type === 'operator' && next.text === '=') {
@@ -254,8 +254,8 @@ export class ExpressionParser {
     let result = input;
     for (;;) {
       const { line } = this.current;
-      if (this.skip('operator', '|')) result = this.filter(result);
-      else if (result && this.skip('name', 'is')) result = this.test(result, line);
+      if (this.accept('operator', '|')) result = this.filter(result);
+      else if (result && this.accept('name', 'is')) result = this.test(result, line);
       else if (result && this.is('operator', '(')) result = { kind: 'call', callee: result, args: this.callArguments(), line };
       else return result ?? this.fail('a filter is missing');
     }
@@ -263,7 +263,7 @@ export class ExpressionParser {
 
   protected dottedName(): string {
     let { text } = this.expect('name');
-    while (this.skip('operator', '.')) text += `.${this.expect('name').text}`;
+    while (this.accept('operator', '.')) text += `.${this.expect('name').text}`;
     return text;
   }
 
@@ -274,7 +274,7 @@ export class ExpressionParser {
   }
 
   protected test(input: Expression, line: number): Expression {
-    const negated = this.skip('name', 'not');
+    const negated = this.accept('name', 'not');
     const name = this.dottedName();
     let args: CallArguments = { positional: [], named: [] };
     if (this.is('operator', '(')) args = this.callArguments();

@@ -52,7 +52,7 @@ class Parser extends ExpressionParser {
   }
 
   private part(...ends: string[]): Statement[] {
-    this.skip('operator', ':');
+    this.accept('operator', ':');
     this.expect('block end');
     return this.statements(ends);
   }
@@ -115,7 +115,7 @@ class Parser extends ExpressionParser {
 
   private set(line: number): Statement {
     const target = this.target(true);
-    if (this.skip('operator', '=')) return { kind: 'set', target, value: this.tuple() };
+    if (this.accept('operator', '=')) return { kind: 'set', target, value: this.tuple() };
     const filter = this.is('operator', '|') ? (this.filters(undefined) as FilterNode) : undefined;
     return { kind: 'set block', target, filter, body: this.body('endset'), line };
   }
@@ -125,8 +125,8 @@ class Parser extends ExpressionParser {
     if (names(target).includes('loop')) this.fail('a loop cannot assign to its own variable "loop"');
     this.expect('name', 'in');
     const list = this.tuple({ conditional: false, end: 'recursive' });
-    const test = this.skip('name', 'if') ? this.expression() : undefined;
-    const recursive = this.skip('name', 'recursive');
+    const test = this.accept('name', 'if') ? this.expression() : undefined;
+    const recursive = this.accept('name', 'recursive');
     this.loops++;
     const body = this.part('endfor', 'else');
     this.loops--;
@@ -164,7 +164,7 @@ class Parser extends ExpressionParser {
     while (!this.is('operator', ')')) {
       if (parameters.length > 0) this.expect('operator', ',');
       parameters.push(this.expect('name').text);
-      if (this.skip('operator', '=')) defaults.push(this.expression());
+      if (this.accept('operator', '=')) defaults.push(this.expression());
       else if (defaults.length > 0) this.fail('a parameter without a default follows one with a default');
     }
     this.at++;
@@ -194,7 +194,7 @@ class Parser extends ExpressionParser {
     for (;;) {
       if (this.is('operator', ')', '=') || this.current.type === 'block end' || (end !== undefined && this.is('name', end))) break;
       items.push(this.targetItem(attributes));
-      if (!this.skip('operator', ',')) break;
+      if (!this.accept('operator', ',')) break;
       several = true;
     }
     if (items.length === 0) this.fail(`${describe(this.current)} where a name was expected`);
@@ -202,14 +202,14 @@ class Parser extends ExpressionParser {
   }
 
   private targetItem(attributes: boolean): Target {
-    if (this.skip('operator', '(')) {
+    if (this.accept('operator', '(')) {
       const target = this.nested(() => this.target(false));
       this.expect('operator', ')');
       return target;
     }
     const name = this.expect('name').text;
     if (constants.has(name)) this.fail(`cannot assign to ${name}`);
-    if (attributes && this.skip('operator', '.')) return { kind: 'attribute', object: name, name: this.expect('name').text };
+    if (attributes && this.accept('operator', '.')) return { kind: 'attribute', object: name, name: this.expect('name').text };
     return { kind: 'name', name };
   }
 }
