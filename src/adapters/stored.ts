@@ -1,5 +1,5 @@
 import { unscoped } from '../core/scope.js';
-import { empty, type Tensor } from '../core/tensor.js';
+import { empty, sameShape, type Tensor } from '../core/tensor.js';
 import type { Checkpoint, StoredTensor } from '../io/checkpoint.js';
 import { fillTensors } from '../io/tensors.js';
 import { Linear } from '../nn/layers.js';
@@ -92,7 +92,6 @@ async function equals(base: Tensor, stored: StoredTensor): Promise<boolean> {
 }
 
 const shapeText = (shape: readonly number[]) => `[${shape.join(', ')}]`;
-const sameShape = (a: readonly number[], b: readonly number[]) => a.length === b.length && a.every((n, i) => n === b[i]);
 
 function refuseOtherShape({ vocabulary, paths }: CausalLM, { path, base, stored }: BaseCopy, place: string): void {
   if (sameShape(base.shape, stored.shape)) return;

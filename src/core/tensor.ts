@@ -130,6 +130,11 @@ export class Tensor implements TensorView {
   }
 }
 
+/** Whether two shapes are equal. */
+export function sameShape(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((n, i) => n === b[i]);
+}
+
 export function elementsOf(shape: readonly number[]): number {
   return shape.reduce((product, n) => product * n, 1);
 }

@@ -1,7 +1,7 @@
 import { refuseDoubleBos } from './chat.js';
 import type { ChatTemplate } from './chat-template.js';
 import { type DatasetOptions, type DatasetType, detectType, readSample, type Sample } from './formats/index.js';
-import { label } from './prepare.js';
+import { label } from './labelling.js';
 import type { Row } from './rows.js';
 import type { Tokenizer } from './tokenizer.js';
 import { readableToolCalls } from './tool-calls.js';

@@ -1,4 +1,4 @@
-import type { Tensor } from '../core/tensor.js';
+import { sameShape, type Tensor } from '../core/tensor.js';
 import { LowrankError } from '../util/errors.js';
 import type { Checkpoint } from './checkpoint.js';
 import type { Folder } from './folder.js';
@@ -58,7 +58,7 @@ export async function fillTensors(tensors: ReadonlyMap<string, Tensor>, checkpoi
   }
   for (const [name, tensor] of tensors) {
     const stored = checkpoint.tensors.get(name)!;
-    if (stored.shape.length !== tensor.shape.length || stored.shape.some((n, i) => n !== tensor.shape[i])) {
+    if (!sameShape(stored.shape, tensor.shape)) {
       throw new LowrankError(`tensor "${name}" has shape [${stored.shape.join(', ')}]`, {
         place,
         expected: `[${tensor.shape.join(', ')}] for this base model`,

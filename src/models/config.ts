@@ -24,6 +24,13 @@ export const decoderSizes = z.object({
   rope_parameters: ropeParameters,
 });
 
+/** With silu in the MLP, and biases where config.json says so. */
+export const biasedSizes = decoderSizes.extend({
+  hidden_act: z.literal('silu').default('silu'),
+  attention_bias: z.boolean().default(false),
+  mlp_bias: z.boolean().default(false),
+});
+
 type HeadSizes = Pick<z.output<typeof decoderSizes>, 'hidden_size' | 'num_attention_heads' | 'num_key_value_heads' | 'head_dim'>;
 
 /** The same schema with the heads' sizes checked, and filled in where config.json leaves them to be derived. */

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { decoderSizes, withHeads } from './config.js';
+import { biasedSizes, withHeads } from './config.js';
 import { defineFamily, shapesOf, usualGguf, usualPaths } from './family.js';
 import { usualDecoder } from './usual.js';
 
@@ -13,10 +13,7 @@ export const granite = defineFamily({
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],
   schema: withHeads(
-    decoderSizes.extend({
-      hidden_act: z.literal('silu').default('silu'),
-      attention_bias: z.boolean().default(false),
-      mlp_bias: z.boolean().default(false),
+    biasedSizes.extend({
       embedding_multiplier: factor,
       attention_multiplier: factor,
       residual_multiplier: factor,

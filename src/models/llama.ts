@@ -1,5 +1,4 @@
-import { z } from 'zod';
-import { decoderSizes, withHeads } from './config.js';
+import { biasedSizes, withHeads } from './config.js';
 import { defineFamily, shapesOf, usualGguf, usualPaths } from './family.js';
 import { usualDecoder } from './usual.js';
 
@@ -12,13 +11,7 @@ export const llama = defineFamily({
   architecture: 'LlamaForCausalLM',
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],
-  schema: withHeads(
-    decoderSizes.extend({
-      hidden_act: z.literal('silu').default('silu'),
-      attention_bias: z.boolean().default(false),
-      mlp_bias: z.boolean().default(false),
-    }),
-  ),
+  schema: withHeads(biasedSizes),
   parts: usualDecoder((c) => ({ attentionBias: c.attention_bias, mlpBias: c.mlp_bias })),
   gguf: {
     ...usualGguf('llama'),

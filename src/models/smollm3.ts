@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { decoderSizes, slidingWindow, windowOfType, withHeads } from './config.js';
+import { biasedSizes, slidingWindow, windowOfType, withHeads } from './config.js';
 import { defineFamily, shapesOf, usualGguf, usualPaths } from './family.js';
 import { usualDecoder } from './usual.js';
 
@@ -11,11 +11,8 @@ export const smollm3 = defineFamily({
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],
   schema: withHeads(
-    decoderSizes.extend({
+    biasedSizes.extend({
       ...slidingWindow,
-      hidden_act: z.literal('silu').default('silu'),
-      attention_bias: z.boolean().default(false),
-      mlp_bias: z.boolean().default(false),
       use_sliding_window: z.boolean().default(false),
       /** 1 for each layer that rotates. */
       no_rope_layers: z.array(z.number()).nullish(),

@@ -1,4 +1,4 @@
-import type { Tensor } from '../core/tensor.js';
+import { sameShape, type Tensor } from '../core/tensor.js';
 import { LowrankError } from '../util/errors.js';
 import { Embedding, Linear, type Module, RMSNorm } from './layers.js';
 
@@ -40,7 +40,7 @@ export class Builder {
         mend: 'use a checkpoint that holds the whole model, and the config.json that belongs to it',
       });
     }
-    if (tensor.shape.length !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
+    if (!sameShape(tensor.shape, shape)) {
       throw new LowrankError(`has shape [${tensor.shape.join(', ')}]`, {
         place: `${this.name}: tensor "${name}"`,
         expected: `[${shape.join(', ')}] as config.json says`,
