@@ -87,6 +87,12 @@ export function thousands(n: number): string {
   return Math.round(n).toLocaleString('en');
 }
 
+/** A labelled line, as commands print them, that goes on below its text where it is wider than the terminal. */
+export function labelled(label: string, text: string, width: number): string {
+  const indent = 11;
+  return label.padEnd(indent) + wrap(text, Math.max(20, width - indent)).join(`\n${' '.repeat(indent)}`);
+}
+
 /** Rows of two columns, the second wrapped to the width. */
 export function definitions(rows: readonly (readonly [string, string])[], width: number, indent = 2): string {
   const first = Math.max(...rows.map(([term]) => term.length)) + 2;

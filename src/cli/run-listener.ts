@@ -1,6 +1,6 @@
 import type { RunEvent, RunResult, SessionEvent } from '../runs/events.js';
 import { bytes, counted } from '../util/format.js';
-import { duration, type Terminal, tensorProgress, thousands } from './console.js';
+import { duration, labelled, type Terminal, tensorProgress, thousands } from './console.js';
 import { describeRun } from './plan.js';
 
 /** Shows how a model is made ready: bars in a terminal, a line now and then in a pipe, warnings. */
@@ -38,12 +38,13 @@ export function runListener(terminal: Terminal): (event: RunEvent) => void {
         const { path, held_out, statistics } = event;
         const { rows, tokens, supervised, longest, type } = statistics;
         const counts = [counted(rows, 'row'), counted(tokens, 'token'), `${thousands(supervised)} supervised`];
-        return terminal.note(`${held_out ? 'held out  ' : 'data      '} ${path}: ${[...counts, `longest ${longest}`, type].join(', ')}`);
+        const text = `${path}: ${[...counts, `longest ${longest}`, type].join(', ')}`;
+        return terminal.note(labelled(held_out ? 'held out' : 'data', text, terminal.width));
       }
       case 'steps':
         return terminal.note(`steps      ${event.total_steps} (${event.steps_per_epoch} an epoch)`);
       case 'plan':
-        return terminal.note(`plan       ${describeRun(event.plan)}`);
+        return terminal.note(labelled('plan', describeRun(event.plan), terminal.width));
       case 'device':
         return terminal.note(`device     ${event.description}`);
       case 'start': {
