@@ -11,8 +11,7 @@ export function pythonPattern(source: string, place: string, around: (inner: str
   let expression = compiled.get(key);
   if (!expression) {
     try {
-      const { inner, flags } = translate(source);
-      expression = new RegExp(around(inner), flags);
+      expression = new RegExp(around(translate(source)));
     } catch (error) {
       const mend = 'correct the pattern, or list the names';
       throw new LowrankError(`not a regular expression: ${messageOf(error)}`, { place: `${place}: ${source.slice(0, 80)}`, mend });
@@ -22,38 +21,112 @@ export function pythonPattern(source: string, place: string, around: (inner: str
   return expression;
 }
 
+/** The flags that hold at a place of a pattern. */
+interface Flags {
+  i: boolean;
+  m: boolean;
+  s: boolean;
+  x: boolean;
+}
+
+/** The flags of the groups that are open, the innermost last. */
+type Groups = [Flags, ...Flags[]];
+
 /**
- * Python's `re` in JavaScript: flags at the beginning, `\A` and `\Z`, named groups and references to them, comments, `(?x)`'s free
- * spacing, a `]` that stands first in a class, and `{,n}`. https://docs.python.org/3/library/re.html#regular-expression-syntax
+ * Python's `re` in JavaScript: flags at the beginning and of groups, `\A` and `\Z`, named groups and references to them, comments, `(?x)`'s
+ * free spacing, a `]` that stands first in a class, and `{,n}`. Flags are written out, since JavaScript has none for a part of a pattern.
+ * https://docs.python.org/3/library/re.html#regular-expression-syntax
  */
-function translate(source: string): { inner: string; flags: string } {
-  const [, letters = ''] = /^\(\?([aiLmsux]+)\)/.exec(source) ?? [];
-  if (letters.includes('L')) throw new Error('the flag L depends on a locale');
-  const verbose = letters.includes('x');
-  const flags = ['i', 'm', 's'].filter((flag) => letters.includes(flag)).join('');
-  const rest = letters === '' ? source : source.slice(letters.length + 3);
+function translate(source: string): string {
+  const [whole = '', letters = ''] = /^\(\?([a-zA-Z]+)\)/.exec(source) ?? [];
+  const groups: Groups = [withFlags({ i: false, m: false, s: false, x: false }, letters, '')];
   let inner = '';
-  for (let i = 0; i < rest.length; ) {
-    const [text, replacement] = piece(rest.slice(i), verbose);
+  for (let i = whole.length; i < source.length; ) {
+    const [text, replacement] = piece(source.slice(i), groups);
     inner += replacement;
     i += text.length;
   }
-  return { inner, flags };
+  return inner;
 }
 
-/** The next piece of a pattern, and what it is in JavaScript. */
-function piece(rest: string, verbose: boolean): [text: string, replacement: string] {
-  const escaped = /^\\[\s\S]/.exec(rest)?.[0];
-  if (escaped) return [escaped, { '\\A': '(?<![\\s\\S])', '\\Z': '(?![\\s\\S])' }[escaped] ?? escaped];
+function withFlags(flags: Flags, on: string, off: string): Flags {
+  if (/L/.test(on)) throw new Error('the flag L depends on a locale');
+  const wrong = /[^aimsux]/.exec(on + off);
+  if (wrong) throw new Error(`Python has no flag ${wrong[0]}`);
+  const changed = { ...flags };
+  for (const flag of ['i', 'm', 's', 'x'] as const) {
+    if (on.includes(flag)) changed[flag] = true;
+    if (off.includes(flag)) changed[flag] = false;
+  }
+  return changed;
+}
+
+/** The next piece of a pattern, and what it is in JavaScript; opens and closes `groups`. */
+function piece(rest: string, groups: Groups): [text: string, replacement: string] {
+  const flags = groups.at(-1)!;
+  const escaped = /^\\(?:x[\da-fA-F]{2}|u[\da-fA-F]{4}|[\s\S])/.exec(rest)?.[0];
+  if (escaped) return [escaped, escapeOf(escaped, flags)];
   const characterClass = /^\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]/.exec(rest)?.[0];
-  if (characterClass) return [characterClass, characterClass.replace(/^(\[\^?)\]/, '$1\\]')];
-  const comment = /^\(\?#[^)]*\)/.exec(rest)?.[0] ?? (verbose ? /^(?:\s+|#[^\n]*)/.exec(rest)?.[0] : undefined);
+  if (characterClass) {
+    const inner = characterClass.slice(0, -1).replace(/^(\[\^?)\]/, '$1\\]');
+    return [characterClass, `${inner}${flags.i ? otherCasesOfClass(inner) : ''}]`];
+  }
+  const comment = /^\(\?#[^)]*\)/.exec(rest)?.[0] ?? (flags.x ? /^(?:\s+|#[^\n]*)/.exec(rest)?.[0] : undefined);
   if (comment) return [comment, ''];
-  if (rest.startsWith('(?P<')) return ['(?P<', '(?<'];
   const reference = /^\(\?P=(\w+)\)/.exec(rest);
-  if (reference) return [reference[0], `\\k<${reference[1]}>`];
+  if (reference) return [reference[0], referenceTo(`\\k<${reference[1]}>`, flags)];
   const unlike = /^(?:\(\?>|\(\?\(|(?:[*+?]|\{\d*,?\d*\})\+)/.exec(rest)?.[0];
   if (unlike) throw new Error(`"${unlike}" (an atomic or conditional group, or a possessive quantifier) has no counterpart here`);
   const upTo = /^\{,(\d+)\}/.exec(rest);
-  return upTo ? [upTo[0], `{0,${upTo[1]}}`] : [rest[0], rest[0]];
+  if (upTo) return [upTo[0], `{0,${upTo[1]}}`];
+  if (rest[0] === '(') return open(rest, groups);
+  if (rest[0] === ')' && groups.length > 1) groups.pop();
+  return [rest[0], character(rest[0], flags)];
 }
+
+function open(rest: string, groups: Groups): [text: string, replacement: string] {
+  const [text, on, off = ''] = /^\(\?([a-zA-Z]*)(?:-([a-zA-Z]+))?:/.exec(rest) ?? ['('];
+  groups.push(on === undefined ? groups.at(-1)! : withFlags(groups.at(-1)!, on, off));
+  if (on !== undefined) return [text, '(?:'];
+  if (/^\(\?[a-zA-Z-]+\)/.test(rest)) throw new Error('flags for a whole pattern stand at its beginning, in Python too');
+  return rest.startsWith('(?P<') ? ['(?P<', '(?<'] : ['(', '('];
+}
+
+/** A character outside of classes: the dot and the anchors mean what they do in Python, whose lines end with \n alone. */
+function character(text: string, { i, m, s }: Flags): string {
+  if (text === '.') return s ? '[\\s\\S]' : '[^\\n]';
+  if (text === '^') return m ? '(?<![^\\n])' : '^';
+  if (text === '$') return m ? '(?![^\\n])' : '(?=\\n?(?![\\s\\S]))';
+  const cases = i ? casesOf(text) : [];
+  return cases.length > 1 ? `[${cases.join('')}]` : text;
+}
+
+function escapeOf(escaped: string, flags: Flags): string {
+  if (escaped === '\\A') return '(?<![\\s\\S])';
+  if (escaped === '\\Z') return '(?![\\s\\S])';
+  if (/^\\[1-9]/.test(escaped)) return referenceTo(escaped, flags);
+  if (escaped.length === 2 || !flags.i) return escaped;
+  return character(String.fromCharCode(Number.parseInt(escaped.slice(2), 16)), flags);
+}
+
+function referenceTo(group: string, { i }: Flags): string {
+  if (i) throw new Error('a reference to a group where case does not count has no counterpart here');
+  return group;
+}
+
+/** What a class lacks of the other cases of its characters; `inner` is `[` or `[^` and what follows. */
+function otherCasesOfClass(inner: string): string {
+  const members = inner.replace(/^\[\^?/, '').replace(/\\(?![xu])./gs, (escaped) => (/\w/.test(escaped[1]) ? '' : escaped));
+  let others = '';
+  for (const [, from, to = from] of members.matchAll(/(\\.[\da-fA-F]*|[^\\])(?:-(\\.[\da-fA-F]*|[^\\]))?/gs)) {
+    const [first, last] = [from, to].map((text) =>
+      text.length > 2 ? Number.parseInt(text.slice(2), 16) : text.charCodeAt(text.length - 1),
+    );
+    for (let code = first; code <= last; code++)
+      for (const text of casesOf(String.fromCharCode(code))) if (text.charCodeAt(0) < first || text.charCodeAt(0) > last) others += text;
+  }
+  return others;
+}
+
+const casesOf = (text: string): string[] =>
+  [...new Set([text, text.toLowerCase(), text.toUpperCase()])].filter(({ length }) => length === 1);

@@ -220,11 +220,26 @@ describe('patterns are Python’s', () => {
     ['.*[]p]_proj', true],
     ['.*\\.\\d{,2}\\.mlp.*', true],
     ['layers', false],
+    // Flags of groups: as Python 3.13 answers.
+    ['.*(?i:UP_PROJ)', true],
+    ['(?i:MODEL).*UP_PROJ', false],
+    ['(?i).*(?-i:UP)_proj', false],
+    ['(?i).*(?-i:up)_PROJ', true],
+    ['.*\\.(?i:[T-V]P_[^A-O]ROJ)', true],
+    ['.*\\.(?i:[T-V]P_[^A-P]ROJ)', false],
+    ['.*(?i:[\\w]+_PRO)j', true],
+    ['(?i:.*[^\\d_]_P)roj', true],
+    ['(?x: .* \\. up_ )proj', true],
+    ['(?x: .* \\. ) up_proj', false],
+    ['.*(?i:\\x55P_\\u0050roj)', true],
+    ['(?i:model(?-i:\\.(?i:L)ayers)).*', true],
+    ['(?i:model(?-i:\\.(?i:L)AYERS)).*', false],
+    ['.*up_proj$', true],
   ])('%s', (pattern, fits) => {
     expect(pythonPattern(pattern, 'target_modules', (inner) => `^(?:${inner})$`).test(path)).toBe(fits);
   });
 
-  test.each(['(?>a)b', 'a*+', '(a)?(?(1)b|c)', '(?L)a', '(a'])('%s is refused', (pattern) => {
+  test.each(['(?>a)b', 'a*+', '(a)?(?(1)b|c)', '(?L)a', '(a', 'a(?i)b', '(?z:a)', '(?i:(a)\\1)', '(?i:a'])('%s is refused', (pattern) => {
     expect(() => pythonPattern(pattern, 'target_modules')).toThrow(/target_modules: .*: not a regular expression/);
   });
 });
