@@ -2,11 +2,11 @@ import type { z } from 'zod';
 import { requireOps } from '../core/capabilities.js';
 import { unscoped } from '../core/scope.js';
 import { empty, type Tensor } from '../core/tensor.js';
-import { Linear, type LinearAdapter } from '../nn/layers.js';
+import { type Embedding, Linear, type ModuleAdapter } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { eventLoopTurns } from '../util/event-loop.js';
-import { findSaved, findTargets, type LinearTarget, type TargetConfig } from './targets.js';
+import { findSaved, findTargets, type Target, type TargetConfig } from './targets.js';
 import type { ParameterCount, Tuner } from './tuner.js';
 
 /** What the configurations of all methods have: adapter_config.json as far as it is supported. */
@@ -16,8 +16,8 @@ export interface AdapterConfig extends TargetConfig {
   readonly bias: string;
 }
 
-/** One way to adapt linear layers, by PEFT's name for it. */
-export interface AdapterMethod<C extends AdapterConfig = AdapterConfig, L extends LinearAdapter = LinearAdapter> {
+/** One way to adapt modules, by PEFT's name for it. */
+export interface AdapterMethod<C extends AdapterConfig = AdapterConfig, L extends ModuleAdapter = ModuleAdapter> {
   /** As people write it. */
   readonly title: string;
   readonly schema: z.ZodType<C>;
@@ -25,8 +25,8 @@ export interface AdapterMethod<C extends AdapterConfig = AdapterConfig, L extend
   readonly keys: ReadonlySet<string>;
   /** Refuses what cannot be loaded, by its name. */
   refuse(fields: Readonly<Record<string, unknown>>, place: string): void;
-  /** The adapter of one layer, the `index`th, with memory whose contents are undefined; called outside of scopes. */
-  layer(target: LinearTarget, config: C, index: number): L;
+  /** The adapter of one module, the `index`th, with memory whose contents are undefined; called outside of scopes. */
+  layer(target: Target, config: C, index: number): L;
   /** Gives a new adapter of one layer its first values. */
   initialize(layer: L, config: C, seed: number, index: number): void;
   /** adapter_config.json besides what all methods have; `targets` as they are to be written. */
@@ -46,7 +46,7 @@ interface Replacement {
 }
 
 /** An adapter on a model: attached, its layers answer with their update; detached, the base model answers alone. */
-export class Adapter<C extends AdapterConfig = AdapterConfig, L extends LinearAdapter = LinearAdapter> implements Tuner {
+export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAdapter = ModuleAdapter> implements Tuner {
   readonly model: CausalLM;
   readonly method: AdapterMethod<C, L>;
   readonly config: C;
@@ -151,7 +151,7 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends LinearAd
   /** Switches the adapter on. One adapter at a time is attached to a model; `AdapterSet` keeps several. */
   attach(): void {
     if (this.attached) return;
-    for (const [path, layer] of this.layers) this.moduleAt(path).adapter = layer;
+    for (const [path, layer] of this.layers) this.slotAt(path).adapter = layer;
     for (const { path, key, trained } of this.replacements) this.assign(path, key, trained);
     this.attached = true;
   }
@@ -159,7 +159,7 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends LinearAd
   /** Switches the adapter off: the base model is what it was. */
   detach(): void {
     if (!this.attached) return;
-    for (const path of this.layers.keys()) this.moduleAt(path).adapter = undefined;
+    for (const path of this.layers.keys()) this.slotAt(path).adapter = undefined;
     for (const { path, key, original } of this.replacements) this.assign(path, key, original);
     this.attached = false;
   }
@@ -174,8 +174,9 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends LinearAd
     }
   }
 
-  private moduleAt(path: string): Linear {
-    return this.model.modules.get(path) as Linear;
+  /** The method made an adapter of this module's kind. */
+  private slotAt(path: string): { adapter?: ModuleAdapter } {
+    return this.model.modules.get(path) as Linear | Embedding;
   }
 
   private assign(path: string, key: Replacement['key'], tensor: Tensor): void {

@@ -1,12 +1,20 @@
-import { empty, type Tensor } from '../core/tensor.js';
+import type { DType } from '../core/dtype.js';
+import { empty, fromArray, type Tensor } from '../core/tensor.js';
 import type { ForwardOptions } from '../nn/context.js';
-import type { Linear, LinearAdapter, LinearCall } from '../nn/layers.js';
-import { linear } from '../ops/index.js';
+import { Embedding, type EmbeddingAdapter, type Linear, type LinearAdapter, type LinearCall } from '../nn/layers.js';
+import { embedding, linear, reshape, scale } from '../ops/index.js';
 import { LowrankError } from '../util/errors.js';
 import { Random, streams } from '../util/philox.js';
 import type { Adapter, AdapterMethod } from './adapter.js';
 import { LoraConfig } from './lora-config.js';
 import { valueFor } from './targets.js';
+
+/** Rank, and the factor of the update, of the module at `path`. */
+function settingsOf(path: string, config: LoraConfig): { r: number; scale: number } {
+  const alpha = valueFor(config.alpha_pattern, path) ?? config.lora_alpha;
+  const r = valueFor(config.rank_pattern, path) ?? config.r;
+  return { r, scale: config.use_rslora ? alpha / Math.sqrt(r) : alpha / r };
+}
 
 /** A low-rank update of one linear layer (Hu et al. 2021, §4.1): y += scale · dropout(x)·Aᵀ·Bᵀ. */
 export class LoraLinear implements LinearAdapter {
@@ -22,11 +30,11 @@ export class LoraLinear implements LinearAdapter {
 
   constructor(path: string, { weight }: Linear, config: LoraConfig, index: number) {
     const [outputs, inputs] = weight.shape;
-    const alpha = valueFor(config.alpha_pattern, path) ?? config.lora_alpha;
-    this.r = valueFor(config.rank_pattern, path) ?? config.r;
-    this.scale = config.use_rslora ? alpha / Math.sqrt(this.r) : alpha / this.r;
-    this.A = empty(weight.backend, [this.r, inputs], 'f32', 'adapters');
-    this.B = empty(weight.backend, [outputs, this.r], 'f32', 'adapters');
+    const { r, scale } = settingsOf(path, config);
+    this.r = r;
+    this.scale = scale;
+    this.A = empty(weight.backend, [r, inputs], 'f32', 'adapters');
+    this.B = empty(weight.backend, [outputs, r], 'f32', 'adapters');
     this.dropout = config.lora_dropout;
     this.stream = streams.dropout + index;
   }
@@ -48,8 +56,59 @@ export class LoraLinear implements LinearAdapter {
   }
 }
 
+/**
+ * A low-rank update of the embedding, without dropout: y[t] = W[ids[t]] + scale · B·A[:,ids[t]]. A tied head keeps the base's matrix, as in
+ * PEFT. https://github.com/huggingface/peft/blob/v0.21.0/src/peft/tuners/lora/layer.py (`Embedding`)
+ */
+export class LoraEmbedding implements EmbeddingAdapter {
+  /** [r,V] f32 */
+  readonly A: Tensor;
+  /** [C,r] f32 */
+  readonly B: Tensor;
+  readonly r: number;
+  readonly scale: number;
+
+  constructor(path: string, { weight }: Embedding, config: LoraConfig) {
+    const [vocabulary, width] = weight.shape;
+    const { r, scale } = settingsOf(path, config);
+    if (r * vocabulary > maxIndex) {
+      const mend = 'lower its rank, in rank_pattern';
+      throw new LowrankError(`rank ${r} is too large for the embedding ${path} of ${vocabulary} rows`, { place: 'target_modules', mend });
+    }
+    this.r = r;
+    this.scale = scale;
+    this.A = empty(weight.backend, [r, vocabulary], 'f32', 'adapters');
+    this.B = empty(weight.backend, [width, r], 'f32', 'adapters');
+  }
+
+  forward({ weight }: Embedding, ids: Int32Array, dtype: DType): Tensor {
+    const { A, B, r } = this;
+    const { backend } = weight;
+    const [, vocabulary] = A.shape;
+    // A column of A number by number, for files have its rows one after another.
+    const places = Int32Array.from({ length: ids.length * r }, (_, i) => (i % r) * vocabulary + ids[Math.floor(i / r)]);
+    const h = reshape(embedding(fromArray(backend, places), reshape(A, [r * vocabulary, 1]), dtype), [ids.length, r]);
+    return linear(scale(h, this.scale), B, { residual: embedding(fromArray(backend, ids), weight, dtype) });
+  }
+
+  parameters(): { lora_embedding_A: Tensor; lora_embedding_B: Tensor } {
+    return { lora_embedding_A: this.A, lora_embedding_B: this.B };
+  }
+
+  /** W + scale·(B·A)ᵀ */
+  merge(weight: Tensor): void {
+    const { A, B, scale: alpha } = this;
+    weight.backend.run('matmul', { a: A, b: B }, { out: weight }, { transposeA: true, transposeB: true, alpha, accumulate: true });
+  }
+}
+
+/** The largest number of an index, i32. */
+const maxIndex = 2 ** 31 - 1;
+
+type LoraModule = LoraLinear | LoraEmbedding;
+
 /** An adapter of low-rank updates, PEFT’s LORA. */
-export type LoraAdapter = Adapter<LoraConfig, LoraLinear>;
+export type LoraAdapter = Adapter<LoraConfig, LoraModule>;
 
 /** Initialisations that change the base model; a finished adapter of that kind needs only its own tensors where it was converted. */
 const changesBase = /^(pissa|olora|corda|loftq|lora_ga)/;
@@ -80,7 +139,7 @@ const unusedFields = {
 
 const nullFields = { exclude_modules: null, layers_to_transform: null, layers_pattern: null, modules_to_save: null };
 
-export const lora: AdapterMethod<LoraConfig, LoraLinear> = {
+export const lora: AdapterMethod<LoraConfig, LoraModule> = {
   title: 'LoRA',
   schema: LoraConfig,
   keys: new Set(Object.keys(LoraConfig.shape)),
@@ -93,21 +152,32 @@ export const lora: AdapterMethod<LoraConfig, LoraLinear> = {
     });
   },
 
-  layer: ({ path, module }, config, index) => new LoraLinear(path, module, config, index),
+  layer: ({ path, module }, config, index) =>
+    module instanceof Embedding ? new LoraEmbedding(path, module, config) : new LoraLinear(path, module, config, index),
 
   /**
-   * A is uniform in ±1/√in and B zero (init_lora_weights true), A normal with deviation 1/r ("gaussian"), or both uniform (false), as
-   * PEFT's LoraLayer.reset_lora_parameters; each matrix draws from a stream of its own.
+   * As PEFT's LoraLayer.reset_lora_parameters. Of a linear layer A is uniform in ±1/√in and B zero (init_lora_weights true), A normal with
+   * deviation 1/r ("gaussian"), or both uniform (false). Of an embedding A is zero and B normal, or both normal (false). Each matrix draws
+   * from a stream of its own.
    */
-  initialize({ A, B, r }, { init_lora_weights }, seed, index) {
+  initialize(layer, { init_lora_weights: start }, seed, index) {
+    const { A, B, r } = layer;
     const draw = (tensor: Tensor, lane: number, value: (random: Random) => number) => {
       const random = new Random(seed, streams.init + 2 * index + lane);
       tensor.write(new Uint8Array(Float32Array.from({ length: tensor.size }, () => value(random)).buffer));
     };
     const uniform = (limit: number) => (random: Random) => (2 * random.next() - 1) * limit;
-    draw(A, 0, init_lora_weights === 'gaussian' ? (random) => random.normal() / r : uniform(1 / Math.sqrt(A.shape[1])));
-    if (init_lora_weights === false) draw(B, 1, uniform(1 / Math.sqrt(r)));
-    else B.write(new Uint8Array(B.bytes));
+    const normal = (random: Random) => random.normal();
+    const zero = (tensor: Tensor) => tensor.write(new Uint8Array(tensor.bytes));
+    if (layer instanceof LoraEmbedding) {
+      if (start === false) draw(A, 0, normal);
+      else zero(A);
+      draw(B, 1, normal);
+      return;
+    }
+    draw(A, 0, start === 'gaussian' ? (random) => random.normal() / r : uniform(1 / Math.sqrt(A.shape[1])));
+    if (start === false) draw(B, 1, uniform(1 / Math.sqrt(r)));
+    else zero(B);
   },
 
   fileFields(config, target_modules) {

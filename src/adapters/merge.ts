@@ -2,7 +2,7 @@ import { empty, fromArray, type Tensor } from '../core/tensor.js';
 import type { Checkpoint } from '../io/checkpoint.js';
 import { bytesAs, type ModelToWrite, type PlainType, plainType } from '../io/model-folder.js';
 import type { TensorToWrite } from '../io/safetensors.js';
-import type { LinearAdapter } from '../nn/layers.js';
+import type { ModuleAdapter } from '../nn/layers.js';
 import type { Adapter } from './adapter.js';
 
 /**
@@ -15,7 +15,8 @@ export function mergeAdapter(adapter: Adapter, checkpoint: Checkpoint): ModelToW
   const config: Record<string, unknown> = { ...model.config };
   const replaced = new Map(adapter.replacements.map(({ path, key, trained }) => [`${path}.${key}`, trained]));
   const [head, embedding] = [`${paths.head}.weight`, `${paths.embedding}.weight`];
-  const untie = model.tied && (layers.has(paths.head) || replaced.has(head) || replaced.has(embedding));
+  const changed = [paths.head, paths.embedding].some((path) => layers.has(path) || replaced.has(`${path}.weight`));
+  const untie = model.tied && changed;
   if (untie) config.tie_word_embeddings = false;
   const tensors: TensorToWrite[] = [];
   const add = (name: string, stored: { dtype: string; shape: readonly number[]; readAs(dtype: PlainType): Promise<Uint8Array> }) => {
@@ -37,7 +38,7 @@ export function mergeAdapter(adapter: Adapter, checkpoint: Checkpoint): ModelToW
 }
 
 /** The bytes of a weight f32 with a layer's update; `kept`: the weight is not to be changed or freed. */
-async function mergedBytes(weight: Tensor, kept: boolean, layer: LinearAdapter | undefined, dtype: PlainType): Promise<Uint8Array> {
+async function mergedBytes(weight: Tensor, kept: boolean, layer: ModuleAdapter | undefined, dtype: PlainType): Promise<Uint8Array> {
   const sum = kept && layer ? empty(weight.backend, weight.shape, 'f32', 'workspace') : weight;
   try {
     if (sum !== weight) weight.backend.run('cast', { x: weight }, { out: sum }, {});

@@ -109,7 +109,7 @@ function refuseOtherShape({ vocabulary, paths }: CausalLM, { path, base, stored 
 /** A matrix of the adapter has the rank of the configuration in one dimension and the base's width in the other. */
 function refuseOther({ config }: Adapter, name: string, tensor: Tensor, stored: StoredTensor, place: string): void {
   if (sameShape(tensor.shape, stored.shape)) return;
-  const rank = name.endsWith('lora_A.weight') ? 0 : name.endsWith('lora_B.weight') ? 1 : undefined;
+  const rank = /lora_(A\.weight|embedding_A)$/.test(name) ? 0 : /lora_(B\.weight|embedding_B)$/.test(name) ? 1 : undefined;
   const rankAlone = rank !== undefined && stored.shape.length === 2 && stored.shape[1 - rank] === tensor.shape[1 - rank];
   const { r } = config as { r?: number };
   const ranks = `: the configuration says rank ${tensor.shape[rank ?? 0]}${r === tensor.shape[rank ?? 0] ? '' : ' here (rank_pattern)'}`;
@@ -145,7 +145,7 @@ function unknownTensor({ model, config }: Adapter, names: readonly string[], mis
     const module = plain.replace(/\.(lora_[AB]\.)?(weight|bias)$/, '');
     return fail(`modules of this base model, which has no "${module}"`, 'use the adapter with the base model that it was trained on');
   }
-  if (!/^(lora_[AB]|base_layer|original_module)?\.?(weight|bias)$/.test(part) || part === 'lora_B.bias')
+  if (!/^(lora_embedding_[AB]|((lora_[AB]|base_layer|original_module)\.)?(weight|bias))$/.test(part) || part === 'lora_B.bias')
     return fail(`tensors of ${config.peft_type}: ${part} is not supported`, 'merge the adapter into its base with PEFT first');
   return fail(
     `tensors of the modules that adapter_config.json names, which are not "${path}"`,

@@ -15,23 +15,22 @@ export interface TargetConfig {
   readonly alpha_pattern?: Readonly<Record<string, number>> | null;
 }
 
-/** A linear layer that is to be adapted. */
-export interface LinearTarget {
+/** A module that is to be adapted. */
+export interface Target {
   readonly path: string;
-  readonly module: Linear;
+  readonly module: Linear | Embedding;
 }
 
-/** The linear layers that a configuration names, in the model's order; PEFT's rules (tuners_utils.check_target_module_exists). */
-export function findTargets(model: CausalLM, config: TargetConfig): LinearTarget[] {
-  const targets: LinearTarget[] = [];
+/** The linear layers and embeddings that a configuration names, in the model's order; PEFT's rules (tuners_utils.check_target_module_exists). */
+export function findTargets(model: CausalLM, config: TargetConfig): Target[] {
+  const targets: Target[] = [];
   const wanted = config.target_modules ?? [...model.defaultTargets];
   for (const [path, module] of model.modules) {
     if (!matches(path, wanted, config, model)) continue;
-    if (!(module instanceof Linear)) {
-      const what = module instanceof Embedding ? 'an embedding, of which updates of low rank are not supported' : 'not a linear layer';
-      throw new LowrankError(`target module "${path}" is ${what}`, {
+    if (!(module instanceof Linear || module instanceof Embedding)) {
+      throw new LowrankError(`target module "${path}" is neither a linear layer nor an embedding`, {
         place: 'target_modules',
-        mend: 'leave it out and name it in modules_to_save, which trains it whole; an adapter of PEFT’s: merge it there first',
+        mend: 'leave it out and name it in modules_to_save, which trains it whole',
       });
     }
     targets.push({ path, module });

@@ -82,10 +82,10 @@ export class Decoder implements CausalLM {
   }
 
   hidden(tokens: PackedTokens, pass: ForwardOptions = {}): Tensor {
-    const { backend, parts } = this;
+    const { parts } = this;
     return scope(() => {
       const context = this.contextOf(tokens, pass);
-      let x = scale(parts.embedding.forward(fromArray(backend, tokens.inputIds), this.dtype), parts.embeddingScale ?? 1);
+      let x = scale(parts.embedding.forward(tokens.inputIds, this.dtype), parts.embeddingScale ?? 1);
       const runLayer = this.layerRunner(context);
       for (const [index, layer] of parts.layers.entries()) {
         const input = x;

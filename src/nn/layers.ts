@@ -1,19 +1,27 @@
 import type { DType } from '../core/dtype.js';
-import type { Tensor } from '../core/tensor.js';
+import { fromArray, type Tensor } from '../core/tensor.js';
 import { embedding, type LinearOptions, linear, rmsNorm } from '../ops/index.js';
 import type { ForwardOptions } from './context.js';
 
 /** What is added to a linear layer's y, y where an earlier pass kept it, its dtype and category of memory. */
 export type LinearCall = Pick<LinearOptions, 'residual' | 'kept' | 'dtype' | 'category'>;
 
-/** What stands in a linear layer's slot and answers in the layer's place: LoRA, and every other method that adapts linear layers. */
-export interface LinearAdapter {
-  /** x [T,in] → y [T,out] of the layer with its update. `pass` has the key of dropout masks. */
-  forward(base: Linear, x: Tensor, pass: ForwardOptions, call: LinearCall): Tensor;
+/** What stands in the slot of a module and answers in its place: LoRA, and every other method. */
+export interface ModuleAdapter {
   /** The trained tensors, f32, by the names that PEFT's files have behind the layer's path, such as `lora_A.weight`. */
   parameters(): Readonly<Record<string, Tensor>>;
-  /** Brings the update into a copy of the layer's weight, [out,in] f32. */
+  /** Brings the update into a copy of the module's weight, f32. */
   merge(weight: Tensor): void;
+}
+
+export interface LinearAdapter extends ModuleAdapter {
+  /** x [T,in] → y [T,out] of the layer with its update. `pass` has the key of dropout masks. */
+  forward(base: Linear, x: Tensor, pass: ForwardOptions, call: LinearCall): Tensor;
+}
+
+export interface EmbeddingAdapter extends ModuleAdapter {
+  /** T token ids → y [T,C] of the embedding with its update. */
+  forward(base: Embedding, ids: Int32Array, dtype: DType): Tensor;
 }
 
 /** y = x·Wᵀ + b, weight [out,in]. Models do not know of what stands in the slot. */
@@ -36,13 +44,15 @@ export class Linear {
 /** Rows of weight [V,C] by token id. */
 export class Embedding {
   weight: Tensor;
+  adapter?: EmbeddingAdapter;
 
   constructor(weight: Tensor) {
     this.weight = weight;
   }
 
-  forward(ids: Tensor, dtype: DType): Tensor {
-    return embedding(ids, this.weight, dtype);
+  forward(ids: Int32Array, dtype: DType): Tensor {
+    const { adapter, weight } = this;
+    return adapter ? adapter.forward(this, ids, dtype) : embedding(fromArray(weight.backend, ids), weight, dtype);
   }
 }
 

@@ -44,6 +44,15 @@ test('a new adapter begins as PEFT’s: A uniform in ±1/√in, B zero', async (
   expect(new Set(A.map(([first]) => first)).size).toBe(A.length);
 });
 
+test.each([true, 'gaussian', false])('an embedding begins as PEFT’s, init_lora_weights %s: A zero, B normal', async (init_lora_weights) => {
+  const { A, B } = await matrices({ target_modules: ['embed_tokens'], init_lora_weights });
+  expect([A[0].length, B[0].length]).toEqual([16 * 32, 64 * 16]);
+  expect(Math.abs(deviation(B[0]) - 1)).toBeLessThan(0.1);
+  // Of false PEFT leaves both as they were drawn.
+  if (init_lora_weights) expect(largest(A[0])).toBe(0);
+  else expect(Math.abs(deviation(A[0]) - 1)).toBeLessThan(0.1);
+});
+
 test('gaussian: A with deviation 1/r', async () => {
   const { A, B } = await matrices({ init_lora_weights: 'gaussian' });
   for (const values of A) expect(Math.abs(deviation(values) * 16 - 1)).toBeLessThan(0.1);

@@ -136,10 +136,16 @@ describe('what does not fit is said for what it is', () => {
       /lora_magnitude_vector is not supported\n.*merge the adapter/,
     ],
     [
-      'an adapted embedding',
+      'an adapted embedding that the configuration does not name',
       {},
       (tensors) => tensors.set(`${prefix}model.embed_tokens.lora_embedding_A`, added),
-      /lora_embedding_A is not supported\n.*merge the adapter/,
+      /unexpected.*\n.*which are not "model\.embed_tokens"\n.*adapter_config\.json and the tensors from the same save/,
+    ],
+    [
+      'an embedding of another rank',
+      { target_modules: ['q_proj', 'embed_tokens'] },
+      (tensors) => tensors.set(`${prefix}model.embed_tokens.lora_embedding_A`, { shape: [3, 20], values: new Float32Array(60) }),
+      /has shape \[3, 20\]\n.*the configuration says rank 2\n.*from the same save/,
     ],
     [
       'another rank',

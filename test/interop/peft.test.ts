@@ -43,6 +43,7 @@ const configs: Record<string, Record<string, unknown>> = {
   'some layers, with exclusions': { r: 2, target_modules: ['q_proj', 'k_proj'], layers_to_transform: [1], exclude_modules: ['k_proj'] },
   'biases of the adapted layers': { r: 2, target_modules: ['q_proj', 'o_proj'], bias: 'lora_only' },
   'all biases': { r: 2, target_modules: ['v_proj'], bias: 'all' },
+  'the embedding': { r: 3, lora_alpha: 5, target_modules: ['embed_tokens', 'v_proj'], rank_pattern: { embed_tokens: 4 } },
   'the head': { r: 2, target_modules: ['q_proj', 'lm_head'] },
   'modules with parts, and one whole': { r: 2, target_modules: ['q_proj', 'up_proj'], modules_to_save: ['layers.1.mlp', 'norm'] },
   'a pattern with flags and anchors': { r: 2, target_modules: '(?ix) \\A .* \\. (Q_PROJ | gate_proj)  # two of them\n \\Z' },
@@ -52,6 +53,12 @@ const names = Object.keys(configs);
 /** What only PEFT writes, over a tied base where it says so. */
 const peftOnly: Record<string, { config: Record<string, unknown>; tied?: boolean; save?: object; move?: string[] }> = {
   'the head of a tied base': { config: { r: 2, target_modules: ['q_proj', 'lm_head'] }, tied: true },
+  'the embedding of a tied base': { config: { r: 2, target_modules: ['embed_tokens', 'q_proj'], lora_dropout: 0.1 }, tied: true },
+  'embedding and head of a tied base': { config: { r: 2, target_modules: ['embed_tokens', 'lm_head'] }, tied: true },
+  'an adapted embedding over another base': {
+    config: { r: 2, target_modules: ['embed_tokens'] },
+    move: ['embed_tokens.base_layer.weight'],
+  },
   'copies of head and embedding': { config: { r: 2 }, save: { save_embedding_layers: true } },
   'copies of a tied base': { config: { r: 2 }, tied: true, save: { save_embedding_layers: true } },
   'a head and an embedding that are not the base’s': {
@@ -180,6 +187,9 @@ describe('merged models in transformers', () => {
     ['untied', 'modules_to_save'],
     ['tied', 'modules_to_save'],
     ['untied', 'all biases'],
+    ['untied', 'the embedding'],
+    // PEFT's own merge of this one answers otherwise than its adapter: it adds the update to the head's matrix, too.
+    ['tied', 'the embedding'],
   ] as const)('%s base, %s', async (base, name) => {
     const { model, checkpoint, close } = await openBase(bases[base]);
     const adapter = await randomAdapter(model, configs[name], 9);

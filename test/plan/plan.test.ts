@@ -87,11 +87,13 @@ afterAll(async () => {
 });
 
 const lora = parseAdapterConfig({ r: 4, target_modules: 'all-linear', lora_dropout: 0.1 }, 'test');
+const onEmbedding = parseAdapterConfig({ r: 4, target_modules: ['embed_tokens', 'q_proj'] }, 'test');
 const ways: Record<string, Partial<StepToPlan>> = {
   LoRA: { lora },
   'LoRA, checkpointed': { lora, gradient_checkpointing: true },
   'LoRA, fp32': { lora, precision: 'fp32', mapped: false },
   'LoRA, two micro-batches': { lora, batches: [fullBatch(2, 40), fullBatch(2, 40)] },
+  'LoRA on the embedding, two micro-batches': { lora: onEmbedding, batches: [fullBatch(2, 40), fullBatch(2, 40)] },
   'QLoRA, 8-bit AdamW': { lora, quantization: standardQuantization, optimizer: 'adamw_bnb_8bit' },
   'int8, Lion': { lora, quantization: { kind: 'int8', blockSize: 64, double: false }, optimizer: 'lion_pytorch' },
   full: { optimizer: 'adamw_torch' },

@@ -20,6 +20,7 @@ CONFIGS = {
     "ending with a dot": {"target_modules": ["mlp.up_proj"]},
     "regular expression": {"target_modules": r".*\.[02]\..*(q|v)_proj"},
     "head": {"target_modules": ["q_proj", "lm_head"]},
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"], "rank_pattern": {"embed_tokens": 3}, "use_rslora": True},
     "exclude list": {"target_modules": "all-linear", "exclude_modules": ["gate_proj", "o_proj"]},
     "exclude expression": {"target_modules": "all-linear", "exclude_modules": r".*layers\.1\..*"},
     "rank pattern": {
@@ -46,7 +47,7 @@ def targets():
         model = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM", **fields))
         layers = {}
         for path, module in model.base_model.model.named_modules():
-            if hasattr(module, "lora_A") and "default" in module.lora_A:
+            if "default" in {**getattr(module, "lora_A", {}), **getattr(module, "lora_embedding_A", {})}:
                 layers[path] = [module.r["default"], module.scaling["default"]]
         saved = {n: list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
         saved = {n.replace(".modules_to_save.default", "").replace(".default", ""): s for n, s in saved.items()}

@@ -78,8 +78,13 @@ MODELS = {
             sliding_attention=dict(rope_type="default", rope_theta=10000.0),
         ),
     ),
+    "embedding": dict(
+        model_type="gemma", initializer_range=0.08, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, head_dim=8, pad_token_id=None
+    ),
     "smollm3": dict(model_type="smollm3", no_rope_layer_interval=2, pad_token_id=0),
 }
+# What is adapted, where it is not all linear layers: here an embedding that is scaled and whose matrix is the head's as well.
+TARGETS = {"embedding": ["embed_tokens", "q_proj", "down_proj"]}
 LENGTHS = [33, 7, 20]
 
 
@@ -104,9 +109,9 @@ def loss_of(model, pairs):
     return total / supervised
 
 
-def adapt(model):
+def adapt(model, targets):
     torch.manual_seed(3)
-    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
@@ -144,7 +149,7 @@ def make(name, overrides):
         for parameter_name, parameter in model.named_parameters():
             tensors[f"full.{parameter_name}"] = parameter.grad.clone()
         model.zero_grad()
-    model = adapt(model)
+    model = adapt(model, TARGETS.get(name, "all-linear"))
     model.save_pretrained(folder / "adapter")
     (folder / "adapter" / "README.md").unlink(missing_ok=True)
     for i, (ids, _) in enumerate(pairs):
