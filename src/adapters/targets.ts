@@ -21,7 +21,7 @@ export interface Target {
   readonly module: Linear | Embedding;
 }
 
-/** The linear layers and embeddings that a configuration names, in the model's order; PEFT's rules (tuners_utils.check_target_module_exists). */
+/** The layers and embeddings that a configuration names, in the model's order; PEFT's rules (tuners_utils.check_target_module_exists). */
 export function findTargets(model: CausalLM, config: TargetConfig): Target[] {
   const targets: Target[] = [];
   const wanted = config.target_modules ?? [...model.defaultTargets];

@@ -5,6 +5,7 @@ import { type ChatTemplate, type Message, type Rendering, reasoningKeys } from '
 import { parseArguments } from './formats/chat.js';
 import type { Sample } from './formats/index.js';
 import { saysNothing } from './formats/reader.js';
+import type { Tokenizer } from './tokenizer.js';
 import { functionOf } from './tool-calls.js';
 
 /** Content of rows that does not reach the training as it stands, counted. */
@@ -12,9 +13,10 @@ export interface Finding {
   /**
    * column: a column that nothing reads. key: a message's key that the template does not read. text: text of messages that is not in the
    * rendering. tools: tools that the template does not show. prompt: the generation prompt is not how the trained text begins an answer.
-   * arguments: arguments of tool calls that are no JSON. surrogate: halves of characters. empty: trained answers without text.
+   * arguments: arguments of tool calls that are no JSON. surrogate: halves of characters. character: those that the vocabulary cannot write. empty:
+   * trained answers without text.
    */
-  kind: 'column' | 'key' | 'text' | 'tools' | 'prompt' | 'arguments' | 'surrogate' | 'empty';
+  kind: 'column' | 'key' | 'text' | 'tools' | 'prompt' | 'arguments' | 'surrogate' | 'character' | 'empty';
   /** The column, or of which messages which key; what the sentence about it needs. */
   subject: string;
   count: number;
@@ -67,6 +69,14 @@ export class Checks {
     if (!saysNothing(tools) && !shown) this.add('tools', '', place, excerpt(names.length > 0 ? names : (tools ?? null)));
     refuseNothingRendered(template, sample, rendered, options);
     this.generationPrompt(template, sample, rendering.text, options);
+  }
+
+  /** What of a text its tokens do not hold. */
+  tokens(tokenizer: Tokenizer, text: string, ids: readonly number[], place: string): void {
+    const [lost] = tokenizer.lost(text, ids);
+    if (lost === undefined) return;
+    const at = text.indexOf(lost);
+    this.add('character', '', place, `${excerpt(lost)} in ${excerpt(text.slice(Math.max(0, at - 20), at + 20))}`);
   }
 
   findings(): Finding[] {

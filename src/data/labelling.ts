@@ -34,12 +34,19 @@ export function draftSample(
       const checked = (encoding: Encoding): Labelled => {
         const labelled = label(encoding);
         checks?.conversation(template, readable, rendering, dataset);
+        checks?.tokens(tokenizer, text, encoding.ids, sample.place);
         return labelled;
       };
       return { text, label: checked };
     }
-    case 'text':
-      return draftText(sample, tokenizer, dataset);
+    case 'text': {
+      const { text, label } = draftText(sample, tokenizer, dataset);
+      const checked = (encoding: Encoding): Labelled => {
+        checks?.tokens(tokenizer, text, encoding.ids, sample.place);
+        return label(encoding);
+      };
+      return { text, label: checked };
+    }
     case 'tokens':
       return { text: '', label: () => labelTokens(sample, tokenizer) };
   }

@@ -1,7 +1,7 @@
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { LowrankError, messageOf } from '../util/errors.js';
 import { isObject, type JsonObject, type JsonValue } from '../util/json.js';
-import { tokenByteLength } from './token-bytes.js';
+import { byteCharacters, fallbackTokens, tokenByteLength } from './token-bytes.js';
 
 /** The contents of a checkpoint's tokenizer files, as they are on the Hugging Face hub. */
 export interface TokenizerFiles {
@@ -67,6 +67,8 @@ export class Tokenizer {
   private readonly unknownId?: number;
   /** Unigram with byte_fallback: the engine gives `unk` where the original gives bytes. */
   private readonly lacksByteFallback: boolean;
+  /** Characters seen so far, and whether the vocabulary cannot write them; absent where it has all bytes. */
+  private readonly unwritable?: Map<string, boolean>;
 
   /**
    * `embeddingRows` (default: vocabSize) are the model's. Throws a LowrankError that names tokenizer.json where the files do not describe a
@@ -102,6 +104,7 @@ export class Tokenizer {
     this.unknownId = this.engine.model.unk_token_id;
     this.lacksByteFallback = model.type === 'Unigram' && model.byte_fallback === true;
     this.byteLevel = JSON.stringify(tokenizerJson.decoder ?? null).includes('"ByteLevel"');
+    if (!this.hasAllBytes(model)) this.unwritable = new Map();
     // Files replace what tokenizer_config.json says, as in transformers.
     const templates = chatTemplate === undefined && toolUseTemplate === undefined ? tokenizerConfig.chat_template : chatTemplate;
     this.chatTemplate = templateOf(templates, 'default');
@@ -122,6 +125,44 @@ export class Tokenizer {
       }
     }
     return ids as number[];
+  }
+
+  /**
+   * The characters of a text that are not in its tokens: the vocabulary lacks them, and tokenizers then leave them out, or put an unknown
+   * token there, without a word. Costs nothing where a vocabulary has all bytes.
+   */
+  lost(text: string, ids: readonly number[]): string[] {
+    const { unwritable } = this;
+    if (!unwritable) return [];
+    const suspects = new Set<string>();
+    for (const character of text) {
+      let lacking = unwritable.get(character);
+      if (lacking === undefined) {
+        lacking = !this.writes(character);
+        unwritable.set(character, lacking);
+      }
+      if (lacking) suspects.add(character);
+    }
+    if (suspects.size === 0) return [];
+    // A vocabulary may have a character within longer tokens alone.
+    const kept = this.decode(ids);
+    return [...suspects].filter((character) => !kept.includes(character));
+  }
+
+  private writes(character: string): boolean {
+    try {
+      const ids = this.encode(character);
+      // Others than byte-level vocabularies treat white space in ways of their own.
+      if (ids.length === 0) return !this.byteLevel && character.trim() === '';
+      return !ids.includes(this.unknownId ?? -1) && (character === '\ufffd' || !this.decode(ids).includes('\ufffd'));
+    } catch {
+      return true;
+    }
+  }
+
+  private hasAllBytes({ type, byte_fallback }: JsonObject): boolean {
+    if (type !== 'BPE' || (!this.byteLevel && byte_fallback !== true)) return false;
+    return (this.byteLevel ? byteCharacters() : fallbackTokens()).every((token) => this.engine.token_to_id(token) !== undefined);
   }
 
   /**

@@ -63,6 +63,11 @@ function describe({ kind, subject, count, place, example }: Finding, path: strin
         `${rowsOf(count)} ${count === 1 ? 'holds' : 'hold'} half of a character (a lone surrogate), which becomes U+FFFD: ` +
         `${where}: ${example}`
       );
+    case 'character':
+      return (
+        `${rowsOf(count)} ${count === 1 ? 'holds' : 'hold'} characters for which the vocabulary has no token, so that they are lost: ` +
+        `${where}: ${example}`
+      );
     case 'empty':
       return `${counted(count, `trained ${subject}`)} ${count === 1 ? 'is' : 'are'} empty, and only an end is learnt there: ${where}`;
     case 'column':

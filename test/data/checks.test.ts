@@ -1,9 +1,10 @@
 import { describe, expect, test } from 'vitest';
 import { ChatTemplate } from '../../src/data/chat-template.js';
 import { type PrepareOptions, prepareExamples } from '../../src/data/prepare.js';
+import { Tokenizer } from '../../src/data/tokenizer.js';
 import { dataWarnings } from '../../src/data/warnings.js';
 import type { JsonObject } from '../../src/util/json.js';
-import { chatml, chatmlTemplate } from './golden.js';
+import { chatml, chatmlTemplate, goldenTokenizer } from './golden.js';
 
 const templateOf = (source: string) => new ChatTemplate(source, { specialTokens: chatml.specialTokens });
 const prepare = (rows: JsonObject[], template = chatmlTemplate, options: Partial<PrepareOptions> = {}) =>
@@ -179,4 +180,53 @@ test('rows that truncate cuts are told apart', async () => {
     '1 row of d.jsonl was cut to sequence_len 64, 1 of them within a trained text, whose end is not learnt',
     '1 row of d.jsonl, cut to sequence_len 64, held nothing supervised and was left out',
   ]);
+});
+
+describe('characters that the vocabulary cannot write', () => {
+  /** The byte-level tokenizer without the first byte of four-byte characters and without the tab. */
+  function lacking(more: JsonObject = {}): Tokenizer {
+    const { tokenizerJson, tokenizerConfig } = chatml.files;
+    const model = tokenizerJson.model as JsonObject & { vocab: Record<string, number>; merges: (string | string[])[] };
+    const gone = ['ð', 'ĉ'];
+    const kept = <T extends string | string[]>(token: T) => !gone.some((character) => token.includes(character));
+    const vocab = Object.fromEntries(Object.entries(model.vocab).filter(([token]) => kept(token)));
+    const merges = model.merges.filter((merge) => !gone.some((character) => String(merge).includes(character)));
+    return new Tokenizer({ tokenizerJson: { ...tokenizerJson, model: { ...model, vocab, merges, ...more } }, tokenizerConfig });
+  }
+  async function lost(rows: JsonObject[], tokenizer: Tokenizer): Promise<string[]> {
+    const places = rows.map((value, i) => ({ value, place: `d.jsonl:${i + 1}` }));
+    const { statistics } = await prepareExamples(places, tokenizer, chatmlTemplate, { sequence_len: 512 });
+    return dataWarnings(statistics, 'd.jsonl', 512);
+  }
+
+  test('are counted by rows and named, though tokenizers leave them out without a word', async () => {
+    const tokenizer = lacking();
+    expect(tokenizer.decode(tokenizer.encode('a\tb'))).toBe('ab');
+    const rows = [chat(), chat({ content: 'A lamp 🪔, and é, 漢.' }), chat({ content: 'It\tis.' }), chat({ content: '🪔' })];
+    expect(await lost(rows, tokenizer)).toEqual([
+      '3 rows hold characters for which the vocabulary has no token, so that they are lost: of d.jsonl, such as d.jsonl:2: "🪔" in ' +
+        '"t|>assistant\\nA lamp 🪔, and é, 漢.<|im_en"',
+    ]);
+    expect(await lost([{ prompt: 'a', completion: 'b\tc' }], tokenizer)).toEqual([
+      '1 row holds characters for which the vocabulary has no token, so that they are lost: of d.jsonl, such as d.jsonl:1: "\\t" in "ab\\tc"',
+    ]);
+  });
+
+  test('nothing is said where the vocabulary has all bytes, and nothing is encoded for it', async () => {
+    for (const kind of ['byte-level', 'byte-level-nfc', 'byte-level-bos', 'llama2', 'gemma']) {
+      const tokenizer = goldenTokenizer(kind);
+      const text = 'é 漢 🪔 \u{10ffff} \t\0 ﬁ';
+      expect(tokenizer.lost(text, tokenizer.encode(text))).toEqual([]);
+    }
+    expect(await lost([chat({ content: '🪔\t' })], chatml)).toEqual([]);
+  });
+
+  test('that become an unknown token', async () => {
+    const tokenizerJson = {
+      model: { type: 'WordLevel', vocab: { '<unk>': 0, a: 1, b: 2, '</s>': 3 }, unk_token: '<unk>' },
+      pre_tokenizer: { type: 'WhitespaceSplit' },
+    };
+    const tokenizer = new Tokenizer({ tokenizerJson, tokenizerConfig: { eos_token: '</s>', unk_token: '<unk>' } });
+    expect(tokenizer.lost('a ß b', tokenizer.encode('a ß b'))).toEqual(['ß']);
+  });
 });

@@ -79,7 +79,13 @@ MODELS = {
         ),
     ),
     "embedding": dict(
-        model_type="gemma", initializer_range=0.08, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, head_dim=8, pad_token_id=None
+        model_type="gemma",
+        initializer_range=0.08,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        head_dim=8,
+        pad_token_id=None,
     ),
     "smollm3": dict(model_type="smollm3", no_rope_layer_interval=2, pad_token_id=0),
 }

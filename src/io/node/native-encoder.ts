@@ -1,5 +1,6 @@
 import type { Encoder, Encoding } from '../../data/align.js';
 import type { Span } from '../../data/chat-template.js';
+import { fallbackTokens } from '../../data/token-bytes.js';
 import type { Tokenizer } from '../../data/tokenizer.js';
 import { isObject, type JsonObject } from '../../util/json.js';
 
@@ -53,8 +54,7 @@ function writesBytes(tokenizer: Tokenizer): boolean {
   const { model, normalizer, pre_tokenizer } = tokenizer.files.tokenizerJson;
   if (!isObject(model) || model.type !== 'BPE') return false;
   if (JSON.stringify([normalizer, pre_tokenizer]).includes('"ByteLevel"') && (model.unk_token ?? null) === null) return true;
-  const fallback = (_: unknown, byte: number) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`;
-  return model.byte_fallback === true && Array.from({ length: 256 }, fallback).every((token) => tokenizer.tokenToId(token) !== undefined);
+  return model.byte_fallback === true && fallbackTokens().every((token) => tokenizer.tokenToId(token) !== undefined);
 }
 
 /** The library counts characters, where JavaScript counts UTF-16 units. */
