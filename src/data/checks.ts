@@ -13,8 +13,8 @@ export interface Finding {
   /**
    * column: a column that nothing reads. key: a message's key that the template does not read. text: text of messages that is not in the
    * rendering. tools: tools that the template does not show. prompt: the generation prompt is not how the trained text begins an answer.
-   * arguments: arguments of tool calls that are no JSON. surrogate: halves of characters. character: those that the vocabulary cannot write. empty:
-   * trained answers without text.
+   * arguments: arguments of tool calls that are no JSON. surrogate: halves of characters. character: those that the vocabulary cannot
+   * write. empty: trained answers without text.
    */
   kind: 'column' | 'key' | 'text' | 'tools' | 'prompt' | 'arguments' | 'surrogate' | 'character' | 'empty';
   /** The column, or of which messages which key; what the sentence about it needs. */

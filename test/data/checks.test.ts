@@ -208,7 +208,8 @@ describe('characters that the vocabulary cannot write', () => {
         '"t|>assistant\\nA lamp 🪔, and é, 漢.<|im_en"',
     ]);
     expect(await lost([{ prompt: 'a', completion: 'b\tc' }], tokenizer)).toEqual([
-      '1 row holds characters for which the vocabulary has no token, so that they are lost: of d.jsonl, such as d.jsonl:1: "\\t" in "ab\\tc"',
+      '1 row holds characters for which the vocabulary has no token, so that they are lost: of d.jsonl, such as d.jsonl:1: ' +
+        '"\\t" in "ab\\tc"',
     ]);
   });
 

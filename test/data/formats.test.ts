@@ -144,3 +144,42 @@ describe('advice about unknown keys', () => {
     await expect(prepare([row])).rejects.not.toThrow(/rename label to labels/);
   });
 });
+
+describe('tool calls in ShareGPT’s rows, as LLaMA-Factory writes them', () => {
+  const weather = { name: 'w', description: 'Weather', parameters: { type: 'object', properties: { city: { type: 'string' } } } };
+  const row = (value: string): JsonObject => ({
+    conversations: [
+      { from: 'system', value: 'Help.' },
+      { from: 'human', value: 'Rain?' },
+      { from: 'function_call', value },
+      { from: 'observation', value: '{"rain": 1.0}' },
+      { from: 'gpt', value: 'Yes.' },
+    ],
+    tools: JSON.stringify([weather]),
+  });
+  const shown = (calls: string) =>
+    `<tools>[{"type": "function", "function": ${'{"name": "w", "description": "Weather", '}"parameters": {"type": "object", ` +
+    '"properties": {"city": {"type": "string"}}}}}]</tools><|im_start|>system\nHelp.<|im_end|>\n' +
+    `<|im_start|>user\nRain?<|im_end|>\n<|im_start|>assistant\n‹${calls}<|im_end|>›\n` +
+    '<|im_start|>tool\n{"rain": 1.0}<|im_end|>\n<|im_start|>assistant\n‹Yes.<|im_end|>›\n';
+
+  test('calls are learnt, results are not, and tools have the form that templates read', async () => {
+    expect(await trained(row('{"name": "w", "arguments": {"city": "Ulm"}}'))).toBe(shown('<call>w:{"city": "Ulm"}</call>'));
+    // Arguments as text, several calls at once, and numbers as they are written.
+    expect(await trained(row('[{"name": "w", "arguments": "{\\"id\\": 2512292042121000001}"}, {"name": "w", "arguments": {}}]'))).toBe(
+      shown('<call>w:{"id": 2512292042121000001}</call><call>w:{}</call>'),
+    );
+  });
+
+  test('what is no call is refused, or is text where roles say so', async () => {
+    await expect(prepare([row('call w')])).rejects.toThrow(
+      /^d\.jsonl:1: conversations\[2\]: a function_call is "call w"\n.*JSON as text: \{"name": …[\s\S]*set roles:/,
+    );
+    const roles = { user: ['human', 'observation'], assistant: ['gpt', 'function_call'] };
+    expect(await trained(row('call w'), { roles })).toContain('assistant\n‹call w<|im_end|>›\n<|im_start|>user\n{"rain": 1.0}<|im_end|>');
+  });
+
+  test('tools of rows with role and content stay as they are written', async () => {
+    expect(await trained({ messages: [asked, { role: 'assistant', content: 'b' }], tools: [weather] })).toContain('<tools>[{"name": "w"');
+  });
+});

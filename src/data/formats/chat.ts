@@ -12,6 +12,13 @@ export interface Messages {
 
 const defaultRoles: Record<string, readonly string[]> = { user: ['human'], assistant: ['gpt'] };
 
+/** LLaMA-Factory's names in ShareGPT's rows besides. https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md */
+const shareGptRoles = { ...defaultRoles, assistant: ['gpt', 'function_call'], tool: ['observation'] };
+
+/** Whether all turns are ShareGPT's, with `from` and `value`. */
+const isShareGpt = (turns: readonly JsonValue[]) =>
+  turns.every((turn) => isObject(turn) && turn.role === undefined && turn.from !== undefined);
+
 /**
  * Conversations: `messages` with role and content, ShareGPT's `conversations` with from and value, or TRL's `prompt` and `completion`,
  * both lists of messages, of which the completion's are trained. A `system` column leads them.
@@ -27,7 +34,9 @@ export const chat: Format = {
     }
     if (options.drop_system_message && messages[0]?.role === 'system') [messages, train] = [messages.slice(1), train.slice(1)];
     if (messages.length === 0) throw new LowrankError('the conversation is empty', { place: row.place, mend: 'remove the row' });
-    return { kind: 'conversation', messages, train, tools: readTools(row, options.field_tools ?? 'tools') };
+    const tools = readTools(row, options.field_tools ?? 'tools');
+    const bare = Array.isArray(tools) && row.has(field) && isShareGpt(row.list(field));
+    return { kind: 'conversation', messages, train, tools: bare ? tools.map(asTool) : tools };
   },
 };
 
@@ -40,16 +49,20 @@ function readPair(row: RowReader, options: DatasetOptions): Messages {
 /** The messages of one column, in the form that chat templates read. */
 export function readMessages(row: RowReader, field: string, options: DatasetOptions): Messages {
   const turns = row.list(field);
-  const shareGpt = turns.every((turn) => isObject(turn) && turn.role === undefined && turn.from !== undefined);
+  const shareGpt = isShareGpt(turns);
   const { role = shareGpt ? 'from' : 'role', content = shareGpt ? 'value' : 'content' } = options.message_property_mappings ?? {};
   const aliases = new Map(
-    Object.entries(options.roles ?? defaultRoles).flatMap(([name, others]) => others.map((other) => [other, name] as const)),
+    Object.entries(options.roles ?? (shareGpt ? shareGptRoles : defaultRoles)).flatMap(([name, others]) =>
+      others.map((other) => [other, name] as const),
+    ),
   );
   const { message_field_training: flag } = options;
   const train: Messages['train'] = [];
   const messages = turns.map((turn, i) => {
     const place = `${row.place}: ${field}[${i}]`;
-    const message = readMessage(turn, place, role, content, aliases);
+    const read = readMessage(turn, place, role, content, aliases);
+    const calls = shareGpt && !options.roles && (turn as JsonObject).from === 'function_call';
+    const message = calls ? readCalls(read, place) : read;
     if (flag === undefined) return message;
     const { [flag]: value, ...others } = message;
     train[i] = trainingFlag(value, flag, place);
@@ -57,6 +70,31 @@ export function readMessages(row: RowReader, field: string, options: DatasetOpti
   });
   train.length = messages.length;
   return { messages, train: [...train] };
+}
+
+/** A turn of the role function_call: its text is a call, {name, arguments} in JSON, or a list of calls. */
+function readCalls({ content, ...message }: Message, place: string): Message {
+  let value: JsonValue = null;
+  try {
+    if (typeof content === 'string') value = parseExactJson(content, 'function_call');
+  } catch {
+    // Said below.
+  }
+  const tool_calls = [value].flat().map((call) => {
+    if (isObject(call) && typeof call.name === 'string' && call.arguments !== undefined) return { type: 'function', function: call };
+    throw new LowrankError(`a function_call is ${JSON.stringify(content ?? null).slice(0, 60)}`, {
+      place,
+      expected: 'JSON as text: {"name": …, "arguments": {…}}, or a list of such calls',
+      mend: 'correct the row; to train it as the text that it is, set roles: {user: [human], assistant: [gpt, function_call]}',
+    });
+  });
+  return { ...message, content: null, tool_calls };
+}
+
+/** A tool as templates and OpenAI's API have it; LLaMA-Factory's rows hold the function alone, and it wraps them so, too. */
+function asTool(tool: JsonValue): JsonValue {
+  const bare = isObject(tool) && typeof tool.name === 'string' && tool.function === undefined;
+  return bare ? { type: 'function', function: tool } : tool;
 }
 
 /** OpenAI's, Mistral's and Together's files write 0 and 1. */
