@@ -9,21 +9,16 @@ import type { Adapter } from './adapter.js';
 import { allocateAdapter, parseAdapterConfig } from './registry.js';
 import { fillAdapter } from './stored.js';
 
-/** The base that an adapter was trained on. */
-export interface BaseModel {
-  /** base_model_name_or_path */
-  name: string;
-  /** `ModelSource.identity`; kept in the safetensors file's metadata. */
-  identity: string;
-}
-
 export const adapterFile = 'adapter_model.safetensors';
 export const adapterConfigFile = 'adapter_config.json';
 
-/** Writes an adapter as PEFT does: `adapter_model.safetensors` (F32) and `adapter_config.json`. */
-export async function saveAdapter(folder: Folder, adapter: Adapter, base: BaseModel): Promise<void> {
-  await saveTensors(folder, adapterFile, adapter.tensors(), { base_identity: base.identity });
-  await folder.writeText(adapterConfigFile, adapterConfigJson(adapter, base.name));
+/**
+ * Writes an adapter as PEFT does: `adapter_model.safetensors` (F32) and `adapter_config.json`. `base` is base_model_name_or_path; which
+ * base that is, a run's contract says.
+ */
+export async function saveAdapter(folder: Folder, adapter: Adapter, base: string): Promise<void> {
+  await saveTensors(folder, adapterFile, adapter.tensors());
+  await folder.writeText(adapterConfigFile, adapterConfigJson(adapter, base));
 }
 
 /** adapter_config.json of an adapter: PEFT's fields with sorted keys. `base` is base_model_name_or_path. */
@@ -45,7 +40,7 @@ function targetsForFile({ config, layers, model }: Adapter): string | readonly s
   return exact ? endings : [...paths].sort();
 }
 
-/** Reads what `saveAdapter` or PEFT wrote and attaches it. `identity` is the recorded base, where there is one. */
+/** Reads what `saveAdapter` or PEFT wrote and attaches it. `identity` is the base's that files had before contracts said it. */
 export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ adapter: Adapter; identity?: string }> {
   const text = await folder.readText(adapterConfigFile);
   if (text === undefined) throw await noAdapter(folder);

@@ -4,7 +4,7 @@ import { questionsOf } from '../data/questions.js';
 import { type ExactMatch, exactMatch } from '../generate/exact-match.js';
 import type { TextCodec } from '../models/text-model.js';
 import { makeContract } from '../runs/contract.js';
-import { type DatasetRows, datasetOptions, gatherRows, heldBatches, prepareData } from '../runs/data.js';
+import { type DatasetRows, datasetOptions, gatherRows, heldBatches, prepareData, readTemplate } from '../runs/data.js';
 import { nodeHost, readRecipe } from '../runs/node.js';
 import { loadOptionsOf, type Recipe, streamingOf } from '../runs/recipe.js';
 import type { Session } from '../runs/session.js';
@@ -28,8 +28,9 @@ export async function evalCommand(terminal: Terminal, path: string, overrides: s
   const tests = await openDatasets(path, recipe.test_datasets ?? []);
   const datasets = recipe.val_set_size > 0 || tests.length === 0 ? await openDatasets(path, recipe.datasets) : [];
   const source = await findModel(terminal, recipe.base_model, { revision: recipe.revision_of_model, near: dirname(path) });
-  const codec = await codecOf(source, options.adapter, recipe.chat_template_jinja);
-  if (recipe.chat_template_jinja !== undefined && recipe.chat_template_jinja !== codec.jinja)
+  const template = await readTemplate(nodeHost, recipe, dirname(path));
+  const codec = await codecOf(source, options.adapter, template);
+  if (template !== undefined && template !== codec.jinja)
     terminal.warn('chat_template_jinja is not the template that was trained with: the trained one counts');
   const data = await prepareData(recipe, codec, datasets, tests, { host: nodeHost });
   if (data.held.length === 0) {

@@ -94,10 +94,11 @@ function showResult(terminal: Terminal, whole: RunResult): void {
 /** The command that asks what a run has trained as its rows asked. */
 function askingCommand(result: RunResult): string {
   const [kind, path] = outcome(result);
-  const from = `--${kind} ${quoted(path)}`;
+  const system = result.system === undefined ? '' : ` --system ${quoted(result.system)}`;
+  const from = `--${kind} ${quoted(path)}${system}`;
   switch (result.framing) {
     case 'chat':
-      return `lowrank chat ${from}${result.system === undefined ? '' : ` --system ${quoted(result.system)}`}`;
+      return `lowrank chat ${from}`;
     case 'alpaca':
       return `lowrank generate ${from} "an instruction"`;
     case 'completion':

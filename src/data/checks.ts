@@ -13,10 +13,11 @@ export interface Finding {
   /**
    * column: a column that nothing reads. key: a message's key that the template does not read. text: text of messages that is not in the
    * rendering. tools: tools that the template does not show. prompt: the generation prompt is not how the trained text begins an answer.
+   * header: there is no generation prompt, and what begins an answer is not trained either.
    * arguments: arguments of tool calls that are no JSON. surrogate: halves of characters. character: those that the vocabulary cannot
    * write. empty: trained answers without text.
    */
-  kind: 'column' | 'key' | 'text' | 'tools' | 'prompt' | 'arguments' | 'surrogate' | 'character' | 'empty';
+  kind: 'column' | 'key' | 'text' | 'tools' | 'prompt' | 'header' | 'arguments' | 'surrogate' | 'character' | 'empty';
   /** The column, or of which messages which key; what the sentence about it needs. */
   subject: string;
   count: number;
@@ -122,7 +123,15 @@ export class Checks {
     const last = messages.findLastIndex(({ role }, i) => role === 'assistant' && isTrained(sample, i, options.roles_to_train));
     if (last < 0 || (++this.prompts > 64 && !isPowerOfTwo(this.prompts))) return;
     const prompt = render(template, messages.slice(0, last), tools, true);
-    if (prompt === undefined || text.startsWith(prompt)) return;
+    if (prompt === undefined) return;
+    if (text.startsWith(prompt)) {
+      const { role, content, ...others } = messages[last];
+      const plain = typeof content === 'string' && Object.values(others).every(saysNothing) && !options.train_on_inputs;
+      const header = plain ? text.slice(prompt.length, text.indexOf(content.trim(), prompt.length)) : '';
+      if (header.trim() === '' || render(template, messages.slice(0, last), tools) !== prompt) return;
+      this.add('header', '', `${place}: message ${last + 1}`, excerpt(header));
+      return;
+    }
     let same = 0;
     while (text[same] === prompt[same]) same++;
     const from = Math.max(0, same - 20);

@@ -93,20 +93,23 @@ export interface PromptCodec {
 
 /**
  * Token ids of a conversation with the beginning of the next assistant turn, framed as the training rows were. An instruction and a text to
- * be continued are the last message alone, as every row of such data was. Throws where the framing has no place for a system message, and
- * where a chat template is needed and there is none.
+ * be continued are the last message alone, as every row of such data was; a system message stands where a row's `system` column did. Throws
+ * where the rows had no place for it, and where a chat template is needed and there is none.
  */
 export function chatPrompt(codec: PromptCodec, messages: readonly Message[], place?: string): number[] {
   const { framing = 'chat', prompt = slot } = codec.contract ?? {};
   if (framing === 'chat') return conversationPrompt(codec, messages, place);
-  if (messages.some(({ role }) => role === 'system')) {
-    throw new LowrankError(`the training rows (${framing}) had no system message, so none can be given`, {
-      place,
-      mend: 'write what it says into the prompt, or leave it out',
-    });
-  }
   const content = String(messages.at(-1)?.content ?? '');
-  return textPrompt(codec, prompt.split(slot).join(content), place);
+  const system = messages.find(({ role }) => role === 'system')?.content;
+  if (system === undefined || system === '') return textPrompt(codec, prompt.split(slot).join(content), place);
+  if (framing === 'alpaca' && codec.contract?.datasets.some(({ type, read }) => type === 'alpaca' && read.includes('system')))
+    return textPrompt(codec, alpacaPrompt(content, '', { system: String(system) }), place);
+  const [rows, train] =
+    framing === 'alpaca' ? ['instructions without a column "system"', ', or train rows that have one'] : ['texts to be continued', ''];
+  throw new LowrankError(`a system message has no place: the training rows were ${rows}`, {
+    place,
+    mend: `leave it out and begin the prompt with what it says${train}`,
+  });
 }
 
 function conversationPrompt({ tokenizer, template }: PromptCodec, messages: readonly Message[], place?: string): number[] {

@@ -56,6 +56,11 @@ function describe({ kind, subject, count, place, example }: Finding, path: strin
         `the generation prompt is not how the trained text begins an answer: ${rowsOf(count)} looked at ${where}: ${example}, ` +
         'so that answers begin in a way that was not trained'
       );
+    case 'header':
+      return (
+        `the chat template has no generation prompt: answers begin with ${example} in the training, which is not learnt, and are asked ` +
+        `for without it: ${rowsOf(count)} looked at ${where}; give the template a part {% if add_generation_prompt %} that prints it`
+      );
     case 'arguments':
       return `the arguments of ${counted(count, 'tool call')} are a text and no JSON object, ${where}: ${example}`;
     case 'surrogate':

@@ -1,5 +1,6 @@
 import { contractFile, framingOf, parseContract, type RunContract, supervisedTerminators } from '../data/contract.js';
-import { type DatasetType, detectType, readSample } from '../data/formats/index.js';
+import { type DatasetOptions, type DatasetType, detectType, readSample } from '../data/formats/index.js';
+import type { Row } from '../data/rows.js';
 import { stopIdsOf } from '../generate/text.js';
 import type { Folder } from '../io/folder.js';
 import { generationConfigOf } from '../io/model-folder.js';
@@ -38,8 +39,8 @@ export function makeContract(recipe: Recipe, source: ModelSource, codec: TextCod
 const rowsForSystem = 100;
 
 /**
- * The system message that the conversations of all data sets begin with, as far as their first rows tell; undefined where they differ or
- * have none.
+ * The system message that the rows of all data sets begin with, as far as their first rows tell; undefined where they differ or have
+ * none.
  */
 export async function commonSystem(recipe: Recipe, datasets: readonly DatasetRows[]): Promise<string | undefined> {
   const found = new Set<string | undefined>();
@@ -50,9 +51,7 @@ export async function commonSystem(recipe: Recipe, datasets: readonly DatasetRow
     try {
       for await (const row of rows) {
         type ??= detectType(row, options);
-        const sample = readSample(row, type, options);
-        const [first] = sample.kind === 'conversation' ? sample.messages : [];
-        found.add(first?.role === 'system' && typeof first.content === 'string' ? first.content : undefined);
+        found.add(systemOf(row, type, options));
         if (--left === 0 || found.size > 1) break;
       }
     } catch (error) {
@@ -62,6 +61,13 @@ export async function commonSystem(recipe: Recipe, datasets: readonly DatasetRow
     }
   }
   return found.size === 1 ? [...found][0] : undefined;
+}
+
+function systemOf(row: Row, type: DatasetType, options: DatasetOptions): string | undefined {
+  const sample = readSample(row, type, options);
+  const [first] = sample.kind === 'conversation' ? sample.messages : [];
+  const system = type === 'alpaca' ? row.value.system : first?.role === 'system' ? first.content : undefined;
+  return typeof system === 'string' && system !== '' ? system : undefined;
 }
 
 /** The contract in the folder of a result or a checkpoint; undefined where something else made it. */

@@ -43,7 +43,7 @@ export interface TrainResult {
 export interface RunResult extends TrainResult {
   peak_rss_bytes: number;
   planned_rss_bytes: number;
-  /** The system message that all conversations began with. */
+  /** The system message that all rows began with. */
   system?: string;
 }
 

@@ -3,7 +3,7 @@ import { previewSequence } from '../data/preview.js';
 import { dataWarnings } from '../data/warnings.js';
 import { openTextCodec } from '../models/text-model.js';
 import { checkAdapter, countParameters } from '../plan/dry-run.js';
-import { openDatasets, prepareData } from './data.js';
+import { openDatasets, prepareData, readTemplate } from './data.js';
 import { loraConfigOf, type RecipeInput } from './recipe.js';
 import { nameOf, type RunContext, readRecipe } from './run.js';
 import { findModel } from './session.js';
@@ -32,7 +32,7 @@ export async function previewRun(recipe: RecipeInput | string, context: RunConte
   try {
     if (checked.adapter === 'full' || checked.lora_model_dir !== undefined) countParameters(source.config, source.name);
     else checkAdapter(source, loraConfigOf(checked));
-    const codec = openTextCodec(source, { jinja: checked.chat_template_jinja, contract: null });
+    const codec = openTextCodec(source, { jinja: await readTemplate(host, checked, near), contract: null });
     const { train, statistics } = await prepareData({ ...checked, val_set_size: 0 }, codec, datasets, [], { atMost: count });
     for (const { path, statistics: of } of statistics)
       for (const message of dataWarnings(of, path, checked.sequence_len)) onEvent?.({ type: 'warning', message });

@@ -82,7 +82,7 @@ export const Recipe = z.strictObject({
   val_set_size: z.number().min(0).default(0).describe('split off for evaluation: a share below 1, or a number of examples'),
   shuffle_merged_datasets: z.boolean().default(true).describe('shuffle in every epoch'),
   train_on_inputs: z.boolean().default(false).describe('supervise prompts, too'),
-  chat_template_jinja: z.string().optional().describe('template instead of the model’s own'),
+  chat_template_jinja: z.string().optional().describe('template instead of the model’s own: Jinja as text, or the path of a file'),
   eot_tokens: z.array(z.string()).optional().describe('tokens that end a turn though the tokenizer does not call them special'),
   sequence_len: count.min(2).default(512).describe('longest example, in tokens'),
   excess_length_strategy: z.enum(['drop', 'truncate', 'raise']).default('drop').describe('what happens to longer ones'),

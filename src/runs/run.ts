@@ -12,7 +12,7 @@ import { LowrankError } from '../util/errors.js';
 import { bytes } from '../util/format.js';
 import { parseJson } from '../util/json.js';
 import { commonSystem, readContract } from './contract.js';
-import { countSteps, openDatasets, prepareData, type RunData } from './data.js';
+import { countSteps, openDatasets, prepareData, type RunData, readTemplate } from './data.js';
 import type { RunEvent, RunResult } from './events.js';
 import type { Host } from './host.js';
 import { planRun } from './plan.js';
@@ -119,7 +119,7 @@ async function prepare(recipe: Recipe, context: RunContext, clock?: string): Pro
     if (recipe.lora_model_dir !== undefined)
       for (const message of await warningsOfStart(recipe, source, host.folder(recipe.lora_model_dir)))
         onEvent?.({ type: 'warning', message });
-    const codec = openTextCodec(source, { jinja: recipe.chat_template_jinja, contract: null, clock });
+    const codec = openTextCodec(source, { jinja: await readTemplate(host, recipe, near), contract: null, clock });
     const data = await prepareData(recipe, codec, datasets, tests, { host, signal });
     for (const event of dataEvents(recipe, data)) onEvent?.(event);
     signal?.throwIfAborted();

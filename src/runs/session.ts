@@ -89,7 +89,8 @@ export async function openSession(
 /** Attaches an adapter's folder to a model; warns where it was trained on another base. */
 export async function attachAdapter({ source, text }: Session, folder: Folder, { onEvent }: SessionContext): Promise<Adapter> {
   const { adapter, identity } = await openAdapter(folder, text.model);
-  if (identity !== undefined && identity !== source.identity) {
+  const trained = (await readContract(folder))?.base.identity ?? identity;
+  if (trained !== undefined && trained !== source.identity) {
     const message = `the adapter ${folder.path} was trained on another base than ${source.name}: answers may be poor`;
     onEvent?.({ type: 'warning', message });
   }

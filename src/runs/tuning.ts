@@ -77,7 +77,7 @@ class AdapterTuning implements Tuning {
   async saveCheckpoint(folder: Folder): Promise<void> {
     const { source } = this.inputs;
     // By its path a local base is found from everywhere, and never taken for a model of the hub.
-    await saveAdapter(folder, this.tuner, { name: source.path ?? source.name, identity: source.identity });
+    await saveAdapter(folder, this.tuner, source.path ?? source.name);
     await writeContract(folder, this.texts);
   }
 

@@ -34,7 +34,7 @@ type Entries = Map<string, { shape: readonly number[]; values: Float32Array }>;
 async function folderWith(name: string, config: object, change: (tensors: Entries) => void, of = model) {
   const folder = localFolder(join(root, name));
   const adapter = await createAdapter(of, parseAdapterConfig({ r: 2, ...config }, 'test'), 1);
-  await saveAdapter(folder, adapter, { name: 'base', identity: 'test' });
+  await saveAdapter(folder, adapter, 'base');
   const tensors: Entries = new Map();
   for (const [key, tensor] of adapter.parameters()) tensors.set(key, { shape: tensor.shape, values: await tensor.toFloat32() });
   adapter.dispose();
@@ -96,7 +96,7 @@ describe('copies of the base’s weights', () => {
     expect(await read('model.embed_tokens')).toEqual(Array.from(moved.values));
     expect((await read('lm_head'))[3] === moved.values[3]).toBe(tied);
     expect([...adapter.parameters().keys()].some((name) => name.includes('embed'))).toBe(false);
-    await saveAdapter(localFolder(join(root, 'again')), adapter, { name: 'base', identity: 'test' });
+    await saveAdapter(localFolder(join(root, 'again')), adapter, 'base');
     adapter.dispose();
     expect(base.modules.get('model.embed_tokens')!.weight).toBe(before);
     const { adapter: again } = await openAdapter(localFolder(join(root, 'again')), base);

@@ -65,6 +65,19 @@ describe('content that does not reach the training', () => {
     ]);
   });
 
+  test('a template without a generation prompt, where what begins an answer is not learnt', async () => {
+    const open = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}";
+    expect(await said([chat(), chat()], templateOf(open))).toEqual([
+      'the chat template has no generation prompt: answers begin with "<|im_start|>assistant\\n" in the training, which is not learnt, ' +
+        'and are asked for without it: 2 rows looked at of d.jsonl, such as d.jsonl:1: message 2; give the template a part ' +
+        '{% if add_generation_prompt %} that prints it',
+    ]);
+    // Where nothing but the answer follows the question there is nothing that a prompt could begin.
+    const mistral =
+      "{% for m in messages %}{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else m.content + '<|im_end|>' }}{% endfor %}";
+    expect(await said([chat()], templateOf(mistral))).toEqual([]);
+  });
+
   test('a part of an answer, and a generation prompt that is not how the training begins answers', async () => {
     const template = templateOf(
       "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}{% else %}{% set c = " +

@@ -68,6 +68,17 @@ describe('prompts are framed as the training rows were', () => {
     expect(chat).toMatchObject({ code: 0 });
   });
 
+  test('by a template in a file beside the recipe, and a file that is not there is no template', async () => {
+    const own = `{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}<|im_start|>`;
+    writeFileSync(at('own.jinja'), own);
+    await train('filed', { chat_template_jinja: 'own.jinja', max_steps: 1 });
+    expect(read('filed', 'lowrank.json')).toMatchObject({ chat_template: own });
+    for (const command of ['train', 'plan', 'eval']) {
+      const { err } = await lowrank([command, at('filed.yaml'), 'chat_template_jinja=other.jinja', 'output_dir=x', 'val_set_size=0.5']);
+      expect([command, err]).toEqual([command, expect.stringMatching(/^error: other\.jinja: /m)]);
+    }
+  });
+
   test('by the Alpaca prompt, and the closing line says how to ask', async () => {
     const said = await train('alpaca', { datasets: ['alpaca.jsonl'] });
     expect(said).toContain(`next       lowrank generate --adapter ${at('alpaca')} "`);
@@ -76,11 +87,31 @@ describe('prompts are framed as the training rows were', () => {
     const chat = await lowrank(['chat', '--adapter', at('alpaca'), '--max-new-tokens', '1'], { input: 'say it\n/exit\n' });
     expect(chat.err).toMatch(/Alpaca/);
     const withSystem = await lowrank(['generate', '--adapter', at('alpaca'), '--system', 'be kind', 'a']);
-    expect(withSystem).toMatchObject({ code: 1, err: expect.stringMatching(/no system message/) });
+    expect(withSystem).toMatchObject({
+      code: 1,
+      err: expect.stringMatching(/a system message has no place: .*"system"\n.*begin the prompt with what it says/),
+    });
+    // What the base is stands in the contract alone.
+    expect(readFileSync(at('alpaca', 'adapter_model.safetensors'), 'latin1')).not.toContain('base_identity');
     expect(read('alpaca', 'lowrank.json')).toMatchObject({
       framing: 'alpaca',
       datasets: [{ path: 'alpaca.jsonl', type: 'alpaca', examples: 1, read: ['instruction', 'input', 'output'] }],
     });
+  });
+
+  test('by the Alpaca prompt with the system column in its place, which the closing line names', async () => {
+    rows('systems.jsonl', ...['b', 'd'].map((output) => ({ system: 'Be kind.', instruction: 'a', output })));
+    const said = await train('systems', { datasets: ['systems.jsonl'], max_steps: 1 });
+    expect(said).toContain(`next       lowrank generate --adapter ${at('systems')} --system 'Be kind.' "an instruction"`);
+    const lengthOf = (system?: string) => chatml.encode(alpacaPrompt('say it', '', { system })).length;
+    expect(await generate('--adapter', at('systems'), '--system', 'Be kind.', 'say it')).toMatchObject({
+      prompt_tokens: lengthOf('Be kind.'),
+    });
+    expect(await generate('--adapter', at('systems'), 'say it')).toMatchObject({ prompt_tokens: lengthOf() });
+    const texts = await train('texts-alone', { datasets: ['texts.jsonl'], max_steps: 1 });
+    expect(texts).not.toContain('--system');
+    const refused = await lowrank(['generate', '--adapter', at('texts-alone'), '--system', 'be kind', 'a']);
+    expect(refused.err).toMatch(/a system message has no place: the training rows were texts to be continued\n/);
   });
 
   test('with the system message that all rows have, which the closing line names', async () => {

@@ -134,7 +134,7 @@ describe('adapters that PEFT wrote', () => {
     adapter.attach();
     // Written again it is the same, with what stands in the place of the base's weights.
     const again = join(folder.path, 'again');
-    await saveAdapter(localFolder(again), adapter, { name: base, identity: 'test' });
+    await saveAdapter(localFolder(again), adapter, base);
     adapter.dispose();
     const { adapter: reopened } = await openAdapter(localFolder(again), model);
     expect(distance(await logitsOf(model, examples[0]), expected.get('logits.0')!)).toBeLessThan(1e-4);
@@ -149,7 +149,7 @@ describe('adapters of ours in PEFT', () => {
     const ours: Float32Array[][] = [];
     for (const [i, name] of names.entries()) {
       const adapter = await randomAdapter(model, configs[name], i + 1);
-      await saveAdapter(localFolder(join(folder.path, `ours-${i}`)), adapter, { name: bases.untied, identity: 'test' });
+      await saveAdapter(localFolder(join(folder.path, `ours-${i}`)), adapter, bases.untied);
       ours.push([await logitsOf(model, examples[0]), await logitsOf(model, examples[1])]);
       adapter.dispose();
     }
@@ -170,7 +170,7 @@ describe('adapters of ours in PEFT', () => {
     const adapter = await randomAdapter(model, {}, 1);
     const path = join(folder.path, 'incomplete');
     const place = localFolder(path);
-    await saveAdapter(place, adapter, { name: bases.untied, identity: 'test' });
+    await saveAdapter(place, adapter, bases.untied);
     const [, ...tensors] = [...adapter.parameters()].map(([name, t]) => ({ name, dtype: 'F32', shape: t.shape, data: () => t.read() }));
     await place.write('adapter_model.safetensors', encodeSafetensors(tensors, { format: 'pt' }));
     await close();
@@ -212,7 +212,7 @@ test('what PEFT’s adapter_config.json has and ours lacks says nothing', async 
   const { model, close } = await openBase(bases.untied);
   const adapter = await createAdapter(model, parseAdapterConfig(configs['the defaults'], 'test'), 1);
   const path = join(folder.path, 'keys');
-  await saveAdapter(localFolder(path), adapter, { name: bases.untied, identity: 'test' });
+  await saveAdapter(localFolder(path), adapter, bases.untied);
   await close();
   const ours = json(join(path, 'adapter_config.json'));
   const peft: Record<string, unknown> = json(join(theirs(0), 'adapter_config.json'));

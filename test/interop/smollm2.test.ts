@@ -61,7 +61,7 @@ beforeAll(async () => {
     if (name.includes('lora_B'))
       tensor.write(new Uint8Array(Float32Array.from({ length: tensor.size }, () => 0.01 * random.normal()).buffer));
   }
-  await saveAdapter(localFolder(join(folder.path, 'adapter')), adapter, { name: 'SmolLM2', identity: source.identity });
+  await saveAdapter(localFolder(join(folder.path, 'adapter')), adapter, 'SmolLM2');
   await backend.close();
   backends.pop();
   await askPeers(folder.path, [
