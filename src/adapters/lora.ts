@@ -182,7 +182,9 @@ export const lora: AdapterMethod<LoraConfig, LoraModule> = {
 
   fileFields(config, target_modules) {
     const patterns = { rank_pattern: config.rank_pattern ?? {}, alpha_pattern: config.alpha_pattern ?? {} };
-    return { ...unusedFields, ...nullFields, ...config, ...patterns, target_modules };
+    // What a recipe leaves out is null in PEFT's files; so it is in those of an adapter that was read back.
+    const set = Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined));
+    return { ...unusedFields, ...nullFields, ...set, ...patterns, target_modules };
   },
 
   describe: ({ r, lora_alpha, lora_dropout }) => `Rank ${r}, alpha ${lora_alpha}, dropout ${lora_dropout}`,

@@ -80,15 +80,27 @@ function showStep(terminal: Terminal, { record, progress, logged }: RunEvent & {
 
 function showResult(terminal: Terminal, whole: RunResult): void {
   const { peak_rss_bytes: peak, planned_rss_bytes: planned, ...result } = whole;
-  const { steps, total_steps, interrupted, seconds, tokens_per_second, mean_loss, memory } = result;
+  const { interrupted, seconds, tokens_per_second, mean_loss, memory } = result;
   terminal.result({ ...result, peak_rss_gb: peak / 1e9, planned_rss_gb: planned / 1e9 }, '');
-  const state = interrupted ? `interrupted after step ${steps} of ${total_steps}` : counted(steps, 'step');
-  terminal.note(`done       ${state} in ${duration(seconds)}, ${thousands(tokens_per_second)} tokens/s, loss ${mean_loss.toFixed(4)}`);
+  const speed = `in ${duration(seconds)}, ${thousands(tokens_per_second)} tokens/s, `;
+  terminal.note(`done       ${madeSteps(result)} ${result.trained_steps > 0 ? speed : ''}loss ${mean_loss.toFixed(4)}`);
   terminal.note(`memory     ${bytes(peak)} peak, planned ${bytes(planned)}; tensors ${bytes(memory.peak)}`);
   if (result.streamed_bytes_per_step) terminal.note(`streamed   ${bytes(result.streamed_bytes_per_step)} of weights a step`);
   const [kind, path] = outcome(result);
   terminal.note(`${kind.padEnd(10)} ${path}`);
   terminal.note(`next       ${interrupted ? 'the same command with --resume' : askingCommand(whole)}`);
+}
+
+/** What this run did of all the steps. */
+function madeSteps({
+  steps,
+  trained_steps: made,
+  total_steps,
+  interrupted,
+}: Pick<RunResult, 'steps' | 'trained_steps' | 'total_steps' | 'interrupted'>): string {
+  if (made === 0) return `no step was left after step ${steps};`;
+  const resumed = made < steps ? `, on from step ${steps - made},` : '';
+  return `${counted(made, 'step')}${resumed}${interrupted ? ` interrupted after step ${steps} of ${total_steps}` : ''}`;
 }
 
 /** The command that asks what a run has trained as its rows asked. */

@@ -10,6 +10,8 @@ export interface Folder {
   write(name: string, chunks: AsyncIterable<Uint8Array>): Promise<void>;
   /** Adds one line to a file. */
   append(name: string, line: string): Promise<void>;
+  /** Throws a LowrankError where no line can be added to a file of that name; where there is none, none is made. */
+  checkAppendable(name: string): Promise<void>;
   /** The text of a file, or undefined where there is none. */
   readText(name: string): Promise<string | undefined>;
   /** A file for reading piece by piece; throws a LowrankError where there is none. */
@@ -21,7 +23,7 @@ export interface Folder {
    * who holds it, where another run does. Leaves nothing behind.
    */
   lock(): Promise<() => Promise<void>>;
-  /** Removes a file or a folder with all in it, if it is there. */
+  /** Removes a file or a folder with all in it, if it is there; nobody sees half of it. */
   remove(name: string): Promise<void>;
   /** A folder inside this one. */
   folder(name: string): Folder;

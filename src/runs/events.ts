@@ -15,7 +15,10 @@ export interface Progress {
 
 /** How a training went and where its result is. */
 export interface TrainResult {
+  /** That the result has behind it, */
   steps: number;
+  /** of which this run made so many: fewer where it went on from a checkpoint. */
+  trained_steps: number;
   total_steps: number;
   interrupted: boolean;
   /** Why `stopAfter` ended the run. */
@@ -63,6 +66,7 @@ export type SessionEvent =
 
 /** What happens while a model is trained. */
 export type TrainEvent =
+  | { type: 'warning'; message: string }
   /** `step` is the one that a resumed run goes on from, or 0. */
   | ({ type: 'start'; total_steps: number; steps_per_epoch: number; step: number } & ParameterCount)
   /** `logged`: a step of logging_steps, or the last one of the recipe. Others are of interest to bars alone. */

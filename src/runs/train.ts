@@ -5,7 +5,7 @@ import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import type { TextModel } from '../models/text-model.js';
 import { createOptimizer, type Optimizer } from '../optim/optimizer.js';
-import { checkpointStep, listCheckpoints, type RunIdentity, restoreOptimizer, saveCheckpoint } from '../train/checkpoint.js';
+import { listCheckpoints, type RunIdentity, type RunState, readRunState, restoreOptimizer, saveCheckpoint } from '../train/checkpoint.js';
 import { type LoopOptions, type StepRecord, trainLoop } from '../train/loop.js';
 import { opTimes } from '../train/profile.js';
 import { evaluateLoss, type StepResult } from '../train/step.js';
@@ -79,16 +79,18 @@ export async function refuseEarlierRun(folder: Folder, { adapter }: Recipe): Pro
 export async function trainLocked(inputs: TrainInputs): Promise<Trained> {
   const { recipe, source, text, data } = inputs;
   const identity: RunIdentity = { recipe, data: await fingerprint(data), base: { name: source.name, identity: source.identity } };
-  const { tuning, step } = await begin(inputs, identity);
+  // A log that cannot be written is found before the first step, not after it.
+  await inputs.folder.checkAppendable(logFile);
+  const { tuning, state } = await begin(inputs, identity);
   const { tuner } = tuning;
   const limit = recipe.memory_limit && recipe.memory_limit * 1e9;
   const paging = { folder: inputs.folder.path, limit };
   let optimizer: Optimizer | undefined;
   try {
     optimizer = createOptimizer(recipe.optimizer, tuner.parameters(), { ...recipe, paging });
-    if (inputs.resume) await restoreOptimizer(inputs.resume, optimizer, step);
+    if (inputs.resume) await restoreOptimizer(inputs.resume, optimizer, state.global_step);
     text.model.backend.resetPeak();
-    const result = await new Run(inputs, identity, tuning, optimizer).train();
+    const result = await new Run(inputs, identity, { tuning, optimizer, state }).train();
     return { tuner, result };
   } catch (error) {
     tuner.dispose();
@@ -98,13 +100,13 @@ export async function trainLocked(inputs: TrainInputs): Promise<Trained> {
   }
 }
 
-async function begin(inputs: TrainInputs, identity: RunIdentity): Promise<{ tuning: Tuning; step: number }> {
+async function begin(inputs: TrainInputs, identity: RunIdentity): Promise<{ tuning: Tuning; state: RunState }> {
   const { recipe, source, text, data, resume, start } = inputs;
   const contract = makeContract(recipe, source, text, data);
   const what = { recipe, source, model: text.model, texts: resultTexts(source, { ...text, contract }) };
-  if (!resume) return { tuning: await beginTuning(what, start), step: 0 };
-  const step = await checkpointStep(resume, identity, changeableKeys);
-  return { tuning: await openTuning(what, resume), step };
+  if (!resume) return { tuning: await beginTuning(what, start), state: { global_step: 0, num_input_tokens_seen: 0 } };
+  const state = await readRunState(resume, identity, changeableKeys);
+  return { tuning: await openTuning(what, resume), state };
 }
 
 class Run {
@@ -119,20 +121,27 @@ class Run {
   private readonly losses: number[] = [];
   private saved = -1;
   private stopped?: string;
-  private evalLoss?: number;
+  /** Up to the last step, those of earlier runs included. */
+  private readonly state: RunState;
+  /** Of this run's steps. */
   private tokens = 0;
   /** Spent in steps, without saving and evaluating. */
   private stepSeconds = 0;
   private begun = 0;
 
-  constructor(inputs: TrainInputs, identity: RunIdentity, tuning: Tuning, optimizer: Optimizer) {
+  constructor(
+    inputs: TrainInputs,
+    identity: RunIdentity,
+    { tuning, optimizer, state }: { tuning: Tuning; optimizer: Optimizer; state: RunState },
+  ) {
     const { recipe, data } = inputs;
     const { steps_per_epoch, total_steps } = countSteps(recipe, data);
     this.inputs = inputs;
     this.identity = identity;
     this.tuning = tuning;
     this.optimizer = optimizer;
-    this.firstStep = optimizer.steps;
+    this.state = { ...state };
+    this.firstStep = state.global_step;
     this.options = {
       ...recipe,
       offloadFolder: inputs.folder.path,
@@ -148,17 +157,13 @@ class Run {
   async train(): Promise<TrainResult> {
     const { recipe, data, folder, signal, onEvent } = this.inputs;
     const { total_steps, steps_per_epoch } = this.options;
-    if (this.firstStep >= total_steps) {
-      throw new LowrankError(`the checkpoint is at step ${this.firstStep} of ${total_steps}: there is nothing left to train`, {
-        place: this.inputs.resume?.path,
-        mend:
-          `raise num_epochs in a new run that begins with this ${this.tuning.kind} ` +
-          `(${this.tuning.kind === 'adapter' ? 'lora_model_dir' : 'base_model'})`,
-      });
-    }
     const { tuner, kind } = this.tuning;
     onEvent?.({ type: 'start', ...tuner.count(), total_steps, steps_per_epoch, step: this.firstStep });
+    if (this.firstStep >= total_steps) onEvent?.({ type: 'warning', message: this.nothingLeft() });
     this.begun = performance.now();
+    // Cut off before it was taken, by a signal for instance.
+    if (this.firstStep > 0 && this.isEvaluated(this.firstStep) && this.state.eval_step !== this.firstStep)
+      await this.evaluate(this.firstStep);
     const trainable = { tuner, optimizer: this.optimizer };
     const { stream } = this.inputs.text.model;
     const readBefore = stream?.bytesRead ?? 0;
@@ -170,26 +175,40 @@ class Run {
       runStep: (step, run) => this.profiled(step, run),
     });
     // Not a step was made: the folder stays as it was.
-    if (interrupted && steps === this.firstStep) signal?.throwIfAborted();
+    if (steps === this.firstStep) signal?.throwIfAborted();
     if (interrupted && this.saved !== steps) await this.save();
     await this.writeResult(steps);
-    const tail = this.losses.slice(-Math.max(1, Math.ceil(this.losses.length / 10)));
+    const { loss = Number.NaN, eval_loss } = this.state;
+    const tail = this.losses.length === 0 ? [loss] : this.losses.slice(-Math.ceil(this.losses.length / 10));
     return {
       steps,
+      trained_steps: steps - this.firstStep,
       total_steps,
       interrupted,
       stopped: this.stopped,
-      loss: this.losses.at(-1) ?? Number.NaN,
+      loss,
       mean_loss: tail.reduce((sum, loss) => sum + loss, 0) / tail.length,
-      eval_loss: this.evalLoss,
+      eval_loss,
       seconds: (performance.now() - this.begun) / 1000,
       tokens: this.tokens,
-      tokens_per_second: this.tokens / this.stepSeconds,
+      tokens_per_second: this.tokens / (this.stepSeconds || 1),
       framing: this.tuning.texts.contract?.framing ?? 'chat',
       ...(kind === 'adapter' ? { adapter_dir: folder.path } : { model_dir: folder.path }),
       memory: this.inputs.text.model.backend.memory(),
-      streamed_bytes_per_step: stream && (stream.bytesRead - readBefore) / (steps - this.firstStep),
+      streamed_bytes_per_step: stream && (stream.bytesRead - readBefore) / Math.max(1, steps - this.firstStep),
     };
+  }
+
+  private nothingLeft(): string {
+    const { total_steps } = this.options;
+    const key = this.tuning.kind === 'adapter' ? 'lora_model_dir' : 'base_model';
+    const more = `to train further begin a new run with this ${this.tuning.kind} (${key})`;
+    return `the checkpoint is at step ${this.firstStep} of ${total_steps}: there is nothing left to train, only the result is written; ${more}`;
+  }
+
+  /** Whether the held-out loss is due after a step. */
+  private isEvaluated(step: number, last = step >= this.options.total_steps): boolean {
+    return this.inputs.data.held.length > 0 && (step % this.evaluateEvery === 0 || last);
   }
 
   /** Times a step's ops for DEBUG=2, and for `onProfile` one step's. */
@@ -207,12 +226,14 @@ class Run {
   }
 
   private async afterStep(record: StepRecord): Promise<void> {
-    const { recipe, data, folder, onEvent, signal, stopAfter } = this.inputs;
+    const { recipe, folder, onEvent, signal, stopAfter } = this.inputs;
     const { step, total_steps } = record;
     // Only now: until a step has gone well an earlier run stays as it was.
     if (step === this.firstStep + 1) await (step === 1 ? clearRun(folder) : cutLog(folder, this.firstStep));
     this.losses.push(record.loss);
     this.tokens += record.tokens;
+    this.state.loss = record.loss;
+    this.state.num_input_tokens_seen += record.tokens;
     this.stepSeconds += record.seconds;
     const seconds = (performance.now() - this.begun) / 1000;
     const progress: Progress = {
@@ -226,7 +247,7 @@ class Run {
     if (step < total_steps && !signal?.aborted) this.stopped = await stopAfter?.(step);
     const last = step === total_steps || this.stopped !== undefined;
     if (logged || last) await this.log(record, progress);
-    if (data.held.length > 0 && (step % this.evaluateEvery === 0 || last) && !signal?.aborted) await this.evaluate(step);
+    if (this.isEvaluated(step, last) && !signal?.aborted) await this.evaluate(step);
     if (step % this.saveEvery === 0 || last) await this.save();
   }
 
@@ -243,7 +264,7 @@ class Run {
       elapsed_time: clock(progress.seconds),
       remaining_time: clock(progress.remaining_seconds),
       throughput: Math.round(progress.tokens_per_second * 100) / 100,
-      total_tokens: progress.tokens,
+      total_tokens: this.state.num_input_tokens_seen,
       grad_norm,
       supervised_tokens: supervised,
     };
@@ -254,7 +275,7 @@ class Run {
     const { recipe, text, data, folder, signal, onEvent } = this.inputs;
     try {
       const { loss, perplexity } = await evaluateLoss(text.model, heldBatches(recipe, data), { signal });
-      this.evalLoss = loss;
+      Object.assign(this.state, { eval_loss: loss, eval_step: step });
       await folder.append(logFile, JSON.stringify({ current_steps: step, eval_loss: loss, eval_perplexity: perplexity }));
       onEvent?.({ type: 'evaluation', step, loss, perplexity });
     } catch (error) {
@@ -265,13 +286,9 @@ class Run {
 
   private async save(): Promise<void> {
     const { folder, recipe, onEvent } = this.inputs;
-    const name = await saveCheckpoint(
-      folder,
-      (inner) => this.tuning.saveCheckpoint(inner),
-      this.optimizer,
-      this.identity,
-      recipe.save_total_limit,
-    );
+    const { global_step: _, ...figures } = this.state;
+    const about = { identity: this.identity, figures, keep: recipe.save_total_limit };
+    const name = await saveCheckpoint(folder, (inner) => this.tuning.saveCheckpoint(inner), this.optimizer, about);
     this.saved = this.optimizer.steps;
     onEvent?.({ type: 'checkpoint', step: this.saved, path: `${folder.path}/${name}` });
   }
@@ -280,9 +297,10 @@ class Run {
   private async writeResult(steps: number): Promise<void> {
     const { folder, recipe, onEvent } = this.inputs;
     const { total_steps } = this.options;
+    const { loss, eval_loss: evalLoss } = this.state;
     await this.tuning.saveResult(folder, async (inner) => {
       await inner.writeText('training_args.yaml', stringify(recipe));
-      await inner.writeText('README.md', this.tuning.card({ steps, total_steps, loss: this.losses.at(-1), evalLoss: this.evalLoss }));
+      await inner.writeText('README.md', this.tuning.card({ steps, total_steps, loss, evalLoss }));
     });
     onEvent?.({ type: 'save', step: steps, path: folder.path });
   }

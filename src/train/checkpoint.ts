@@ -16,25 +16,41 @@ export interface RunIdentity {
   base: { name: string; identity: string };
 }
 
+/** What a run has measured up to a step: its result and its log say it, whoever goes on from there. */
+export interface RunFigures {
+  /** Tokens of all steps. */
+  num_input_tokens_seen: number;
+  /** Of the last step. */
+  loss?: number;
+  /** The last held-out loss, and the step that it was taken after. */
+  eval_loss?: number;
+  eval_step?: number;
+}
+
+/** What trainer_state.json says of a run, beside what the run is. */
+export interface RunState extends RunFigures {
+  /** Optimizer steps that were made. */
+  global_step: number;
+}
+
 /**
  * Writes `checkpoint-<step>`: what `saveWeights` writes of the adapter or the model, the optimizer's states and trainer_state.json. All
- * randomness derives from the seed and the step, so that there is no other state. Of all checkpoints the newest `keep` stay.
+ * randomness derives from the seed and the step, so that there is no other state. Of all checkpoints the newest `keep` stay, and this one.
  */
 export async function saveCheckpoint(
   folder: Folder,
   saveWeights: (inner: Folder) => Promise<void>,
   optimizer: Optimizer,
-  identity: RunIdentity,
-  keep: number,
+  { identity, figures, keep }: { identity: RunIdentity; figures: RunFigures; keep: number },
 ): Promise<string> {
   const name = `checkpoint-${optimizer.steps}`;
   await folder.create(name, async (inner) => {
     await saveWeights(inner);
     await saveTensors(inner, optimizerFile, optimizer.tensors());
-    await inner.writeText(stateFile, `${JSON.stringify({ global_step: optimizer.steps, ...identity }, null, 2)}\n`);
+    await inner.writeText(stateFile, `${JSON.stringify({ global_step: optimizer.steps, ...figures, ...identity }, null, 2)}\n`);
   });
-  const names = await listCheckpoints(folder);
-  for (const old of names.slice(0, Math.max(0, names.length - keep))) await folder.remove(old);
+  const others = (await listCheckpoints(folder)).filter((other) => other !== name);
+  for (const old of others.slice(0, Math.max(0, others.length + 1 - keep))) await folder.remove(old);
   return name;
 }
 
@@ -46,9 +62,9 @@ export async function listCheckpoints(folder: Folder): Promise<string[]> {
 }
 
 /**
- * The step that a checkpoint was written after. Throws where the run is another one, in other settings than those that are `changeable`.
+ * Where the run of a checkpoint stood. Throws where the run is another one, in other settings than those that are `changeable`.
  */
-export async function checkpointStep(folder: Folder, identity: RunIdentity, changeable: ReadonlySet<string>): Promise<number> {
+export async function readRunState(folder: Folder, identity: RunIdentity, changeable: ReadonlySet<string>): Promise<RunState> {
   const place = `${folder.path}/${stateFile}`;
   const text = await folder.readText(stateFile);
   if (text === undefined) {
@@ -74,7 +90,14 @@ export async function checkpointStep(folder: Folder, identity: RunIdentity, chan
     const named = typeof base.name === 'string' ? `, ${base.name}` : '';
     throw new LowrankError(`the run had another base model${named}`, { place, mend });
   }
-  return state.global_step as number;
+  const figure = (name: string) => (typeof state[name] === 'number' ? (state[name] as number) : undefined);
+  return {
+    global_step: state.global_step as number,
+    num_input_tokens_seen: figure('num_input_tokens_seen') ?? 0,
+    loss: figure('loss'),
+    eval_loss: figure('eval_loss'),
+    eval_step: figure('eval_step'),
+  };
 }
 
 /** Fills the optimizer of a run that goes on. */

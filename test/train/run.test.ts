@@ -1,4 +1,5 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -78,6 +79,17 @@ const log = (name: string) =>
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line));
+
+/** The files of a result, without what tells the time. */
+function resultOf(name: string): Record<string, string> {
+  const files = readdirSync(join(root, name), { withFileTypes: true }).filter((entry) => entry.isFile());
+  const read = (file: string) => {
+    const text = readFileSync(join(root, name, file), 'latin1');
+    if (file === 'lowrank.json') return text.replace(/"clock": "[^"]*"/, '');
+    return file === 'trainer_log.jsonl' ? text.replace(/"(elapsed_time|remaining_time|throughput)":[^,]*,/g, '') : text;
+  };
+  return Object.fromEntries(files.map((file) => [file.name, read(file.name)]));
+}
 
 async function dtypesOf(folder: Folder, name: string): Promise<Set<string>> {
   const checkpoint = await readSafetensors(await folder.open(name));
@@ -176,12 +188,77 @@ describe('a run', () => {
     expect(log('logged').flatMap((line) => ('loss' in line ? [line.current_steps] : []))).toEqual([4, 6]);
   });
 
-  test('a checkpoint of another recipe, of other data or of a finished run is refused', async () => {
+  test('a run that ended after its last checkpoint gets its result from there, the same to the byte', async () => {
+    const whole = await run('whole-run');
+    const wanted = resultOf('whole-run');
+    expect(Object.keys(wanted)).toContain('README.md');
+    expect(wanted['README.md']).toMatch(/held-out loss \d/);
+    // As after a kill, or a disk that was full when the result was written.
+    for (const name of Object.keys(wanted)) if (name !== 'trainer_log.jsonl') rmSync(join(root, 'whole-run', name));
+    const checkpoint = whole.folder.folder('checkpoint-15');
+    const again = await run('whole-run', [], { resume: checkpoint });
+    expect(resultOf('whole-run')).toEqual(wanted);
+    expect(again.losses).toEqual([]);
+    const { steps, total_steps, loss, eval_loss } = whole.result;
+    expect(again.result).toMatchObject({ steps, total_steps, loss, eval_loss, trained_steps: 0, mean_loss: loss, tokens: 0 });
+    expect(again.result).toMatchObject({ tokens_per_second: 0, interrupted: false });
+    const warned = again.events.flatMap((event) => (event.type === 'warning' ? [event.message] : []));
+    expect(warned).toEqual([expect.stringMatching(/step 15 of 15: there is nothing left to train.*lora_model_dir/)]);
+    // Stopped before it wrote anything: nothing of what is there is touched.
+    rmSync(join(root, 'whole-run', 'README.md'));
+    const signal = AbortSignal.abort(new Error('stopped'));
+    await expect(run('whole-run', [], { resume: checkpoint, signal })).rejects.toThrow('stopped');
+    expect(existsSync(join(root, 'whole-run', 'README.md'))).toBe(false);
+  });
+
+  test('a run that goes on counts what it did itself, and its card and log the whole', async () => {
+    const { folder } = await run('counted', [], { stopAfter: async (step) => (step === 11 ? 'enough' : undefined) });
+    // The held-out loss after the last step comes from this run, the one after step 10 from the earlier one.
+    const { result } = await run('counted', ['eval_steps=10'], { resume: folder.folder('checkpoint-11') });
+    expect(result).toMatchObject({ steps: 15, trained_steps: 4, total_steps: 15 });
+    const tokens = log('plain').flatMap((line) => line.total_tokens ?? []);
+    expect(result.tokens).toBe(tokens[14] - tokens[10]);
+    expect(log('counted').flatMap((line) => line.total_tokens ?? [])).toEqual(tokens);
+    expect(resultOf('counted')['README.md']).toBe(resultOf('plain')['README.md']);
+  });
+
+  test('a held-out loss that an interruption left out is taken when the run goes on', async () => {
+    const controller = new AbortController();
+    const atTheEnd = (event: TrainEvent) => event.type === 'step' && event.record.step === 15 && controller.abort();
+    const first = await run('unheld', [], { signal: controller.signal, onEvent: atTheEnd });
+    expect(first.result.eval_loss).toBe(log('plain').findLast((line) => line.current_steps === 10 && 'eval_loss' in line).eval_loss);
+    await run('unheld', [], { resume: first.folder.folder('checkpoint-15') });
+    expect(resultOf('unheld')['README.md']).toBe(resultOf('plain')['README.md']);
+  });
+
+  test('a log that cannot be written is found before the first step, and stays as it is', async () => {
+    mkdirSync(join(root, 'unlogged', 'trainer_log.jsonl', 'mine'), { recursive: true });
+    await expect(run('unlogged')).rejects.toThrow(/unlogged\/trainer_log\.jsonl: is a folder[\s\S]*move it away/);
+    expect(readdirSync(join(root, 'unlogged'), { recursive: true })).toEqual(['trainer_log.jsonl', join('trainer_log.jsonl', 'mine')]);
+  });
+
+  test('a log that is protected is named as that, before the first step', async ({ skip }) => {
+    const path = join(root, 'immutable', 'trainer_log.jsonl');
+    mkdirSync(join(root, 'immutable'));
+    writeFileSync(path, 'old\n');
+    if (spawnSync('chattr', ['+i', path]).status !== 0) skip('needs chattr, root and a file system that protects files');
+    try {
+      const steps: number[] = [];
+      const onEvent = (event: TrainEvent) => event.type === 'step' && steps.push(event.record.step);
+      const error = await run('immutable', [], { onEvent }).catch((thrown) => thrown);
+      expect(error.message).toMatch(/immutable\/trainer_log\.jsonl: operation not permitted[\s\S]*protected/);
+      expect(steps).toEqual([]);
+      expect(readFileSync(path, 'utf8')).toBe('old\n');
+    } finally {
+      spawnSync('chattr', ['-i', path]);
+    }
+  });
+
+  test('a checkpoint of another recipe, of other data or of no run is refused', async () => {
     const resume = localFolder(join(root, 'plain', 'checkpoint-4'));
     await expect(run('refused', ['lora_r=8'], { resume })).rejects.toThrow(/lora_r = 4, the recipe has 8/);
     const data = await dataOf(recipeOf('refused'), 21);
     await expect(run('refused', [], { resume, data })).rejects.toThrow(/other training data/);
-    await expect(run('refused', [], { resume: localFolder(join(root, 'plain', 'checkpoint-15')) })).rejects.toThrow(/nothing left/);
     await expect(run('refused', [], { resume: localFolder(join(root, 'nowhere')) })).rejects.toThrow(/trainer_state.json/);
     expect(existsSync(join(root, 'refused'))).toBe(false);
   });

@@ -1,10 +1,10 @@
-import { randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { mkdir, open, rename } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { LowrankError, messageOf } from '../../util/errors.js';
 import type { FileSource } from '../source.js';
+import { withTemporary } from './temporary.js';
 
 /** A path in which `~` at the beginning is the user's home, as shells have it: those do not see it in a recipe or behind `key=`. */
 export function homePath(path: string): string {
@@ -66,10 +66,9 @@ function cut(path: string, end: number, wanted: number): LowrankError {
  * the path holds the old file or the whole new one. The temporary file does not outlast a failure.
  */
 export function writeChunks(path: string, chunks: AsyncIterable<Uint8Array>): Promise<void> {
-  const temporary = `${path}.${randomUUID()}.tmp`;
   return named(path, async () => {
     await mkdir(dirname(path), { recursive: true });
-    try {
+    await withTemporary(path, async (temporary) => {
       const file = await open(temporary, 'w');
       try {
         for await (const chunk of chunks) await file.writeFile(chunk);
@@ -79,10 +78,7 @@ export function writeChunks(path: string, chunks: AsyncIterable<Uint8Array>): Pr
       }
       await rename(temporary, path);
       await syncFolder(dirname(path));
-    } catch (error) {
-      await rm(temporary, { force: true });
-      throw error;
-    }
+    });
   });
 }
 
@@ -108,7 +104,7 @@ const mends: Record<string, string> = {
   ENOSPC: 'make room on the disk, or choose another folder',
   EDQUOT: 'make room on the disk, or choose another folder',
   EACCES: 'choose a path that you may read and write',
-  EPERM: 'choose a path that you may read and write',
+  EPERM: 'choose a path that you may read and write; a file may be protected (lsattr)',
   EROFS: 'choose a folder that you may write to',
   ENOTDIR: 'choose a path whose parents are folders',
   EISDIR: 'name a file, not a folder',

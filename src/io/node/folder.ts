@@ -1,9 +1,11 @@
-import { appendFile, mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { appendFile, lstat, mkdir, open, readdir, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { LowrankError } from '../../util/errors.js';
+import { LowrankError } from '../../util/errors.js';
 import type { Folder } from '../folder.js';
 import { homePath, named, openFile, syncFolder, writeChunks, writeText } from './files.js';
-import { isRunning, lockFolder } from './lock.js';
+import { lockFolder } from './lock.js';
+import { removeAbandoned, removeAround, withTemporary } from './temporary.js';
 
 /** A folder on the local disk, created with its first file. */
 export function localFolder(name: string): Folder {
@@ -22,7 +24,8 @@ export function localFolder(name: string): Folder {
     open: (name) => openFile(at(name)),
     list: () => named(path, () => readdir(path)).catch((error) => absent(error) ?? []),
     lock: () => lockFolder(path),
-    remove: (name) => named(at(name), () => rm(at(name), { recursive: true, force: true })),
+    checkAppendable: (name) => checkAppendable(at(name)),
+    remove: (name) => named(at(name), () => removeAround(at(name))),
     folder: (name) => localFolder(at(name)),
     create: (name, fill) => create(path, name, fill),
     publish: (key, old, fill) => publish(path, key, old, fill),
@@ -36,49 +39,48 @@ function absent(error: unknown): undefined {
 }
 
 async function create(path: string, name: string, fill: (folder: Folder) => Promise<void>): Promise<void> {
-  const temporary = join(path, `.${name}.${process.pid}.tmp`);
-  const old = join(path, `.${name}.${process.pid}.old`);
   await named(path, async () => {
     await removeAbandoned(path, name);
-    await rm(temporary, { recursive: true, force: true });
-    await mkdir(temporary, { recursive: true });
-    try {
+    await withTemporary(join(path, name), async (temporary) => {
+      await mkdir(temporary, { recursive: true });
       await fill(localFolder(temporary));
-      await rename(join(path, name), old).catch((error) => {
-        if (error.code !== 'ENOENT') throw error;
-      });
-      await rename(temporary, join(path, name));
+      await removeAround(join(path, name), () => rename(temporary, join(path, name)));
       await syncFolder(path);
-    } finally {
-      await rm(temporary, { recursive: true, force: true });
-      await rm(old, { recursive: true, force: true });
-    }
+    });
   });
 }
 
-/** Removes what processes that ended in the middle of `create` left of a folder, which may be gigabytes. */
-async function removeAbandoned(path: string, name: string): Promise<void> {
-  for (const entry of await readdir(path).catch(() => [])) {
-    const pid = entry.startsWith(`.${name}.`) ? /^(\d+)\.(?:tmp|old)$/.exec(entry.slice(name.length + 2))?.[1] : undefined;
-    if (pid !== undefined && !isRunning(Number(pid))) await rm(join(path, entry), { recursive: true, force: true });
-  }
-}
-
 async function publish(path: string, key: string, old: RegExp, fill: (folder: Folder) => Promise<void>): Promise<void> {
-  const temporary = join(path, `.result.${process.pid}.tmp`);
-  await named(path, async () => {
-    await rm(temporary, { recursive: true, force: true });
-    await mkdir(temporary, { recursive: true });
-    try {
+  await named(path, () =>
+    withTemporary(join(path, 'result'), async (temporary) => {
+      await mkdir(temporary, { recursive: true });
       await fill(localFolder(temporary));
       const names = (await readdir(temporary)).filter((name) => name !== key);
+      // Before anything is gone: what cannot be put in its place is found now.
+      for (const name of [...names, key]) await checkReplaceable(join(path, name), old.test(name));
       const outdated = (await readdir(path)).filter((name) => name !== key && old.test(name));
-      for (const name of [key, ...outdated]) await rm(join(path, name), { force: true });
+      for (const name of [key, ...outdated]) await removeAround(join(path, name));
       await syncFolder(path);
       for (const name of [...names, key]) await rename(join(temporary, name), join(path, name));
       await syncFolder(path);
-    } finally {
-      await rm(temporary, { recursive: true, force: true });
-    }
+    }),
+  );
+}
+
+/** Throws where a folder has the name of a file that is to be written, unless that goes first. */
+async function checkReplaceable(path: string, goes: boolean): Promise<void> {
+  if (!goes && (await lstat(path).catch(() => undefined))?.isDirectory())
+    throw new LowrankError('is a folder, and a file of that name is to be written', { place: path, mend: 'move it away' });
+}
+
+/** Throws where no line can be added to a file, without touching it. */
+async function checkAppendable(path: string): Promise<void> {
+  await named(path, async () => {
+    const handle = await open(path, constants.O_WRONLY | constants.O_APPEND).catch((error) => {
+      if (error.code === 'EISDIR')
+        throw new LowrankError('is a folder, and lines are to be written', { place: path, mend: 'move it away' });
+      if (error.code !== 'ENOENT') throw error;
+    });
+    await handle?.close();
   });
 }

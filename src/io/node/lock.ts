@@ -1,10 +1,12 @@
-import { mkdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, rm, rmdir } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { LowrankError } from '../../util/errors.js';
 import { isObject, parseJson } from '../../util/json.js';
 import { named } from './files.js';
+import { beginningOf, isRunning } from './process.js';
+import { removeAbandoned, underWay } from './temporary.js';
 
 /** The file in a folder that says who writes it. */
 const lockName = '.lowrank.lock';
@@ -22,7 +24,8 @@ interface Holder {
 
 /**
  * Makes this process the only one that writes a folder, until what it returns is called; makes the folder where there is none. Throws a
- * LowrankError that names the holder where somebody writes it already, this process included.
+ * LowrankError that names the holder where somebody writes it already, this process included. What processes that have ended left under way in
+ * it is removed.
  *
  * The lock is a file with the process's number and beginning, not a file whose time is renewed (as in `hub.ts`): the plain loops of
  * `reference` keep JavaScript's thread for longer than any renewal could wait, and so does a laptop that sleeps. A lock whose process has
@@ -48,13 +51,18 @@ export async function lockFolder(path: string): Promise<() => Promise<void>> {
         return acquire(file, own);
       });
       if (holder) throw inUse(path, file, holder);
+      underWay.add(file);
+      await removeClaim(file);
+      await removeAbandoned(folder);
     });
   } catch (error) {
     await removeMade();
     throw error;
   }
   return async () => {
-    if ((await readText(file).catch(() => undefined)) === own) await rm(file, { force: true });
+    // What a failing disk keeps counts for nothing once this process has ended; the error that came first is the one to be told.
+    if ((await readText(file).catch(() => undefined)) === own) await rm(file, { force: true }).catch(() => {});
+    underWay.delete(file);
     await removeMade();
   };
 }
@@ -81,7 +89,7 @@ async function acquire(file: string, own: string): Promise<Holder | undefined> {
     if (text === undefined) continue;
     if (holder && (await isWriting(holder))) return holder;
     // One at a time looks again and removes it: another would remove the lock that by then has taken its place.
-    const claim = `${file}.claim`;
+    const claim = claimOf(file);
     if (await acquire(claim, own)) {
       await setTimeout(20);
       continue;
@@ -91,10 +99,26 @@ async function acquire(file: string, own: string): Promise<Holder | undefined> {
   }
 }
 
+const claimOf = (file: string) => `${file}.claim`;
+
+/** Removes the claim of a process that has ended as it looked at a lock. */
+async function removeClaim(file: string): Promise<void> {
+  const { text, holder } = await readLock(claimOf(file));
+  if (text !== undefined && !(holder && (await isWriting(holder)))) await rm(claimOf(file), { force: true });
+}
+
 /** False where the file is there. */
 async function create(file: string, text: string): Promise<boolean> {
   try {
-    await writeFile(file, text, { flag: 'wx' });
+    const handle = await open(file, 'wx');
+    try {
+      await handle.writeFile(text);
+    } catch (error) {
+      await rm(file, { force: true }).catch(() => {});
+      throw error;
+    } finally {
+      await handle.close();
+    }
     return true;
   } catch (error) {
     if (codeOf(error) === 'EEXIST') return false;
@@ -136,31 +160,7 @@ function parseHolder(text: string): Holder | undefined {
 }
 
 async function isWriting({ pid, host, started }: Holder): Promise<boolean> {
-  if (host !== hostname()) return true;
-  if (!isRunning(pid)) return false;
-  const now = await beginningOf(pid);
-  return started === undefined || now === undefined || now === started;
-}
-
-/** Whether there is a process of this number, whoever's. */
-export function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return codeOf(error) === 'EPERM';
-  }
-}
-
-/**
- * When a process began, in ticks since the system did; `Z` for one that has ended and whose parent has not asked how. Undefined where the
- * system has no such file (only Linux has).
- */
-async function beginningOf(pid: number): Promise<string | undefined> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
-  // The 3rd and the 22nd field (proc_pid_stat(5)); the 2nd is the program's name in brackets, which may hold spaces.
-  const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return fields && (fields[0] === 'Z' ? 'Z' : fields[19]);
+  return host !== hostname() || (await isRunning(pid, started));
 }
 
 function inUse(path: string, file: string, { pid, host, since }: Holder): LowrankError {
