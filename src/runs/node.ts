@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { availableParallelism, freemem, totalmem } from 'node:os';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
@@ -34,7 +34,7 @@ export const nodeHost: Host = {
   openRowWorkers: (tokenizer, template, most) => io.openRowWorkers(tokenizer, template, Math.min(most, availableParallelism())),
   writeText: (path, text) => localFolder(dirname(path)).writeText(basename(path), text),
   folder: localFolder,
-  isSame: (a, b) => resolve(io.homePath(a)) === resolve(io.homePath(b)),
+  isSame: (a, b) => realPath(a) === realPath(b),
   quantizedBases: () => localFolder(quantizedFolder()),
   machine: () => {
     const limit = process.constrainedMemory?.() || Number.POSITIVE_INFINITY;
@@ -47,6 +47,16 @@ export const nodeHost: Host = {
     };
   },
 };
+
+/** Where a path leads to, links followed as far as there are any. */
+function realPath(written: string): string {
+  const path = resolve(io.homePath(written));
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
+}
 
 /** Where bases that were quantised to be streamed are kept. */
 export const quantizedFolder = (): string => join(io.cacheFolder(), 'lowrank', 'quantized');

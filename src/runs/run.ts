@@ -63,7 +63,7 @@ export async function startRun(recipe: RecipeInput | string, options: RunOptions
   const unlock = await folder.lock();
   let result: RunResult;
   try {
-    const resume = await findCheckpoint(folder, checked, options);
+    const resume = await findCheckpoint(folder, options);
     // Templates may show the date: a run that goes on sees that of its first day, or its data would be others.
     const clock = resume && (await readContract(resume))?.clock;
     result = await trainPrepared(await prepare(checked, options, clock), folder, resume, options);
@@ -83,10 +83,10 @@ export function readRecipe(recipe: RecipeInput | string, context: RunContext): R
 }
 
 /** The checkpoint to go on from; a folder with an earlier run is refused unless it is to be resumed or replaced. */
-async function findCheckpoint(folder: Folder, recipe: Recipe, { host, resume, overwrite }: RunOptions): Promise<Folder | undefined> {
+async function findCheckpoint(folder: Folder, { host, resume, overwrite }: RunOptions): Promise<Folder | undefined> {
   if (typeof resume === 'string') return host.folder(resume);
   if (!resume) {
-    if (!overwrite) await refuseEarlierRun(folder, recipe);
+    if (!overwrite) await refuseEarlierRun(folder);
     return undefined;
   }
   const last = (await listCheckpoints(folder)).at(-1);
@@ -112,7 +112,7 @@ async function prepare(recipe: Recipe, context: RunContext, clock?: string): Pro
   signal?.throwIfAborted();
   const source = await findModel(recipe.base_model, context, { revision: recipe.revision_of_model, near });
   try {
-    if (recipe.adapter === 'full' && host.isSame(source.name, recipe.output_dir))
+    if (host.isSame(source.path ?? source.name, recipe.output_dir))
       throw new LowrankError('output_dir is the base model’s folder', { place: recipe.output_dir, mend: 'choose another output_dir=…' });
     // Builds the model's shape: a family or a setting that nothing here can compute is refused before any row is read.
     countParameters(source.config, source.name);

@@ -54,21 +54,21 @@ export interface Trained {
  * that was loaded with `trainable`.
  */
 export async function train(inputs: TrainInputs): Promise<Trained> {
-  const { folder, recipe, resume, overwrite } = inputs;
+  const { folder, resume, overwrite } = inputs;
   const unlock = await folder.lock();
   try {
-    if (!resume && !overwrite) await refuseEarlierRun(folder, recipe);
+    if (!resume && !overwrite) await refuseEarlierRun(folder);
     return await trainLocked(inputs);
   } finally {
     await unlock();
   }
 }
 
-/** Throws where a folder holds checkpoints or a result: never is an earlier run overwritten unasked. */
-export async function refuseEarlierRun(folder: Folder, { adapter }: Recipe): Promise<void> {
+/** Throws where a folder holds checkpoints, an adapter or a model, of any method: never is an earlier run overwritten unasked. */
+export async function refuseEarlierRun(folder: Folder): Promise<void> {
   const names = await folder.list();
-  const result = adapter === 'full' ? 'config.json' : 'adapter_model.safetensors';
-  if (!names.includes(result) && (await listCheckpoints(folder)).length === 0) return;
+  const results = ['adapter_model.safetensors', 'config.json'];
+  if (!results.some((name) => names.includes(name)) && (await listCheckpoints(folder)).length === 0) return;
   throw new LowrankError('holds an earlier run', {
     place: folder.path,
     mend: 'go on with --resume, start anew with --overwrite, or choose another output_dir=…',

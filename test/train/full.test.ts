@@ -275,7 +275,10 @@ describe('a run', () => {
     for (const name of ['adapter_config.json', 'adapter_model.safetensors', 'model-00001-of-00002.safetensors', 'notes.txt'])
       await folder.writeText(name, '{}');
     await folder.writeText('model.safetensors.index.json', '{}');
-    await run('mixed', 'tied', ['max_steps=1']);
+    // Of whatever kind it is, nothing is overwritten unasked.
+    await expect(run('mixed', 'tied', ['max_steps=1'])).rejects.toThrow(/mixed: holds an earlier run/);
+    expect(readdirSync(at('mixed'))).toContain('adapter_config.json');
+    await run('mixed', 'tied', ['max_steps=1'], { overwrite: true });
     const names = readdirSync(at('mixed')).filter((name) => /safetensors|adapter|notes/.test(name));
     expect(names.sort()).toEqual(['model.safetensors', 'notes.txt']);
   });
