@@ -5,7 +5,15 @@ import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import type { TextModel } from '../models/text-model.js';
 import { createOptimizer, type Optimizer } from '../optim/optimizer.js';
-import { listCheckpoints, type RunIdentity, type RunState, readRunState, restoreOptimizer, saveCheckpoint } from '../train/checkpoint.js';
+import {
+  listCheckpoints,
+  type RunIdentity,
+  type RunState,
+  readRunState,
+  removeOldCheckpoints,
+  restoreOptimizer,
+  saveCheckpoint,
+} from '../train/checkpoint.js';
 import { type LoopOptions, type StepRecord, trainLoop } from '../train/loop.js';
 import { opTimes } from '../train/profile.js';
 import { evaluateLoss, type StepResult } from '../train/step.js';
@@ -177,6 +185,8 @@ class Run {
     // Not a step was made: the folder stays as it was.
     if (steps === this.firstStep) signal?.throwIfAborted();
     if (interrupted && this.saved !== steps) await this.save();
+    // Before the result a run may have ended while it made room for the last checkpoint.
+    if (steps === this.firstStep) await removeOldCheckpoints(folder, steps, recipe.save_total_limit);
     await this.writeResult(steps);
     const { loss = Number.NaN, eval_loss } = this.state;
     const tail = this.losses.length === 0 ? [loss] : this.losses.slice(-Math.ceil(this.losses.length / 10));

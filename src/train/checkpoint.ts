@@ -43,16 +43,23 @@ export async function saveCheckpoint(
   optimizer: Optimizer,
   { identity, figures, keep }: { identity: RunIdentity; figures: RunFigures; keep: number },
 ): Promise<string> {
-  const name = `checkpoint-${optimizer.steps}`;
+  const name = nameOf(optimizer.steps);
   await folder.create(name, async (inner) => {
     await saveWeights(inner);
     await saveTensors(inner, optimizerFile, optimizer.tensors());
     await inner.writeText(stateFile, `${JSON.stringify({ global_step: optimizer.steps, ...figures, ...identity }, null, 2)}\n`);
   });
-  const others = (await listCheckpoints(folder)).filter((other) => other !== name);
-  for (const old of others.slice(0, Math.max(0, others.length + 1 - keep))) await folder.remove(old);
+  await removeOldCheckpoints(folder, optimizer.steps, keep);
   return name;
 }
+
+/** Of all checkpoints leaves the one of this step, and the newest of the others, `keep` together. */
+export async function removeOldCheckpoints(folder: Folder, step: number, keep: number): Promise<void> {
+  const others = (await listCheckpoints(folder)).filter((name) => name !== nameOf(step));
+  for (const old of others.slice(0, Math.max(0, others.length + 1 - keep))) await folder.remove(old);
+}
+
+const nameOf = (step: number) => `checkpoint-${step}`;
 
 /** The names of a folder's checkpoints, the oldest first. */
 export async function listCheckpoints(folder: Folder): Promise<string[]> {

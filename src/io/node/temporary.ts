@@ -5,10 +5,10 @@ import { basename, dirname, join } from 'node:path';
 import { beginningOf, isRunning } from './process.js';
 
 /**
- * What is written beside its place before it is moved there. Its name says which process writes it: `.<name>.<process>-<beginning>@<host>.
- * <number>.tmp`, so that what a killed process leaves can be told from what a living one is about to finish; `.old` is on its way out.
+ * What is written beside its place before it is moved there. Its name says which process writes it: `.<name>.<process>-<beginning>-
+ * <number>@<host>.tmp`, so that what a killed process leaves can be told from what a living one is about to finish; `.old` is on its way out.
  */
-const pattern = /^\..+\.(\d+)(?:-(\d*)@([\w-]+)\.\d+)?\.(?:tmp|old)$/;
+const pattern = /^\..+\.(\d+)(?:-(\d*)-\d+@([\w-]+))?\.(?:tmp|old)$/;
 
 /** Paged memory before it has lost its name (native/platform/posix.cpp), which takes a moment. */
 const paged = /^\.paged-\w{6}$/;
@@ -25,7 +25,7 @@ let beginning: Promise<string | undefined> | undefined;
  */
 export async function withTemporary<T>(path: string, body: (temporary: string) => Promise<T>, ending = 'tmp'): Promise<T> {
   beginning ??= beginningOf(process.pid);
-  const tag = `${process.pid}-${(await beginning) ?? ''}@${host}.${count++}`;
+  const tag = `${process.pid}-${(await beginning) ?? ''}-${count++}@${host}`;
   const temporary = join(dirname(path), `.${basename(path)}.${tag}.${ending}`);
   underWay.add(temporary);
   try {
