@@ -87,6 +87,8 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
     let closed = false;
     const prompt = () => !closed && lines.prompt();
     lines.on('close', () => {
+      // Ctrl-C and Ctrl-D leave in the middle of a line, which the shell would write on.
+      if (!closed && lines.terminal) process.stderr.write('\n');
       closed = true;
     });
     lines.on('SIGINT', () => (answering ? answering.abort() : lines.close()));
@@ -94,7 +96,10 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
     prompt();
     for await (const line of lines) {
       const text = line.trim();
-      if (text === '/exit') break;
+      if (text === '/exit') {
+        closed = true;
+        break;
+      }
       try {
         if (text.startsWith('/')) await command(text);
         else if (text !== '') {

@@ -53,7 +53,9 @@ export class Terminal {
   /** The command's outcome: as JSON on standard output, or its text. */
   result(value: object, text: string): void {
     this.clearBar();
-    process.stdout.write(this.json ? `${JSON.stringify(value)}\n` : text === '' ? '' : `${text}\n`);
+    // Also writing nothing fails where nobody reads any more.
+    if (this.json) process.stdout.write(`${JSON.stringify(value)}\n`);
+    else if (text !== '') process.stdout.write(`${text}\n`);
   }
 }
 

@@ -15,6 +15,7 @@ export { homePath, openBytes, openFile, writeChunks, writeText } from './node/fi
 export { localFolder } from './node/folder.js';
 export { cachedModel, cacheFolder } from './node/hub.js';
 export { openRowWorkers } from './node/row-workers.js';
+export { endWriting } from './node/temporary.js';
 
 export interface OpenModelOptions {
   /** The families that are read from GGUF. */

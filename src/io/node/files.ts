@@ -4,7 +4,7 @@ import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { LowrankError, messageOf } from '../../util/errors.js';
 import type { FileSource } from '../source.js';
-import { withTemporary } from './temporary.js';
+import { goOnWriting, withTemporary } from './temporary.js';
 
 /** A path in which `~` at the beginning is the user's home, as shells have it: those do not see it in a recipe or behind `key=`. */
 export function homePath(path: string): string {
@@ -67,11 +67,14 @@ function cut(path: string, end: number, wanted: number): LowrankError {
  */
 export function writeChunks(path: string, chunks: AsyncIterable<Uint8Array>): Promise<void> {
   return named(path, async () => {
-    await mkdir(dirname(path), { recursive: true });
     await withTemporary(path, async (temporary) => {
+      await mkdir(dirname(path), { recursive: true });
       const file = await open(temporary, 'w');
       try {
-        for await (const chunk of chunks) await file.writeFile(chunk);
+        for await (const chunk of chunks) {
+          goOnWriting();
+          await file.writeFile(chunk);
+        }
         await file.sync();
       } finally {
         await file.close();

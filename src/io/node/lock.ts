@@ -6,7 +6,7 @@ import { LowrankError } from '../../util/errors.js';
 import { isObject, parseJson } from '../../util/json.js';
 import { named } from './files.js';
 import { beginningOf, isRunning } from './process.js';
-import { removeAbandoned, underWay } from './temporary.js';
+import { locks, removeAbandoned } from './temporary.js';
 
 /** The file in a folder that says who writes it. */
 const lockName = '.lowrank.lock';
@@ -51,7 +51,7 @@ export async function lockFolder(path: string): Promise<() => Promise<void>> {
         return acquire(file, own);
       });
       if (holder) throw inUse(path, file, holder);
-      underWay.add(file);
+      locks.add(file);
       await removeClaim(file);
       await removeAbandoned(folder);
     });
@@ -62,7 +62,7 @@ export async function lockFolder(path: string): Promise<() => Promise<void>> {
   return async () => {
     // What a failing disk keeps counts for nothing once this process has ended; the error that came first is the one to be told.
     if ((await readText(file).catch(() => undefined)) === own) await rm(file, { force: true }).catch(() => {});
-    underWay.delete(file);
+    locks.delete(file);
     await removeMade();
   };
 }

@@ -2,6 +2,7 @@ import { rmSync } from 'node:fs';
 import { readdir, rename, rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { beginningOf, isRunning } from './process.js';
 
 /**
@@ -14,19 +15,23 @@ const pattern = /^\..+\.(\d+)(?:-(\d*)-\d+@([\w-]+))?\.(?:tmp|old)$/;
 const paged = /^\.paged-\w{6}$/;
 
 const host = hostname().replace(/[^\w-]/g, '_');
-/** What is to go when this process ends: what it has under way, and its locks. */
-export const underWay = new Set<string>();
+/** What this process has under way, */
+const underWay = new Set<string>();
+/** and the locks that it holds. */
+export const locks = new Set<string>();
 let count = 0;
+let ending = false;
 let beginning: Promise<string | undefined> | undefined;
 
 /**
  * Runs `body` with the path of a file or folder that is not there yet, beside `path`. Whatever is there afterwards is removed; what a
  * failing disk does not let go of is left to the next start.
  */
-export async function withTemporary<T>(path: string, body: (temporary: string) => Promise<T>, ending = 'tmp'): Promise<T> {
+export async function withTemporary<T>(path: string, body: (temporary: string) => Promise<T>, extension = 'tmp'): Promise<T> {
+  goOnWriting();
   beginning ??= beginningOf(process.pid);
   const tag = `${process.pid}-${(await beginning) ?? ''}-${count++}@${host}`;
-  const temporary = join(dirname(path), `.${basename(path)}.${tag}.${ending}`);
+  const temporary = join(dirname(path), `.${basename(path)}.${tag}.${extension}`);
   underWay.add(temporary);
   try {
     return await body(temporary);
@@ -65,8 +70,19 @@ async function hasEnded([, pid, began, onHost]: RegExpExecArray): Promise<boolea
   return Number(pid) === process.pid || !(await isRunning(Number(pid), began));
 }
 
-/** Before this process ends without waiting for what it does: removes what is under way. */
-export function removeUnderWay(): void {
-  // A write that another thread has just begun may still put something into a folder.
-  for (const path of underWay) rmSync(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 20 });
+/** Throws where the process is about to end: between two pieces of a long write. */
+export function goOnWriting(): void {
+  if (ending) throw new DOMException('the process is about to end', 'AbortError');
+}
+
+/** Milliseconds that a process which is to end waits for what it is writing. */
+const patience = 2000;
+
+/** Before this process ends without waiting for its jobs: what is under way stops and is removed, and locks are. */
+export async function endWriting(): Promise<void> {
+  ending = true;
+  const begin = performance.now();
+  // What another thread has just begun may still put something into a folder: all that write have to see that they are to stop.
+  while (underWay.size > 0 && performance.now() < begin + patience) await setTimeout(5);
+  for (const path of [...underWay, ...locks]) rmSync(path, { recursive: true, force: true });
 }
