@@ -1,4 +1,5 @@
 import { LowrankError, messageOf } from '../util/errors.js';
+import { LinearRegExp } from '../util/linear-regexp.js';
 
 const compiled = new Map<string, RegExp>();
 
@@ -11,7 +12,7 @@ export function pythonPattern(source: string, place: string, around: (inner: str
   let expression = compiled.get(key);
   if (!expression) {
     try {
-      expression = new RegExp(around(translate(source)));
+      expression = new LinearRegExp(around(translate(source)));
     } catch (error) {
       const mend = 'correct the pattern, or list the names';
       throw new LowrankError(`not a regular expression: ${messageOf(error)}`, { place: `${place}: ${source.slice(0, 80)}`, mend });
@@ -33,7 +34,7 @@ interface Flags {
 type Groups = [Flags, ...Flags[]];
 
 /**
- * Python's `re` in JavaScript: flags at the beginning and of groups, `\A` and `\Z`, named groups and references to them, comments, `(?x)`'s
+ * Python's `re` in JavaScript: flags at the beginning and of groups, `\A` and `\Z`, named groups, comments, `(?x)`'s
  * free spacing, a `]` that stands first in a class, and `{,n}`. Flags are written out, since JavaScript has none for a part of a pattern.
  * https://docs.python.org/3/library/re.html#regular-expression-syntax
  */
@@ -73,10 +74,9 @@ function piece(rest: string, groups: Groups): [text: string, replacement: string
   }
   const comment = /^\(\?#[^)]*\)/.exec(rest)?.[0] ?? (flags.x ? /^(?:\s+|#[^\n]*)/.exec(rest)?.[0] : undefined);
   if (comment) return [comment, ''];
-  const reference = /^\(\?P=(\w+)\)/.exec(rest);
-  if (reference) return [reference[0], referenceTo(`\\k<${reference[1]}>`, flags)];
-  const unlike = /^(?:\(\?>|\(\?\(|(?:[*+?]|\{\d*,?\d*\})\+)/.exec(rest)?.[0];
-  if (unlike) throw new Error(`"${unlike}" (an atomic or conditional group, or a possessive quantifier) has no counterpart here`);
+  const unlike = /^(?:\(\?>|\(\?\(|\(\?P=|(?:[*+?]|\{\d*,?\d*\})\+)/.exec(rest)?.[0];
+  if (unlike)
+    throw new Error(`"${unlike}" (an atomic or conditional group, a reference to one, or a possessive quantifier) has no counterpart here`);
   const upTo = /^\{,(\d+)\}/.exec(rest);
   if (upTo) return [upTo[0], `{0,${upTo[1]}}`];
   if (rest[0] === '(') return open(rest, groups);
@@ -104,14 +104,8 @@ function character(text: string, { i, m, s }: Flags): string {
 function escapeOf(escaped: string, flags: Flags): string {
   if (escaped === '\\A') return '(?<![\\s\\S])';
   if (escaped === '\\Z') return '(?![\\s\\S])';
-  if (/^\\[1-9]/.test(escaped)) return referenceTo(escaped, flags);
   if (escaped.length === 2 || !flags.i) return escaped;
   return character(String.fromCharCode(Number.parseInt(escaped.slice(2), 16)), flags);
-}
-
-function referenceTo(group: string, { i }: Flags): string {
-  if (i) throw new Error('a reference to a group where case does not count has no counterpart here');
-  return group;
 }
 
 /** What a class lacks of the other cases of its characters; `inner` is `[` or `[^` and what follows. */

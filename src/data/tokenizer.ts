@@ -1,6 +1,8 @@
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { LowrankError, messageOf } from '../util/errors.js';
 import { isObject, type JsonObject, type JsonValue } from '../util/json.js';
+import { LinearRegExp } from '../util/linear-regexp.js';
+import { isKnownSplit } from './split-patterns.js';
 import { byteCharacters, fallbackTokens, tokenByteLength } from './token-bytes.js';
 
 /** The contents of a checkpoint's tokenizer files, as they are on the Hugging Face hub. */
@@ -18,6 +20,9 @@ export interface TokenizerFiles {
 /** What is used of the engine, whose own declarations TypeScript cannot resolve under `NodeNext`. */
 interface Engine {
   readonly model: { readonly unk_token_id?: number };
+  readonly normalizer: object | null;
+  readonly pre_tokenizer: object | null;
+  readonly decoder: object | null;
   readonly post_processor: { post_process(tokens: string[], pair: null, addSpecialTokens: boolean): { tokens: string[] } } | null;
   encode(text: string, options: { add_special_tokens: boolean }): { ids: (number | undefined)[]; tokens: string[] };
   decode(ids: number[], options: { clean_up_tokenization_spaces: boolean }): string;
@@ -83,6 +88,7 @@ export class Tokenizer {
       const defaults = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
       // The engine reads special tokens as strings; files of older versions hold objects.
       this.engine = new HuggingFaceTokenizer({ ...defaults, ...tokenizerJson }, { ...tokenizerConfig, ...this.specialTokens });
+      boundPatterns([this.engine.normalizer, this.engine.pre_tokenizer, this.engine.decoder]);
     } catch (error) {
       throw new LowrankError(`not a usable tokenizer: ${messageOf(error)}`, { place: 'tokenizer.json', cause: error, mend: reload });
     }
@@ -261,6 +267,19 @@ export class StreamDecoder {
   private pending(): string {
     const before = this.tokenizer.decode(this.window.slice(0, this.shown));
     return this.tokenizer.decode(this.window).slice(before.length);
+  }
+}
+
+/** A part of the engine that may hold an expression of the file's, or other parts. */
+type Part = { pattern?: unknown; config?: { pattern?: { Regex?: string } } } & Record<string, unknown>;
+
+/** Puts linear expressions in the place of the file's own, but for those that are known. */
+function boundPatterns(parts: unknown[]): void {
+  for (const part of parts as (Part | null)[]) {
+    if (!part) continue;
+    const written = part.config?.pattern?.Regex;
+    if (part.pattern instanceof RegExp && written !== undefined && !isKnownSplit(written)) part.pattern = new LinearRegExp(part.pattern);
+    for (const inner of Object.values(part)) if (Array.isArray(inner)) boundPatterns(inner.filter((one) => typeof one === 'function'));
   }
 }
 

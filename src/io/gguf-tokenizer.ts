@@ -1,3 +1,4 @@
+import { splitPatterns } from '../data/split-patterns.js';
 import type { JsonObject, JsonValue } from '../util/json.js';
 import type { GgufMetadata } from './gguf-metadata.js';
 import type { ModelSource } from './model-source.js';
@@ -104,19 +105,10 @@ interface Family {
   addBos?: boolean;
 }
 
-// The expressions belong to the vocabularies: they are those of the models' own tokenizer.json.
-const contractions = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
-const ending = '\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
-const upper = '\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}';
-const lower = '\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}';
-const word = '[^\\r\\n\\p{L}\\p{N}]?';
-const wordsBy = (digits: string) => `${contractions}|${word}\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|${ending}`;
-const tekken = `${word}[${upper}]*[${lower}]+|${word}[${upper}]+[${lower}]*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|${ending}`;
-
 const gpt2: Family = { gpt2: true };
-const digitByDigit: Family = { splits: ['\\p{N}'], gpt2: true };
-const llama3: Family = { splits: [wordsBy('\\p{N}{1,3}')], ignoreMerges: true, addBos: true };
-const qwen2: Family = { splits: [wordsBy('\\p{N}')] };
+const digitByDigit: Family = { splits: [splitPatterns.digits], gpt2: true };
+const llama3: Family = { splits: [splitPatterns.llama3], ignoreMerges: true, addBos: true };
+const qwen2: Family = { splits: [splitPatterns.qwen2] };
 
 /** By `tokenizer.ggml.pre`. */
 const families: ReadonlyMap<string, Family> = new Map([
@@ -136,7 +128,7 @@ const families: ReadonlyMap<string, Family> = new Map([
   ['qwen2', qwen2],
   ['deepseek-r1-qwen', qwen2],
   ['megrez', qwen2],
-  ['tekken', { splits: [tekken], ignoreMerges: true, addBos: true }],
+  ['tekken', { splits: [splitPatterns.tekken], ignoreMerges: true, addBos: true }],
 ]);
 
 function familyOf(metadata: GgufMetadata): Family | undefined {

@@ -1,8 +1,9 @@
 import type { Encoder, Encoding } from '../../data/align.js';
 import type { Span } from '../../data/chat-template.js';
+import { isKnownSplit } from '../../data/split-patterns.js';
 import { fallbackTokens } from '../../data/token-bytes.js';
 import type { Tokenizer } from '../../data/tokenizer.js';
-import { isObject, type JsonObject } from '../../util/json.js';
+import { isObject, type JsonObject, type JsonValue } from '../../util/json.js';
 
 type Library = typeof import('tokenizers');
 type NativeEncoding = Awaited<ReturnType<InstanceType<Library['Tokenizer']>['encode']>>;
@@ -12,11 +13,12 @@ const probe = "The größte  Straße's 12345 tokens, \n\n\tcafe\u0301 ﬁ 漢字
 
 /**
  * Hugging Face's Rust tokenizer, which is several times as fast as the one in JavaScript and knows where in the text its tokens stand.
- * Undefined where the package is not installed, where a text may hold what the vocabulary cannot write, and where the two do not agree.
+ * Undefined where the package is not installed, where a text may hold what the vocabulary cannot write, where its expressions are not known
+ * to be harmless, and where the two do not agree.
  */
 export async function openNativeEncoder(tokenizer: Tokenizer): Promise<Encoder | undefined> {
   const { tokenizerJson } = tokenizer.files;
-  if (!writesBytes(tokenizer)) return undefined;
+  if (!writesBytes(tokenizer) || !knownPatterns([tokenizerJson.normalizer, tokenizerJson.pre_tokenizer])) return undefined;
   const library: Library | undefined = await import('tokenizers').catch(() => undefined);
   if (!library) return undefined;
   // What pads, cuts and adds is left out, and what would merge at random. So is what would take spaces out of the tokens' places.
@@ -55,6 +57,13 @@ function writesBytes(tokenizer: Tokenizer): boolean {
   if (!isObject(model) || model.type !== 'BPE') return false;
   if (JSON.stringify([normalizer, pre_tokenizer]).includes('"ByteLevel"') && (model.unk_token ?? null) === null) return true;
   return model.byte_fallback === true && fallbackTokens().every((token) => tokenizer.tokenToId(token) !== undefined);
+}
+
+/** Whether its expressions are those of published vocabularies: the library has no bound for others. */
+function knownPatterns(value: JsonValue | undefined): boolean {
+  if (Array.isArray(value)) return value.every(knownPatterns);
+  if (!isObject(value)) return true;
+  return (typeof value.Regex !== 'string' || isKnownSplit(value.Regex)) && Object.values(value).every(knownPatterns);
 }
 
 /** The library counts characters, where JavaScript counts UTF-16 units. */
