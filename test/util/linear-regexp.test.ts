@@ -50,7 +50,7 @@ test('random patterns match as in JavaScript', () => {
   const alternatives = (depth: number): string =>
     Array.from({ length: 1 + draw(2) }, () => Array.from({ length: 1 + draw(3) }, () => item(depth)).join('')).join('|');
   let compared = 0;
-  for (let i = 0; i < 3000; i++) {
+  for (let i = 0; i < 1000; i++) {
     const [pattern, flags] = [alternatives(3), pick(['g', 'gu', 'gi', 'giu', 'gs'])];
     const text = Array.from({ length: draw(12) }, () => pick(['a', 'b', 'c', 'A', ' ', '\n', 'é'])).join('');
     try {
@@ -63,10 +63,10 @@ test('random patterns match as in JavaScript', () => {
     expect(linear, `${pattern} ${flags} ${JSON.stringify(text)}`).toEqual(native);
     compared++;
   }
-  expect(compared).toBeGreaterThan(2000);
+  expect(compared).toBeGreaterThan(700);
 });
 
-const long = (text: string) => text.repeat(100_000);
+const long = (text: string) => text.repeat(40_000);
 
 // JavaScript's own engine takes minutes to centuries for each.
 test.each<[string, string, string, number]>([
@@ -75,10 +75,10 @@ test.each<[string, string, string, number]>([
   ['^(?:.*\\.)?(?:(?:.+)+x)$', '', 'model.layers.1.mlp.up_proj'.repeat(100), 0],
   ['\\s*x', 'gu', long('  '), 0],
   ['\\s+$', 'gu', `${long('  ')}x`, 0],
-  ['\\s*x|\\s', 'gu', long('  '), 200_000],
-  ['a(?=.*a)', 'gu', long('aa'), 199_999],
-  ['a(?!.*b)', 'gu', long('aa'), 200_000],
-  ['(?<=a.*)a', 'gu', long('aa'), 199_999],
+  ['\\s*x|\\s', 'gu', long('  '), 80_000],
+  ['a(?=.*a)', 'gu', long('aa'), 79_999],
+  ['a(?!.*b)', 'gu', long('aa'), 80_000],
+  ['(?<=a.*)a', 'gu', long('aa'), 79_999],
   ['(?:a?){60}a{60}', 'g', 'a'.repeat(59), 0],
   ['(?:x+x+)+y', 'g', long('x'), 0],
 ])('%s comes to an end', (pattern, flags, text, matches) => {
