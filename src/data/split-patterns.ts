@@ -21,7 +21,9 @@ export const splitPatterns = {
   tekken: cased('\\p{N}', ''),
   o200k: cased('\\p{N}{1,3}', `${contractions}?`),
   deepseekCjk: '[一-龥\u3040-ゟ゠-ヿ]+',
-  deepseek: `[!"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_\`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|${ending}`,
+  deepseek:
+    '[!"#$%&\'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|' +
+    ` ?[\\p{P}\\p{S}]+[\\r\\n]*|${ending}`,
 } as const;
 
 const known: ReadonlySet<string> = new Set(Object.values(splitPatterns));

@@ -7,9 +7,9 @@ const maxInstructions = 50_000;
 /**
  * A regular expression that came from outside: it matches what RegExp matches, in time that grows with the length of the text alone,
  * whatever the pattern. JavaScript's own engine tries again and again what has failed before, so that `(a+)+$` does not come to an end.
- * This one notes at which place of the text which part of the pattern has failed, and tries nothing twice, also not from one match to the
- * next (Davis, Servant, Lee 2021, "Using selective memoization to defeat regular expression denial of service"). All that calls `exec`, such
- * as `matchAll`, `replaceAll` and `split`, takes it for a RegExp.
+ * This one notes where in the text which part of the pattern has failed, and tries nothing twice, also not from one match to the next
+ * (Davis, Servant, Lee 2021, "Using selective memoization to defeat regular expression denial of service"). All that calls `exec`,
+ * such as `matchAll`, `replaceAll` and `split`, takes it for a RegExp.
  *
  * What a part matches may depend on its place alone: references to groups and repetitions of what may be empty are refused. Of groups
  * only those with a name are kept.

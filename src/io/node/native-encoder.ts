@@ -29,7 +29,8 @@ export async function openNativeEncoder(tokenizer: Tokenizer): Promise<Encoder |
     padding: null,
     post_processor: null,
   };
-  const native = library.Tokenizer.fromString(JSON.stringify(plain));
+  const native = opened(library, JSON.stringify(plain));
+  if (!native) return undefined;
   const encode: Encoder = async (texts) => {
     const encodings = await native.encodeBatch([...texts], { addSpecialTokens: false });
     return encodings.map((encoding, i) => located(encoding, texts[i]));
@@ -37,6 +38,15 @@ export async function openNativeEncoder(tokenizer: Tokenizer): Promise<Encoder |
   const text = probe + Object.values(tokenizer.specialTokens).join('a');
   const ids = (await native.encode(text, null, { addSpecialTokens: false })).getIds();
   return agree(ids, text, tokenizer) ? encode : undefined;
+}
+
+/** Undefined where the library refuses the file: the other tokenizer says what is wrong with it, or reads it all the same. */
+function opened(library: Library, json: string): InstanceType<Library['Tokenizer']> | undefined {
+  try {
+    return library.Tokenizer.fromString(json);
+  } catch {
+    return undefined;
+  }
 }
 
 function agree(ids: readonly number[], text: string, tokenizer: Tokenizer): boolean {
