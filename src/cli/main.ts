@@ -93,6 +93,7 @@ command('merge', 'write the base model with an adapter’s update in its weights
   .requiredOption('--adapter <dir>', 'adapter')
   .option('--model <name>', 'base; default: what the adapter names')
   .option('--out <dir>', 'folder to be written; default: merged, in the adapter’s')
+  .option('--overwrite', 'replace an earlier model in it')
   .option('--max-shard-size <bytes>', 'largest file, such as 5GB', size, 5e9)
   .addOption(device())
   .action(async (options) => {
@@ -103,6 +104,7 @@ command('merge', 'write the base model with an adapter’s update in its weights
 command('quantize', 'write a model in 4 or 8 bits, in the format of bitsandbytes')
   .requiredOption('--model <name>', 'Hugging Face id, folder or .gguf file')
   .requiredOption('--out <dir>', 'folder to be written')
+  .option('--overwrite', 'replace an earlier model in it')
   .addOption(new Option('--format <name>', 'codes').choices(['nf4', 'fp4', 'int8']).default('nf4'))
   .option('--double', 'quantise the scales of 4 bits as well: 4.127 bits per parameter instead of 4.5')
   .option('--block-size <n>', 'elements of 4 bits that share a scale: a power of two from 32 to 4096', blockSize, 64)

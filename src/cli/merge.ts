@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { mergeAdapter } from '../adapters/merge.js';
 import { scope } from '../core/scope.js';
@@ -12,10 +11,10 @@ import { notFiniteWeight } from '../nn/not-finite.js';
 import { resultTexts } from '../runs/contract.js';
 import { inTurns } from '../runs/progress.js';
 import type { Session } from '../runs/session.js';
-import { LowrankError } from '../util/errors.js';
 import { bytes, counted } from '../util/format.js';
 import { type Terminal, tensorProgress } from './console.js';
 import { interruptible } from './interrupt.js';
+import { refuseToReplace, refuseToReplaceSource } from './overwrite.js';
 import { attachAdapter, codecOf, findBase, findModel, openSession } from './session.js';
 
 export interface MergeOptions {
@@ -25,13 +24,15 @@ export interface MergeOptions {
   model?: string;
   out?: string;
   maxShardSize: number;
+  overwrite?: boolean;
 }
 
 /** `lowrank merge --adapter DIR`: the base with the adapter's update in its weights, in the layout of transformers. */
 export async function mergeCommand(terminal: Terminal, options: MergeOptions): Promise<void> {
   const out = resolve(homePath(options.out ?? join(options.adapter, 'merged')));
-  if (existsSync(out)) throw new LowrankError('exists already', { place: out, mend: 'remove it, or choose another --out' });
+  refuseToReplace(out, options);
   const source = await (options.model === undefined ? findBase(terminal, options.adapter) : findModel(terminal, options.model));
+  refuseToReplaceSource(out, source);
   // In f32, so that the comparison at the end measures the file's own rounding and nothing else.
   const codec = await codecOf(source, options.adapter);
   const session = await openSession(terminal, source, codec, { device: options.device, precision: 'fp32' });

@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
 import { writeModel } from '../io/model-folder.js';
 import { localFolder } from '../io/node/folder.js';
@@ -12,6 +11,7 @@ import { LowrankError } from '../util/errors.js';
 import { bytes } from '../util/format.js';
 import { type Terminal, tensorProgress } from './console.js';
 import { interruptible } from './interrupt.js';
+import { refuseToReplace, refuseToReplaceSource } from './overwrite.js';
 import { contextOf, findModel } from './session.js';
 
 export interface QuantizeOptions {
@@ -23,6 +23,7 @@ export interface QuantizeOptions {
   double?: boolean;
   blockSize: number;
   maxShardSize: number;
+  overwrite?: boolean;
 }
 
 /** `lowrank quantize --model M --out DIR`: a model in bitsandbytes' format, one tensor in memory at a time. */
@@ -31,8 +32,9 @@ export async function quantizeCommand(terminal: Terminal, options: QuantizeOptio
   if (kind === 'int8' && double)
     throw new LowrankError('int8 has one scale a row, which is not quantised', { place: '--double', mend: 'leave it out' });
   const out = resolve(options.out);
-  if (existsSync(out)) throw new LowrankError('exists already', { place: out, mend: 'remove it, or choose another --out' });
+  refuseToReplace(out, options);
   const source = await findModel(terminal, options.model);
+  refuseToReplaceSource(out, source);
   const backend = await openDevice(options.device, contextOf(terminal));
   const model = quantizeModel(source, backend, { kind, double, blockSize });
   try {

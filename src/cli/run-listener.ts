@@ -1,13 +1,14 @@
 import type { RunEvent, RunResult, SessionEvent } from '../runs/events.js';
 import { bytes, counted } from '../util/format.js';
-import { duration, labelled, type Terminal, tensorProgress, thousands } from './console.js';
+import { duration, labelled, progressBar, type Terminal, tensorProgress, thousands } from './console.js';
 import { describeRun } from './plan.js';
 
 /** Shows how a model is made ready: bars in a terminal, a line now and then in a pipe, warnings. */
 export function sessionListener(terminal: Terminal): (event: SessionEvent) => void {
   const quantizing = tensorProgress(terminal, 'quantising');
-  const bar = (done: number, total: number, text: string) => {
-    if (done < total) terminal.bar(done / total, text);
+  const [downloading, loading] = [progressBar(terminal), progressBar(terminal)];
+  const bar = (show: typeof downloading, done: number, total: number, text: string) => {
+    if (done < total) show(done, total, text);
     else terminal.clearBar();
   };
   return (event) => {
@@ -16,7 +17,7 @@ export function sessionListener(terminal: Terminal): (event: SessionEvent) => vo
         return terminal.warn(event.message);
       case 'download': {
         const { file, done_bytes: done, total_bytes: total } = event;
-        return bar(done, total, `${file}  ${bytes(done)} of ${bytes(total)}`);
+        return bar(downloading, done, total, `${file}  ${bytes(done)} of ${bytes(total)}`);
       }
       case 'quantizing':
         if (event.done === 0) return terminal.note(`quantising ${event.model} into ${event.path}`);
@@ -24,7 +25,7 @@ export function sessionListener(terminal: Terminal): (event: SessionEvent) => vo
       case 'streaming':
         return terminal.note(`streaming  ${bytes(event.bytes)} of weights from ${event.path}`);
       case 'loading':
-        return bar(event.done, event.total, `loading ${event.model}`);
+        return bar(loading, event.done, event.total, `loading ${event.model}`);
     }
   };
 }

@@ -28,7 +28,7 @@ export async function trainCommand(terminal: Terminal, path: string, overrides: 
     const paint = painter(terminal);
     for (const { row, sequences } of shown) {
       const texts = sequences.map((parts) => parts.map(paint).join(''));
-      terminal.note(`\n${row}\n${texts.join('\n')}`);
+      terminal.verbatim(`\n${row}\n${texts.join('\n')}`);
     }
     return terminal.result({ preview: shown.length }, '');
   }

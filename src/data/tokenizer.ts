@@ -84,14 +84,13 @@ export class Tokenizer {
     const { tokenizerJson, tokenizerConfig = {}, chatTemplate, toolUseTemplate } = files;
     const model = checkedModel(tokenizerJson);
     this.specialTokens = specialTokensOf(tokenizerConfig);
-    try {
+    this.engine = usable(() => {
       const defaults = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
       // The engine reads special tokens as strings; files of older versions hold objects.
-      this.engine = new HuggingFaceTokenizer({ ...defaults, ...tokenizerJson }, { ...tokenizerConfig, ...this.specialTokens });
-      boundPatterns([this.engine.normalizer, this.engine.pre_tokenizer, this.engine.decoder]);
-    } catch (error) {
-      throw new LowrankError(`not a usable tokenizer: ${messageOf(error)}`, { place: 'tokenizer.json', cause: error, mend: reload });
-    }
+      const engine: Engine = new HuggingFaceTokenizer({ ...defaults, ...tokenizerJson }, { ...tokenizerConfig, ...this.specialTokens });
+      boundPatterns([engine.normalizer, engine.pre_tokenizer, engine.decoder]);
+      return engine;
+    });
     const added = this.engine.get_added_tokens_decoder();
     for (const [id, token] of added) {
       this.addedIds.add(id);
@@ -115,7 +114,7 @@ export class Tokenizer {
     const templates = chatTemplate === undefined && toolUseTemplate === undefined ? tokenizerConfig.chat_template : chatTemplate;
     this.chatTemplate = templateOf(templates, 'default');
     this.toolUseTemplate = toolUseTemplate ?? templateOf(templates, 'tool_use');
-    [this.prefixIds, this.suffixIds] = this.surroundings();
+    [this.prefixIds, this.suffixIds] = usable(() => this.surroundings());
   }
 
   /**
@@ -123,7 +122,7 @@ export class Tokenizer {
    * also adds those of the post-processor. Throws where a character cannot be encoded as the original tokenizer would.
    */
   encode(text: string, { addSpecialTokens = false }: { addSpecialTokens?: boolean } = {}): number[] {
-    const { ids, tokens } = this.engine.encode(text, { add_special_tokens: addSpecialTokens });
+    const { ids, tokens } = usable(() => this.engine.encode(text, { add_special_tokens: addSpecialTokens }));
     for (let i = 0; i < ids.length; i++) {
       if (ids[i] === undefined) throw unencodable(tokens[i], 'the vocabulary has no token for it and no unknown token');
       if (this.lacksByteFallback && ids[i] === this.unknownId) {
@@ -182,7 +181,7 @@ export class Tokenizer {
       throw new LowrankError(`token id ${id} is not in the vocabulary`, { expected: `an id below ${this.embeddingRows}` });
     });
     if (kept.length === 0) return '';
-    return this.engine.decode(kept, { clean_up_tokenization_spaces: false });
+    return usable(() => this.engine.decode(kept, { clean_up_tokenization_spaces: false }));
   }
 
   /** A decoder for tokens that arrive one by one. */
@@ -280,6 +279,16 @@ function boundPatterns(parts: unknown[]): void {
     const written = part.config?.pattern?.Regex;
     if (part.pattern instanceof RegExp && written !== undefined && !isKnownSplit(written)) part.pattern = new LinearRegExp(part.pattern);
     for (const inner of Object.values(part)) if (Array.isArray(inner)) boundPatterns(inner.filter((one) => typeof one === 'function'));
+  }
+}
+
+/** What the engine does with a file that it does not check: whatever it throws is the file's fault. */
+function usable<T>(run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    if (error instanceof LowrankError) throw error;
+    throw new LowrankError(`not a usable tokenizer: ${messageOf(error)}`, { place: 'tokenizer.json', cause: error, mend: reload });
   }
 }
 

@@ -7,6 +7,7 @@ import { standardQuantization } from '../models/quantize.js';
 import { type OptimizerName, optimizers } from '../optim/optimizer.js';
 import { schedulers } from '../optim/schedule.js';
 import { LowrankError, nearest } from '../util/errors.js';
+import { keyOfOthers } from './other-names.js';
 
 const count = z.int();
 const endPolicy = z.enum(['all', 'turn', 'last', 'none']);
@@ -30,7 +31,9 @@ const dataset = z.strictObject({
 });
 
 /** A path alone stands for a data set whose format is recognised. */
-const datasets = z.array(z.preprocess((value) => (typeof value === 'string' ? { path: value } : value), dataset));
+const entry = z.preprocess((value) => (typeof value === 'string' ? { path: value } : value), dataset);
+/** And one path stands for a list of it. */
+const datasets = (least: number) => z.preprocess((value) => (typeof value === 'string' ? [value] : value), z.array(entry).min(least));
 
 const patterns = <T extends z.ZodType>(value: T) => z.record(z.string(), value).optional();
 
@@ -77,8 +80,8 @@ export const Recipe = z.strictObject({
     .describe('numbers of the layers that get adapters'),
   peft_init_lora_weights: z.union([z.boolean(), z.literal('gaussian')]).default(true),
 
-  datasets: datasets.min(1).describe('training data: a list of paths, or of {path, type, …}'),
-  test_datasets: datasets.optional().describe('held-out data'),
+  datasets: datasets(1).describe('training data: a path, a list of paths, or of {path, type, …}'),
+  test_datasets: datasets(0).optional().describe('held-out data'),
   val_set_size: z.number().min(0).default(0).describe('split off for evaluation: a share below 1, or a number of examples'),
   shuffle_merged_datasets: z.boolean().default(true).describe('shuffle in every epoch'),
   train_on_inputs: z.boolean().default(false).describe('supervise prompts, too'),
@@ -143,8 +146,8 @@ export type RecipeDataset = z.output<typeof dataset>;
 /** A recipe as one writes it: with the keys that differ from their defaults. */
 export type RecipeInput = Omit<z.input<typeof Recipe>, 'adapter' | 'datasets' | 'test_datasets'> & {
   adapter?: Recipe['adapter'] | null;
-  datasets: (string | RecipeDataset)[];
-  test_datasets?: (string | RecipeDataset)[];
+  datasets: string | (string | RecipeDataset)[];
+  test_datasets?: string | (string | RecipeDataset)[];
 };
 
 /** Keys that may change between a run and its continuation: they do not touch what is computed. */
@@ -265,7 +268,7 @@ function explain(issue: z.core.$ZodIssue, placeOf: (path: Path, atKey: boolean) 
   const place = placeOf(path, unknown !== undefined);
   const key = path.join('.');
   if (unknown !== undefined) {
-    const near = nearest(unknown, keysAt(issue.path));
+    const near = (issue.path.length === 0 ? keyOfOthers(unknown) : undefined) ?? nearest(unknown, keysAt(issue.path));
     return new LowrankError(`unknown key "${key}"`, {
       place,
       mend: near ? `write "${near}", or remove it` : 'remove it; `lowrank train --help` lists the keys',

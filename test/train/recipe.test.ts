@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { otherNames } from '../../src/runs/other-names.js';
 import { checkRecipe, loraConfigOf, parseRecipe, type RecipeInput, recipeKeys } from '../../src/runs/recipe.js';
 import { LowrankError } from '../../src/util/errors.js';
 
@@ -86,6 +87,35 @@ describe('recipes', () => {
     })();
     expect(error).toBeInstanceOf(LowrankError);
     expect(error).toMatchObject({ place: 'mine', problem: expect.stringMatching(problem), mend: expect.stringMatching(mend) });
+  });
+
+  test('a path alone is a list of one', () => {
+    const recipe = parseRecipe('base_model: x\ndatasets: rows.jsonl\ntest_datasets: held.jsonl\n', 'r.yaml');
+    expect(recipe).toMatchObject({ datasets: [{ path: 'rows.jsonl' }], test_datasets: [{ path: 'held.jsonl' }] });
+    expect(checkRecipe({ base_model: 'x', datasets: 'rows.jsonl' }).datasets).toEqual([{ path: 'rows.jsonl' }]);
+    expect(errorOf('base_model: x\ndatasets: 5\n').place).toBe('r.yaml:2:11');
+  });
+
+  test.each([
+    ['epochs num_train_epochs n_epochs', 'num_epochs'],
+    ['batch_size per_device_train_batch_size', 'micro_batch_size'],
+    ['lr', 'learning_rate'],
+    ['max_seq_length cutoff_len max_length model_max_length', 'sequence_len'],
+    ['lora_rank r rank', 'lora_r'],
+    ['lora_target target_modules', 'lora_target_modules'],
+    ['model_name_or_path model', 'base_model'],
+    ['dataset train_file', 'datasets'],
+    ['lr_scheduler_type', 'lr_scheduler'],
+    ['optim', 'optimizer'],
+    ['packing', 'sample_packing'],
+    ['Num-Train-Epochs', 'num_epochs'],
+  ])('what other systems call %s is %s here', (others, key) => {
+    for (const other of others.split(' ')) expect(errorOf(`${minimal}${other}: 3\n`).mend).toBe(`write "${key}", or remove it`);
+  });
+
+  test('every name of other systems stands for a key that there is, and is none', () => {
+    const keys = recipeKeys().map(({ key }) => key);
+    for (const [other, key] of otherNames) expect([keys.includes(key), keys.includes(other)], other).toEqual([true, false]);
   });
 
   test('every key has a help text or speaks for itself', () => {

@@ -34,6 +34,8 @@ export class Session {
   readonly target: Target;
   private readonly seed: number;
   private readonly corpus: Files[];
+  /** Those of it that were understood: from one that was refused few ways lead further. */
+  private readonly sound: Files[];
   private readonly seeds: number;
   private bytes = 0;
   private readonly refusals = new Set<string>();
@@ -43,6 +45,7 @@ export class Session {
     this.target = target;
     this.seed = seed;
     this.corpus = [...target.seeds()];
+    this.sound = [...this.corpus];
     this.seeds = this.corpus.length;
     if (coverage) {
       this.coverage = new Coverage();
@@ -62,9 +65,9 @@ export class Session {
   input(index: number): Files {
     if (index < this.seeds) return this.corpus[index];
     const random = new Random(this.seed, index);
+    const parents = draw(random, 4) > 0 ? this.sound : this.corpus;
     // The newest are what the code has seen least of.
-    const recent = this.corpus.slice(-20);
-    const files: Record<string, Uint8Array> = { ...pick(random, draw(random, 2) === 0 ? recent : this.corpus) };
+    const files: Record<string, Uint8Array> = { ...pick(random, draw(random, 2) === 0 ? parents.slice(-20) : parents) };
     do {
       const name = pick(random, Object.keys(files));
       files[name] = this.target.mutator(name)(files[name], random);
@@ -80,6 +83,7 @@ export class Session {
     const size = Object.values(files).reduce((sum, bytes) => sum + bytes.length, 0);
     if (news && this.bytes + size < corpusBytes) {
       this.corpus.push(files);
+      if (ending.parsed) this.sound.push(files);
       this.bytes += size;
     }
     return ending;
