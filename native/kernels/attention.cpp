@@ -44,6 +44,17 @@ float max_of(const Scores& s) {
 }
 #endif
 
+// Gives the scores that a row sees their soft cap; the factor of scores is still to come.
+void cap(const Geometry& g, const Scores& s) {
+  const float in = g.scale / g.softcap, out = g.softcap / g.scale;
+  for (int64_t key = s.lo / kSpan * kSpan; key < s.hi; key += kSpan) {
+    float* x = s.span(key);
+    const int64_t end = std::min(s.hi - key, kSpan);
+#pragma omp simd
+    for (int64_t j = std::max<int64_t>(s.lo - key, 0); j < end; j++) x[j] = out * tanh_f32(x[j] * in);
+  }
+}
+
 // Computes the weights exp(scale · score − shift) of the keys that a row sees, and 0 for the rest of its n keys, into rows of `units` a
 // span, and returns their sum. Where weights are f32 they may take the place of the scores.
 float weights_of(const Geometry& g, const Scores& s, float shift, uint32_t* row, int64_t units) {
@@ -157,8 +168,13 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
                           .hi = g.last_key(t, row + r) - begin,
                           .n = round_up(end - begin, per_chunk)};
       uint32_t* mine = weights + r * (pairs && kArePanels ? 2 : row_units);
-      const float shift = g.scale * max_of(scores), sum = weights_of(g, scores, shift, mine, Rows * row_units);
-      *f32_at(call.outputs[o_lse], g.query_row(t, row + r)) = shift + std::log(sum);
+      if (g.softcap > 0) cap(g, scores);
+      const int64_t place = g.query_row(t, row + r);
+      const float most = g.scale * max_of(scores), sink = g.sinks ? g.sinks[place % g.heads] : most;
+      const float shift = most < sink ? sink : most;
+      float sum = weights_of(g, scores, shift, mine, Rows * row_units);
+      if (g.sinks) sum += std::exp(sink - shift);
+      *f32_at(call.outputs[o_lse], place) = shift + std::log(sum);
       inverse[r] = 1.f / sum;
     }
     if (pairs) weigh<Rows, kHasPairs>(g, t, weights, values, begin, end, inverse, s.sums);
@@ -172,7 +188,7 @@ void forward(const Geometry& g, const Task& t, const Call& call, const Packed& k
 void attention(const Call& call, Pool& pool) {
   using namespace attention_op;
   const Tensor &q = call.inputs[i_q], &k = call.inputs[i_k], &v = call.inputs[i_v], &out = call.outputs[o_out];
-  const Geometry g(q, k, v, call.inputs[i_segments], Attributes(call.attributes));
+  const Geometry g(q, k, v, call.inputs[i_segments], call.inputs[i_sinks], Attributes(call.attributes));
   expect_floats(out);
   expect(same_shape(q, out), "out of q's shape");
   expect_vector(call.outputs[o_lse], DType::f32, q.shape[0] * g.heads, "lse [Tq, H] f32");

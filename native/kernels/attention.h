@@ -37,13 +37,15 @@ struct Geometry {
   int64_t width, padded;  // the width of a head, and the same in whole panels
   float scale;
   int64_t window;
+  float softcap;       // 0 for none
+  const float* sinks;  // [heads], or nullptr
   Form form;
   std::vector<Segment> segments;
   int64_t spans = 0;
 
   // `attributes` are those of either direction.
   template <class Attributes>
-  Geometry(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const Attributes& attributes) {
+  Geometry(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& table, const Tensor& sink, const Attributes& attributes) {
     expect_floats(q, k, v);
     width = attributes.head_dim;
     expect(q.rank == 2 && k.rank == 2 && width > 0 && q.shape[1] % width == 0 && k.shape[1] % width == 0, "q and k of whole heads");
@@ -55,6 +57,9 @@ struct Geometry {
     padded = round_up(width, kColumns);
     scale = static_cast<float>(attributes.scale);
     window = attributes.window;
+    softcap = static_cast<float>(attributes.softcap);
+    if (sink) expect_vector(sink, DType::f32, heads, "sinks [H] f32");
+    sinks = sink ? f32_at(sink, 0) : nullptr;
     form = q.dtype == DType::f32 && k.dtype == DType::f32 && v.dtype == DType::f32 ? Form::exact : kNarrow;
     expect(table.dtype == DType::i32 && table.rank == 2 && table.shape[1] == 4, "segments [S, 4] i32");
     const auto* s = static_cast<const int32_t*>(table.data);

@@ -154,6 +154,23 @@ void tile_gradients(const Geometry& g, int64_t r, const int64_t* lo, const int64
 #endif
 }
 
+// Gives a tile's scores their soft cap, and dout·v − delta the slope of it, with delta in it again: for row i at the keys [lo[i],
+// hi[i]) of a span.
+template <int Rows>
+void cap(const Geometry& g, int64_t r, const int64_t* lo, const int64_t* hi, Block<Rows>& b) {
+  const float in = g.scale / g.softcap, out = g.softcap / g.scale;
+  for (int i = 0; i < Rows; i++) {
+    float *scores = b.scores + i * kSpan, *dp = b.dp + i * kSpan;
+    const float delta = b.delta[r + i];
+#pragma omp simd
+    for (int64_t j = lo[i]; j < hi[i]; j++) {
+      const float t = tanh_f32(scores[j] * in);
+      scores[j] = out * t;
+      dp[j] = delta + (dp[j] - delta) * (1.f - t * t);
+    }
+  }
+}
+
 // Computes p and ds of one tile of rows for the span at `key`, and adds their part of dq. Returns whether the tile sees the span at all.
 template <int Rows>
 bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const Packed& values, const Packed& depth, int64_t row, int64_t r,
@@ -173,6 +190,7 @@ bool backward_tile(const Geometry& g, const Task& t, const Packed& keys, const P
     lo[i] = std::clamp<int64_t>(g.first_key(t, row + r + i) - key, 0, count);
     hi[i] = std::clamp<int64_t>(g.last_key(t, row + r + i) - key, lo[i], count);
   }
+  if (g.softcap > 0) cap(g, r, lo, hi, b);
   tile_gradients(g, r, lo, hi, Rows == kTileRows ? round_up(count, kColumns) : count, b);
   for (int64_t d = 0; d < g.width; d += kColumns) {
     float* dq = b.dq + r * g.padded + d;
@@ -300,17 +318,39 @@ void store_keys(const Geometry& g, const std::vector<Task>& tasks, const Tensor&
   });
 }
 
+// dsinks [H] −= Σ over queries of exp(sink − lse) · Σ dout·out.
+void sink_gradients(const Geometry& g, const Tensor& out, const Tensor& dout, const Tensor& lse, const Tensor& dsinks, Pool& pool) {
+  pool.each(g.heads, [&](int64_t head, int) {
+    float x[kBlock], y[kBlock];
+    double total = 0;
+    for (int64_t i = head; i < lse.size(); i += g.heads) {
+      float delta = 0;
+      for (int64_t d = 0; d < g.width; d += kBlock) {
+        const int64_t count = std::min(kBlock, g.width - d);
+        const float *a = load(dout, i * g.width + d, count, x), *c = load(out, i * g.width + d, count, y);
+#pragma omp simd reduction(+ : delta)
+        for (int64_t j = 0; j < count; j++) delta += a[j] * c[j];
+      }
+      total += std::exp(g.sinks[head] - *f32_at(lse, i)) * delta;
+    }
+    *f32_at(dsinks, head) -= static_cast<float>(total);
+  });
+}
+
 }  // namespace
 
 void attention_backward(const Call& call, Pool& pool) {
   using namespace attention_backward_op;
   const Tensor &q = call.inputs[i_q], &k = call.inputs[i_k], &v = call.inputs[i_v];
   const Tensor &dq = call.outputs[o_dq], &dk = call.outputs[o_dk], &dv = call.outputs[o_dv];
-  const Geometry g(q, k, v, call.inputs[i_segments], Attributes(call.attributes));
+  const Geometry g(q, k, v, call.inputs[i_segments], call.inputs[i_sinks], Attributes(call.attributes));
   expect_floats(call.inputs[i_out], call.inputs[i_dout], dq, dk, dv);
   expect(same_shape(q, call.inputs[i_out]) && same_shape(q, call.inputs[i_dout]) && same_shape(q, dq), "out, dout and dq of q's shape");
   expect(same_shape(k, dk) && same_shape(v, dv), "dk and dv of k's shape");
   expect_vector(call.inputs[i_lse], DType::f32, q.shape[0] * g.heads, "lse [Tq, H] f32");
+  const Tensor& dsinks = call.outputs[o_dsinks];
+  if (dsinks) expect_vector(dsinks, DType::f32, g.heads, "dsinks [H] f32");
+  expect(!dsinks || g.sinks, "sinks whose gradient is asked for");
   std::vector<Task> tasks = backward_tasks(g, pool.threads());
   const int64_t lanes = Packed::size(g, true), depths = Packed::size(g, false);
   int64_t bytes = (2 * lanes + depths) * 4 + 256;
@@ -333,6 +373,7 @@ void attention_backward(const Call& call, Pool& pool) {
     });
   });
   store_keys(g, tasks, dk, dv, pool);
+  if (dsinks) sink_gradients(g, call.inputs[i_out], call.inputs[i_dout], call.inputs[i_lse], dsinks, pool);
 }
 
 }  // namespace lowrank::LOWRANK_ISA

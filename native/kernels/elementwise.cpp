@@ -210,6 +210,33 @@ void gated_backward(const Call& call, Pool& pool) {
   });
 }
 
+void softcap(const Call& call, Pool& pool) {
+  using namespace softcap_op;
+  expect_floats(call.inputs[i_x], call.outputs[o_y]);
+  const float cap = static_cast<float>(Attributes(call.attributes).cap), inverse = 1.f / cap;
+  map<1, 1>(call, pool, [=](int64_t n, const float* const* in, float* const* out) {
+    const float* x = in[i_x];
+    float* y = out[o_y];
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] = cap * tanh_f32(x[i] * inverse);
+  });
+}
+
+void softcap_backward(const Call& call, Pool& pool) {
+  using namespace softcap_backward_op;
+  expect_floats(call.inputs[i_x], call.inputs[i_dy], call.outputs[o_dx]);
+  const float inverse = 1.f / static_cast<float>(Attributes(call.attributes).cap);
+  map<2, 1>(call, pool, [=](int64_t n, const float* const* in, float* const* out) {
+    const float *x = in[i_x], *dy = in[i_dy];
+    float* dx = out[o_dx];
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+      const float t = tanh_f32(x[i] * inverse);
+      dx[i] = dy[i] * (1.f - t * t);
+    }
+  });
+}
+
 void dropout_mask(const Call& call, Pool& pool) {
   using namespace dropout_mask_op;
   const Tensor& mask = call.outputs[o_mask];

@@ -32,6 +32,8 @@ enum class Op : int {
   activation_backward,
   gated,
   gated_backward,
+  softcap,
+  softcap_backward,
   softmax,
   softmax_backward,
   attention,
@@ -262,8 +264,26 @@ struct Attributes {
       : kind(static_cast<Activation>(static_cast<int>(numbers[0]))) {}
 };
 }  // namespace gated_backward_op
-namespace softmax_op {
+namespace softcap_op {
 enum In { i_x };
+enum Out { o_y };
+struct Attributes {
+  double cap;
+  explicit Attributes(const double* numbers)
+      : cap(numbers[0]) {}
+};
+}  // namespace softcap_op
+namespace softcap_backward_op {
+enum In { i_x, i_dy };
+enum Out { o_dx };
+struct Attributes {
+  double cap;
+  explicit Attributes(const double* numbers)
+      : cap(numbers[0]) {}
+};
+}  // namespace softcap_backward_op
+namespace softmax_op {
+enum In { i_x, i_sink };
 enum Out { o_y };
 struct Attributes {
   int64_t offset;
@@ -275,32 +295,36 @@ struct Attributes {
 }  // namespace softmax_op
 namespace softmax_backward_op {
 enum In { i_y, i_dy };
-enum Out { o_dx };
+enum Out { o_dx, o_dsink };
 }  // namespace softmax_backward_op
 namespace attention_op {
-enum In { i_q, i_k, i_v, i_segments };
+enum In { i_q, i_k, i_v, i_segments, i_sinks };
 enum Out { o_out, o_lse };
 struct Attributes {
   int64_t head_dim;
   double scale;
   int64_t window;
+  double softcap;
   explicit Attributes(const double* numbers)
       : head_dim(static_cast<int64_t>(numbers[0])),
         scale(numbers[1]),
-        window(static_cast<int64_t>(numbers[2])) {}
+        window(static_cast<int64_t>(numbers[2])),
+        softcap(numbers[3]) {}
 };
 }  // namespace attention_op
 namespace attention_backward_op {
-enum In { i_q, i_k, i_v, i_out, i_lse, i_dout, i_segments };
-enum Out { o_dq, o_dk, o_dv };
+enum In { i_q, i_k, i_v, i_out, i_lse, i_dout, i_segments, i_sinks };
+enum Out { o_dq, o_dk, o_dv, o_dsinks };
 struct Attributes {
   int64_t head_dim;
   double scale;
   int64_t window;
+  double softcap;
   explicit Attributes(const double* numbers)
       : head_dim(static_cast<int64_t>(numbers[0])),
         scale(numbers[1]),
-        window(static_cast<int64_t>(numbers[2])) {}
+        window(static_cast<int64_t>(numbers[2])),
+        softcap(numbers[3]) {}
 };
 }  // namespace attention_backward_op
 namespace dropout_mask_op {
@@ -331,8 +355,10 @@ enum In { i_logits, i_labels, i_weights };
 enum Out { o_losses, o_gradient };
 struct Attributes {
   double scale;
+  double softcap;
   explicit Attributes(const double* numbers)
-      : scale(numbers[0]) {}
+      : scale(numbers[0]),
+        softcap(numbers[1]) {}
 };
 }  // namespace cross_entropy_op
 namespace sum_op {
@@ -493,13 +519,15 @@ inline constexpr OpInfo op_infos[] = {
     {"activationBackward", 2, 1, 1},
     {"gated", 2, 1, 1},
     {"gatedBackward", 3, 2, 1},
-    {"softmax", 1, 1, 2},
-    {"softmaxBackward", 2, 1, 0},
-    {"attention", 4, 2, 3},
-    {"attentionBackward", 7, 3, 3},
+    {"softcap", 1, 1, 1},
+    {"softcapBackward", 2, 1, 1},
+    {"softmax", 2, 1, 2},
+    {"softmaxBackward", 2, 2, 0},
+    {"attention", 5, 2, 4},
+    {"attentionBackward", 8, 4, 4},
     {"dropoutMask", 0, 1, 4},
     {"dropout", 2, 1, 1},
-    {"crossEntropy", 3, 2, 1},
+    {"crossEntropy", 3, 2, 2},
     {"sum", 1, 1, 1},
     {"sumSquares", 1, 1, 0},
     {"argmax", 1, 1, 0},

@@ -25,6 +25,18 @@ inline float exp_f32(float x) {
   return x > 88.7228f ? std::numeric_limits<float>::infinity() : y;
 }
 
+// tanh x: below 0.625 an odd polynomial of Cephes, so that small numbers keep their relative accuracy, and 1 − 2 / (e²ˣ + 1) from there on.
+inline float tanh_f32(float x) {
+  const float magnitude = x < 0.f ? -x : x, z = x * x;
+  float p = -5.70498872745e-3f;
+  p = p * z + 2.06390887954e-2f;
+  p = p * z + -5.37397155531e-2f;
+  p = p * z + 1.33314422036e-1f;
+  p = p * z + -3.33332819422e-1f;
+  const float near = x + x * (z * p), far = 1.f - 2.f / (exp_f32(2.f * magnitude) + 1.f);
+  return magnitude < 0.625f ? near : x < 0.f ? -far : far;
+}
+
 inline float sigmoid_f32(float x) { return 1.f / (1.f + exp_f32(-x)); }
 
 // The standard normal distribution: density φ(x) and distribution function Φ(x) = ½(1 + erf(x/√2)), the latter as φ-like tail

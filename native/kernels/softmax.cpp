@@ -1,5 +1,7 @@
 // Row-wise softmax, cross-entropy and argmax.
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include "blocks.h"
 #include "simd.h"
@@ -17,16 +19,34 @@ inline float maximum(const float* x, int64_t n) {
   return best;
 }
 
+// The soft cap of numbers, where there is one: what to read them with, block by block.
+struct Softcap {
+  float cap, inverse;
+
+  explicit Softcap(double value) : cap(static_cast<float>(value)), inverse(value > 0 ? 1.f / cap : 0.f) {}
+  float slope(float y) const { return 1.f - (y * inverse) * (y * inverse); }
+  float of(float x) const { return cap > 0 ? cap * tanh_f32(x * inverse) : x; }
+  // The numbers themselves without a cap, otherwise capped ones in `buffer`.
+  const float* block(const float* x, int64_t n, float* __restrict buffer) const {
+    if (!(cap > 0)) return x;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) buffer[i] = cap * tanh_f32(x[i] * inverse);
+    return buffer;
+  }
+};
+
 // The maximum of a row and Σ exp(x − maximum). The row is read once, since the sum is rescaled where a block raises the maximum.
 struct Partition {
   float maximum;
   double sum;
 };
-inline Partition partition(const float* x, int64_t n) {
+inline Partition partition(const float* row, int64_t n, const Softcap& softcap) {
+  alignas(64) float buffer[4 * kBlock];
   Partition p{-kInfinity, 0};
   for (int64_t at = 0; at < n; at += 4 * kBlock) {
     const int64_t count = n - at < 4 * kBlock ? n - at : 4 * kBlock;
-    const float best = maximum(x + at, count);
+    const float* x = softcap.block(row + at, count, buffer);
+    const float best = maximum(x, count);
     if (best > p.maximum) {
       p.sum *= exp_f32(p.maximum - best);
       p.maximum = best;
@@ -34,7 +54,7 @@ inline Partition partition(const float* x, int64_t n) {
     const float shift = p.maximum;
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < count; i++) sum += exp_f32(x[at + i] - shift);
+    for (int64_t i = 0; i < count; i++) sum += exp_f32(x[i] - shift);
     p.sum += sum;
   }
   return p;
@@ -49,14 +69,17 @@ void softmax(const Call& call, Pool& pool) {
   const int64_t columns = x.shape[1];
   const Attributes attributes(call.attributes);
   const int64_t offset = attributes.offset, window = attributes.window;
+  const Tensor& sinks = call.inputs[i_sink];
+  if (sinks) expect_vector(sinks, DType::f32, 1, "one f32 sink");
+  const float sink = sinks ? *f32_at(sinks, 0) : -kInfinity;
   pool.ranges(x.shape[0], row_grain(columns), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t seen = i + offset + 1, last = seen < 0 ? 0 : seen < columns ? seen : columns;
       const int64_t oldest = window > 0 && seen > window ? seen - window : 0, first = oldest < last ? oldest : last;
       const float* from = f32_at(x, i * columns);
       float* to = f32_at(y, i * columns);
-      const float shift = maximum(from + first, last - first);
-      float sum = 0;
+      const float most = maximum(from + first, last - first), shift = most < sink ? sink : most;
+      float sum = sinks ? exp_f32(sink - shift) : 0.f;
 #pragma omp simd reduction(+ : sum)
       for (int64_t j = first; j < last; j++) {
         to[j] = exp_f32(from[j] - shift);
@@ -72,10 +95,12 @@ void softmax(const Call& call, Pool& pool) {
 
 void softmax_backward(const Call& call, Pool& pool) {
   using namespace softmax_backward_op;
-  const Tensor &y = call.inputs[i_y], &dy = call.inputs[i_dy], &dx = call.outputs[o_dx];
+  const Tensor &y = call.inputs[i_y], &dy = call.inputs[i_dy], &dx = call.outputs[o_dx], &dsink = call.outputs[o_dsink];
   expect(y.dtype == DType::f32 && dy.dtype == DType::f32 && dx.dtype == DType::f32, "f32 operands");
   expect(y.rank == 2 && same_shape(y, dy) && same_shape(y, dx), "matrices of one shape");
+  if (dsink) expect_vector(dsink, DType::f32, 1, "one f32 gradient of the sink");
   const int64_t columns = y.shape[1];
+  std::vector<double> slopes(dsink ? y.shape[0] : 0);
   pool.ranges(y.shape[0], row_grain(columns), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) {
       const float *p = f32_at(y, i * columns), *d = f32_at(dy, i * columns);
@@ -85,8 +110,14 @@ void softmax_backward(const Call& call, Pool& pool) {
       for (int64_t j = 0; j < columns; j++) sum += p[j] * d[j];
 #pragma omp simd
       for (int64_t j = 0; j < columns; j++) to[j] = p[j] * (d[j] - sum);
+      if (!dsink) continue;
+      float seen = 0;
+#pragma omp simd reduction(+ : seen)
+      for (int64_t j = 0; j < columns; j++) seen += p[j];
+      slopes[i] = (1.0 - seen) * sum;
     }
   });
+  if (dsink) *f32_at(dsink, 0) -= static_cast<float>(std::accumulate(slopes.begin(), slopes.end(), 0.0));
 }
 
 void cross_entropy(const Call& call, Pool& pool) {
@@ -103,14 +134,16 @@ void cross_entropy(const Call& call, Pool& pool) {
   for (int64_t i = 0; i < rows; i++)
     if (label[i] >= columns)
       fail("labels[%lld] = %d is outside the vocabulary of %lld", (long long)i, label[i], (long long)columns);
-  const float scale = static_cast<float>(Attributes(call.attributes).scale);
+  const Attributes attributes(call.attributes);
+  const float scale = static_cast<float>(attributes.scale);
+  const Softcap softcap(attributes.softcap);
   pool.ranges(rows, row_grain(columns), [&](int64_t begin, int64_t end, int) {
-    alignas(64) float buffer[kBlock];
+    alignas(64) float buffer[kBlock], capped[kBlock];
     for (int64_t i = begin; i < end; i++) {
       const bool ignored = label[i] < 0;
       const float* x = f32_at(logits, i * columns);
-      const Partition p = ignored ? Partition{0, 1} : partition(x, columns);
-      *f32_at(losses, i) = ignored ? 0.f : static_cast<float>(std::log(p.sum) + static_cast<double>(p.maximum) - x[label[i]]);
+      const Partition p = ignored ? Partition{0, 1} : partition(x, columns, softcap);
+      *f32_at(losses, i) = ignored ? 0.f : static_cast<float>(std::log(p.sum) + static_cast<double>(p.maximum) - softcap.of(x[label[i]]));
       if (!gradient) continue;
       const float slope = weights ? scale * *f32_at(weights, i) : scale, factor = static_cast<float>(slope / p.sum);
       for (int64_t at = 0; at < columns; at += kBlock) {
@@ -119,9 +152,13 @@ void cross_entropy(const Call& call, Pool& pool) {
         if (ignored) {
           std::memset(g, 0, n * sizeof(float));
         } else {
+          const float* y = softcap.block(x + at, n, capped);
 #pragma omp simd
-          for (int64_t j = 0; j < n; j++) g[j] = factor * exp_f32(x[at + j] - p.maximum);
+          for (int64_t j = 0; j < n; j++) g[j] = factor * exp_f32(y[j] - p.maximum);
           if (label[i] >= at && label[i] < at + n) g[label[i] - at] -= slope;
+          if (softcap.cap > 0)
+#pragma omp simd
+            for (int64_t j = 0; j < n; j++) g[j] *= softcap.slope(y[j]);
         }
         store(gradient, i * columns + at, n, g);
       }

@@ -15,7 +15,10 @@ namespace lowrank {
 
 namespace {
 
-constexpr int kOperands = 10, kAttributes = 8, kOperandFields = 8;
+constexpr int kOperands = 12, kAttributes = 8, kOperandFields = 8;
+static_assert(std::all_of(std::begin(op_infos), std::end(op_infos), [](const OpInfo& op) {
+  return op.inputs + op.outputs <= kOperands && op.attributes <= kAttributes;
+}));
 constexpr size_t kCommandFields = 1 + kOperands * kOperandFields + kAttributes;
 constexpr double kLargestInteger = 9007199254740991.0;
 

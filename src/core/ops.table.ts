@@ -163,33 +163,41 @@ export const opTable = {
     inPlace: { dgate: ['gate'], dup: ['up'] },
     fused: true,
   },
+  /** y = cap·tanh(x/cap), float: a soft cap keeps numbers within ±cap (Gemma Team 2024, §2, logit soft-capping). */
+  softcap: { inputs: ['x'], outputs: ['y'], attributes: { cap: 'number' }, inPlace: { y: ['x'] } },
+  /** dx = dy · (1 − tanh²(x/cap)). */
+  softcapBackward: { inputs: ['x', 'dy'], outputs: ['dx'], attributes: { cap: 'number' }, inPlace: { dx: ['dy'] } },
   /**
    * Row-wise softmax of x [m,n] f32; row i sees columns j with j ≤ i + offset and (window = 0 or j > i + offset − window); the rest is 0.
+   * With a sink [1] f32 each row's denominator has exp(sink) besides.
    */
-  softmax: { inputs: ['x'], outputs: ['y'], attributes: { offset: 'integer', window: 'integer' }, inPlace: { y: ['x'] } },
-  /** dx = y · (dy − Σ_j y·dy), rows of [m,n] f32. */
-  softmaxBackward: { inputs: ['y', 'dy'], outputs: ['dx'], attributes: {}, inPlace: { dx: ['dy'] } },
+  softmax: { inputs: ['x', 'sink?'], outputs: ['y'], attributes: { offset: 'integer', window: 'integer' }, inPlace: { y: ['x'] } },
+  /** dx = y · (dy − Σ_j y·dy), rows of [m,n] f32; dsink [1] (f32) −= Σ_i (1 − Σ_j y)·Σ_j y·dy. */
+  softmaxBackward: { inputs: ['y', 'dy'], outputs: ['dx', 'dsink?+'], attributes: {}, inPlace: { dx: ['dy'] } },
 
   /**
    * Causal grouped-query attention, block-diagonal over packed examples, tiled with an online softmax (Dao et al. 2022, §3.1). q [Tq,H·D],
    * k, v [Tk,G·D] float; query head h reads key/value head ⌊h·G/H⌋. segments [S,4] i32 rows (qStart, qEnd, kStart, kEnd): query i of its
    * segment stands at key position p = kEnd − kStart − (qEnd − qStart) + i and sees key j iff j ≤ p and (window = 0 or j > p − window).
-   * Segments lie in q in order without gaps. out [Tq,H·D]; lse [Tq,H] f32 = log Σ exp of the scaled scores.
+   * Segments lie in q in order without gaps. Scores are scale·q·k, and with softcap > 0 softcap·tanh of that divided by softcap. sinks [H]
+   * f32 are one more score for each head, of a key whose value is 0 (Xiao et al. 2023, §3.3; GPT-OSS). out [Tq,H·D]; lse [Tq,H] f32 =
+   * log Σ exp of the scores and the sink.
    */
   attention: {
-    inputs: ['q', 'k', 'v', 'segments'],
+    inputs: ['q', 'k', 'v', 'segments', 'sinks?'],
     outputs: ['out', 'lse'],
-    attributes: { headDim: 'integer', scale: 'number', window: 'integer' },
+    attributes: { headDim: 'integer', scale: 'number', window: 'integer', softcap: 'number' },
     fused: true,
   },
   /**
-   * Recomputes the probabilities from lse: dv = pᵀ·do, ds = p·(do·vᵀ − Σ_d do·o), dq = scale·ds·k, dk = scale·dsᵀ·q. Segments cover all of
-   * k. A backend that has attention has this one too.
+   * Recomputes the probabilities from lse: dv = pᵀ·do, ds = p·(do·vᵀ − Σ_d do·o), times 1 − (score/softcap)² with a cap, dq = scale·ds·k,
+   * dk = scale·dsᵀ·q; dsinks [H] (f32) −= Σ_t exp(sinks − lse)·Σ_d do·o. Segments cover all of k. A backend that has attention has this one
+   * too.
    */
   attentionBackward: {
-    inputs: ['q', 'k', 'v', 'out', 'lse', 'dout', 'segments'],
-    outputs: ['dq', 'dk', 'dv'],
-    attributes: { headDim: 'integer', scale: 'number', window: 'integer' },
+    inputs: ['q', 'k', 'v', 'out', 'lse', 'dout', 'segments', 'sinks?'],
+    outputs: ['dq', 'dk', 'dv', 'dsinks?+'],
+    attributes: { headDim: 'integer', scale: 'number', window: 'integer', softcap: 'number' },
     fused: true,
   },
 
@@ -204,12 +212,12 @@ export const opTable = {
   /**
    * losses[i] = logsumexp(logits[i,:]) − logits[i,labels[i]]; gradient[i,:] = scale·weights[i]·(softmax(logits[i,:]) − onehot(labels[i])).
    * logits [n,V] f32; labels [n] i32, a negative one gives loss 0 and a zero row; weights [n] f32 of any sign, 1 where absent: losses stay
-   * without them. gradient float.
+   * without them. gradient float. With softcap > 0 softcap·tanh(logits/softcap) stands for the logits; the gradient is that of `logits`.
    */
   crossEntropy: {
     inputs: ['logits', 'labels', 'weights?'],
     outputs: ['losses', 'gradient?'],
-    attributes: { scale: 'number' },
+    attributes: { scale: 'number', softcap: 'number' },
     inPlace: { gradient: ['logits'] },
   },
   /** out [1] (f32) += factor · Σ x, x float. */

@@ -34,6 +34,8 @@ export interface AttentionParts {
   window?: number;
   /** Factor of the scores; default 1/√D. */
   scale?: number;
+  /** Soft cap of the scores; 0, as by default, for none. */
+  softcap?: number;
 }
 
 /** Causal grouped-query self-attention: H query heads, G key/value heads of width D. */
@@ -56,14 +58,14 @@ export class Attention {
   forward(x: Tensor, residual: Tensor | undefined, context: LayerContext, kept?: Partial<Attended>): Attended {
     const { headDim, parts, layer } = this;
     const { pass, segments } = context;
-    const { window, scale = 1 / Math.sqrt(headDim) } = parts;
+    const { window, scale = 1 / Math.sqrt(headDim), softcap } = parts;
     const projected = this.project(x, context, kept);
     const q = this.positioned(projected.q, parts.qNorm, context, kept?.q !== undefined);
     const k = this.positioned(projected.k, parts.kNorm, context, kept?.k !== undefined);
     const { v } = projected;
     const keys = pass.cache && context.cacheRows ? pass.cache.extend(layer, k, v, context.cacheRows) : { k, v };
     const keptHeads = kept?.heads && { out: kept.heads, lse: kept.lse };
-    const { out, lse } = attention(q, keys.k, keys.v, segments, { headDim, scale, window }, keptHeads);
+    const { out, lse } = attention(q, keys.k, keys.v, segments, { headDim, scale, window, softcap }, keptHeads);
     const y = parts.o.forward(out, pass, { residual, kept: kept?.y });
     if ('qkv' in parts.in) return { y, heads: out, lse };
     return { y, v, heads: out, lse, q: parts.qNorm ? undefined : q, k: parts.kNorm ? undefined : k };

@@ -3,7 +3,7 @@ import type { DType } from '../core/dtype.js';
 import { discard, scope } from '../core/scope.js';
 import { type Results, recompute } from '../core/tape.js';
 import { fromArray, type Tensor } from '../core/tensor.js';
-import { scale } from '../ops/index.js';
+import { scale, softcap } from '../ops/index.js';
 import type { Builder } from './builder.js';
 import type { ForwardOptions, LayerContext, PackedTokens } from './context.js';
 import type { LayerStream } from './layer-stream.js';
@@ -30,6 +30,8 @@ export interface DecoderParts {
   /** Factor of the embeddings, and of the hidden states before the output projection; 1 where absent. */
   readonly embeddingScale?: number;
   readonly logitScale?: number;
+  /** Soft cap of the logits; 0, as by default, for none. */
+  readonly logitSoftcap?: number;
   /** All that the layers use, whose tables grow with the longest sequence. */
   readonly rotaries: readonly RotaryEmbedding[];
   readonly maxPositions: number;
@@ -63,6 +65,7 @@ export class Decoder implements CausalLM {
   readonly maxPositions: number;
   readonly cacheShape: { readonly layers: number; readonly width: number };
   readonly tied: boolean;
+  readonly logitSoftcap: number;
   stream?: LayerStream;
   private readonly parts: DecoderParts;
 
@@ -79,6 +82,7 @@ export class Decoder implements CausalLM {
     this.maxPositions = parts.maxPositions;
     this.cacheShape = { layers: parts.layers.length, width: parts.keyWidth };
     this.tied = parts.head.weight === weight;
+    this.logitSoftcap = parts.logitSoftcap ?? 0;
   }
 
   hidden(tokens: PackedTokens, pass: ForwardOptions = {}): Tensor {
@@ -127,6 +131,10 @@ export class Decoder implements CausalLM {
   }
 
   logits(hidden: Tensor, pass: ForwardOptions = {}): Tensor {
+    return softcap(this.uncappedLogits(hidden, pass), this.logitSoftcap);
+  }
+
+  uncappedLogits(hidden: Tensor, pass: ForwardOptions = {}): Tensor {
     const { head, logitScale = 1 } = this.parts;
     return head.forward(scale(hidden, logitScale), pass, { dtype: 'f32', category: 'logits' });
   }

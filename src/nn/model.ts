@@ -39,6 +39,9 @@ export interface CausalLM {
   hidden(tokens: PackedTokens, pass?: ForwardOptions): Tensor;
   /** Logits [n,V] f32 of hidden states [n,C]. */
   logits(hidden: Tensor, pass?: ForwardOptions): Tensor;
+  /** The logits' soft cap, 0 for none, and the same logits before it: the loss brings the cap in itself (`linearCrossEntropy`). */
+  readonly logitSoftcap: number;
+  uncappedLogits(hidden: Tensor, pass?: ForwardOptions): Tensor;
   /** Frees the tables that the model made itself; its weights belong to the checkpoint. */
   dispose(): void;
 }

@@ -15,6 +15,8 @@ export interface CrossEntropyOptions {
   vocabulary: number;
   /** A factor of each position's gradient, [n] f32; 1 where absent. The losses stay as they are. */
   weights?: Tensor;
+  /** What `project` gives stands for softcap·tanh of it divided by softcap; 0, as by default, for no cap. */
+  softcap?: number;
   /** Factor of the gradient: 1 / the number of supervised tokens of the whole optimizer step. */
   scale?: number;
   /** Takes the gradients of the head's parameters; without it only the losses are computed. */
@@ -31,7 +33,7 @@ export interface CrossEntropyOptions {
 export function linearCrossEntropy(
   x: Tensor,
   project: (x: Tensor) => Tensor,
-  { rows, targets, vocabulary, weights, scale = 1, gradients }: CrossEntropyOptions,
+  { rows, targets, vocabulary, weights, softcap = 0, scale = 1, gradients }: CrossEntropyOptions,
 ): { losses: Tensor; dx?: Tensor } {
   checkShape('linearCrossEntropy', 'targets', targets, rows.shape);
   if (weights) checkShape('linearCrossEntropy', 'weights', weights, rows.shape);
@@ -46,10 +48,10 @@ export function linearCrossEntropy(
     const operands = { logits, labels: targets.rows(start, n), weights: weights?.rows(start, n) };
     const outputs = { losses: losses.rows(start, n) };
     if (!gradients || !dx) {
-      backend.run('crossEntropy', operands, outputs, { scale });
+      backend.run('crossEntropy', operands, outputs, { scale, softcap });
       return;
     }
-    backend.run('crossEntropy', operands, { ...outputs, gradient: logits }, { scale });
+    backend.run('crossEntropy', operands, { ...outputs, gradient: logits }, { scale, softcap });
     tape.backward(logits, logits, gradients);
     const dchunk = gradients.take(chunk);
     if (dchunk) backend.run('writeRows', { x: dchunk, rows: chunkRows }, { out: dx }, {});

@@ -10,3 +10,4 @@ export { rmsNorm } from './norm.js';
 export { reshape } from './reshape.js';
 export { type RopeTables, rope } from './rope.js';
 export { scale } from './scale.js';
+export { softcap } from './softcap.js';

@@ -170,10 +170,11 @@ function tokenLosses(
     model.backend,
     positions.map((row) => labels[row]),
   );
-  return linearCrossEntropy(hidden, (x) => model.logits(x, pass), {
+  return linearCrossEntropy(hidden, (x) => model.uncappedLogits(x, pass), {
     rows,
     targets,
     vocabulary: model.vocabulary,
+    softcap: model.logitSoftcap,
     weights: weights && fromArray(model.backend, weights),
     ...training,
   });

@@ -5,7 +5,7 @@ import { activationKinds, type OpName, opDeclarations, opTable } from '../../src
 import { scope } from '../../src/core/scope.js';
 import { Gradients, Tape } from '../../src/core/tape.js';
 import { empty, fromArray, type Tensor } from '../../src/core/tensor.js';
-import { add, attention, embedding, gated, linear, linearCrossEntropy, rmsNorm, rope } from '../../src/ops/index.js';
+import { add, attention, embedding, gated, linear, linearCrossEntropy, rmsNorm, rope, softcap } from '../../src/ops/index.js';
 import { Random } from '../../src/util/philox.js';
 import { notRun, withoutNative } from '../helpers/native.js';
 import { type Float, given, uniform, whole } from './case.js';
@@ -29,12 +29,25 @@ const upload = (backend: Backend, { values, shape, dtype }: ReturnType<typeof gi
 const segments = Int32Array.of(0, 3, 0, 3, 3, 4, 3, 4, 4, 9, 4, 9);
 const table = (backend: Backend, rows: Int32Array) => ({ table: fromArray(backend, rows, [rows.length / 4, 4]), rows });
 
-function attentionForm(name: string, heads: number, groups: number, headDim: number, window: number, rows = segments): Differentiable {
+interface AttentionForm {
+  readonly window?: number;
+  readonly softcap?: number;
+  readonly sinks?: boolean;
+  readonly rows?: Int32Array;
+}
+
+function attentionForm(
+  name: string,
+  [heads, groups, headDim]: readonly [heads: number, groups: number, headDim: number],
+  { window, softcap, sinks: hasSinks, rows = segments }: AttentionForm = {},
+): Differentiable {
   const [queries, keys] = [rows.at(-3)!, rows.at(-1)!];
+  const kv = [keys, groups * headDim];
   return {
     name: `attention, ${name}`,
-    shapes: { q: [queries, heads * headDim], k: [keys, groups * headDim], v: [keys, groups * headDim] },
-    value: ({ q, k, v }, backend) => attention(q, k, v, table(backend, rows), { headDim, scale: headDim ** -0.5, window }).out,
+    shapes: { q: [queries, heads * headDim], k: kv, v: kv, ...(hasSinks && { sinks: [heads] }) },
+    value: ({ q, k, v, sinks }, backend) =>
+      attention(q, k, v, table(backend, rows), { headDim, scale: headDim ** -0.5, window, softcap, sinks }).out,
   };
 }
 
@@ -44,9 +57,9 @@ const lora = { x: [5, 6], weight: [4, 6], A: [3, 6], B: [4, 3] };
 const angles = [uniform('f32', [4, 2]), uniform('f32', [4, 2])];
 const [rows, targets] = [given('i32', [5], [0, 2, 3, 5, 6]), given('i32', [5], [1, 0, 6, 3, 3])];
 
-function crossEntropy({ x, weight }: Parameters, backend: Backend, gradients?: Gradients) {
+function crossEntropy({ x, weight }: Parameters, backend: Backend, softcap: number, gradients?: Gradients) {
   // A vocabulary that is said to be large makes chunks of two positions.
-  const options = { rows: upload(backend, rows), targets: upload(backend, targets), vocabulary: 2 ** 24, gradients };
+  const options = { rows: upload(backend, rows), targets: upload(backend, targets), vocabulary: 2 ** 24, softcap, gradients };
   return linearCrossEntropy(x, (chunk) => linear(chunk, weight, { dtype: 'f32' }), options);
 }
 
@@ -57,7 +70,7 @@ function weightedCrossEntropy(x: Tensor, backend: Backend, gradient?: Tensor): T
   const weights = fromArray(backend, Float32Array.of(0.5, -2, 0, 1.25));
   const labels = fromArray(backend, Int32Array.of(4, 0, 2, 5));
   const losses = empty(backend, [4], 'f32');
-  backend.run('crossEntropy', { logits, labels, weights }, { losses, gradient }, { scale: 1 });
+  backend.run('crossEntropy', { logits, labels, weights }, { losses, gradient }, { scale: 1, softcap: 0 });
   backend.run('mul', { a: losses, b: weights }, { out: losses }, {});
   return losses;
 }
@@ -110,16 +123,24 @@ const functions: readonly Differentiable[] = [
   ),
   { name: 'add', shapes: { a: [3, 4], b: [3, 4] }, value: ({ a, b }) => add(a, b) },
   { name: 'add of one tensor twice', shapes: { a: [3, 4] }, value: ({ a }) => add(a, add(a, a)) },
-  attentionForm('packed, grouped queries', 4, 2, 3, 0),
-  attentionForm('window', 2, 1, 4, 2),
-  attentionForm('one key each', 2, 2, 3, 1),
-  attentionForm('cached keys', 2, 1, 3, 0, Int32Array.of(0, 2, 0, 5, 2, 3, 5, 8)),
-  {
-    name: 'linearCrossEntropy in chunks',
-    shapes: { x: [7, 5], weight: [9, 5] },
-    value: (parameters, backend) => crossEntropy(parameters, backend).losses,
-    backward: (parameters, backend, gradients) => gradients.accumulate(parameters.x, crossEntropy(parameters, backend, gradients).dx!),
-  },
+  attentionForm('packed, grouped queries', [4, 2, 3]),
+  attentionForm('window', [2, 1, 4], { window: 2 }),
+  attentionForm('one key each', [2, 2, 3], { window: 1 }),
+  attentionForm('cached keys', [2, 1, 3], { rows: Int32Array.of(0, 2, 0, 5, 2, 3, 5, 8) }),
+  attentionForm('soft cap', [4, 2, 3], { softcap: 0.5 }),
+  attentionForm('sinks', [4, 2, 3], { sinks: true }),
+  attentionForm('window, soft cap and sinks', [2, 1, 4], { window: 3, softcap: 0.7, sinks: true }),
+  { name: 'softcap', shapes: { x: [3, 4] }, value: ({ x }) => softcap(x, 0.6) },
+  ...[0, 0.8].map(
+    (cap): Differentiable => ({
+      name: `linearCrossEntropy in chunks, soft cap ${cap}`,
+      shapes: { x: [7, 5], weight: [9, 5] },
+      value: (parameters, backend) => crossEntropy(parameters, backend, cap).losses,
+      backward: (parameters, backend, gradients) => {
+        gradients.accumulate(parameters.x, crossEntropy(parameters, backend, cap, gradients).dx!);
+      },
+    }),
+  ),
   {
     name: 'crossEntropy with weights of rows',
     shapes: { logits: [4, 6] },
@@ -142,7 +163,8 @@ function point({ shapes }: Differentiable): Numbers {
 
 function parametersOf(backend: Backend, { shapes }: Differentiable, at: Numbers, dtype: Float): Parameters {
   const tensors = Object.entries(shapes).map(([name, shape]) => {
-    const tensor = fromArray(backend, at[name], shape, dtype);
+    // Sinks are of f32 alone.
+    const tensor = fromArray(backend, at[name], shape, name === 'sinks' ? 'f32' : dtype);
     tensor.requiresGrad = true;
     return [name, tensor];
   });

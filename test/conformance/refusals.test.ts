@@ -11,8 +11,9 @@ const bf16 = (...shape: number[]) => uniform('bf16', shape);
 const ints = (...values: number[]) => given('i32', [values.length], values);
 const out = (...shape: number[]) => result('f32', shape);
 
+const loss = { scale: 1, softcap: 0 };
 const product = { transposeA: false, transposeB: true, alpha: 1, accumulate: false };
-const heads = { headDim: 4, scale: 1, window: 0 };
+const heads = { headDim: 4, scale: 1, window: 0, softcap: 0 };
 const lowRank = { x: f32(2, 3), weight: f32(5, 3), A: f32(4, 3), B: f32(5, 4) };
 const adamw = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, step: 1, gradientScale: 1 };
 const bytes = (n: number) => result('u8', [n]);
@@ -62,10 +63,11 @@ const refusals: readonly [reason: string, call: Case][] = [
   ['keys past the end', attention(0, 6, 1, 7)],
   ['fewer keys than queries', attention(0, 6, 0, 5)],
   ['query heads that the key heads do not divide', call('attention', qkv, { out: out(6, 12), lse: out(6, 3) }, heads)],
-  ['a label past the vocabulary', call('crossEntropy', { logits: f32(2, 3), labels: ints(0, 3) }, { losses: out(2) }, { scale: 1 })],
+  ['sinks for another number of heads', call('attention', { ...qkv, sinks: f32(2) }, { out: out(6, 12), lse: out(6, 3) }, heads)],
+  ['a label past the vocabulary', call('crossEntropy', { logits: f32(2, 3), labels: ints(0, 3) }, { losses: out(2) }, loss)],
   [
     'a weight for one of two rows',
-    call('crossEntropy', { logits: f32(2, 3), labels: ints(0, 1), weights: f32(1) }, { losses: out(2) }, { scale: 1 }),
+    call('crossEntropy', { logits: f32(2, 3), labels: ints(0, 1), weights: f32(1) }, { losses: out(2) }, loss),
   ],
   ['a sure zero', call('dropoutMask', {}, { mask: result('i32', [1, 2]) }, { p: 1, seed: 0, stream: 0, step: 0 })],
   [

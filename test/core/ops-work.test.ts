@@ -63,7 +63,7 @@ test.each([
   const q = bf16(segments * queries, heads * headDim);
   const k = bf16(segments * keys, groups * headDim);
   const lse = f32(segments * queries, heads);
-  const attributes: OpAttributes<'attention'> = { headDim, scale: 1, window };
+  const attributes: OpAttributes<'attention'> = { headDim, scale: 1, window, softcap: 0 };
   const product = 2 * pairs(segments, queries, keys, window) * heads * headDim;
   const inputs = { q, k, v: k, segments: i32(segments, 4) };
   expect(workOf('attention', inputs, { out: q, lse }, attributes).flops).toBe(2 * product);
@@ -74,7 +74,7 @@ test.each([
 test('attention over nothing is no work', () => {
   const inputs = { q: f32(0, 8), k: f32(0, 8), v: f32(0, 8), segments: i32(0, 4) };
   const outputs = { out: f32(0, 8), lse: f32(0, 1) };
-  expect(workOf('attention', inputs, outputs, { headDim: 8, scale: 1, window: 0 })).toEqual({ flops: 0, bytes: 0 });
+  expect(workOf('attention', inputs, outputs, { headDim: 8, scale: 1, window: 0, softcap: 0 })).toEqual({ flops: 0, bytes: 0 });
 });
 
 test('other ops move their operands once, accumulators twice, and of rows those that are named', () => {

@@ -10,11 +10,23 @@ interface Row {
   readonly lse: number;
   /** The place of each key that it sees, in elements of k and v. */
   readonly keys: readonly number[];
+  readonly head: number;
+}
+
+/** The keys' scores before and after their cap. */
+function scoresOf(
+  { q, keys }: Row,
+  queries: Float32Array,
+  k: Float32Array,
+  { headDim, scale, softcap }: OpAttributes<'attention'>,
+): number[] {
+  const scores = keys.map((key) => scale * dot(queries, q, k, key, headDim));
+  return softcap > 0 ? scores.map((score) => softcap * Math.tanh(score / softcap)) : scores;
 }
 
 /** Checks the operands that both directions have and visits the rows, the mask applied. */
 function eachRow(
-  { q, k, v, segments }: OpInputs<'attention', Operand>,
+  { q, k, v, segments, sinks }: OpInputs<'attention', Operand>,
   { headDim, window }: OpAttributes<'attention'>,
   visit: (row: Row) => void,
 ): void {
@@ -27,6 +39,7 @@ function eachRow(
   const [S] = segments.check(['i32'], [-1, 4]).shape;
   const table = segments.integers();
   const [H, shared] = [qColumns / headDim, qColumns / kColumns];
+  sinks?.check(['f32'], [H]);
   let next = 0;
   for (let s = 0; s < S; s++) {
     const [qStart, qEnd, kStart, kEnd] = table.subarray(4 * s, 4 * s + 4);
@@ -40,7 +53,7 @@ function eachRow(
         for (let j = window === 0 ? 0 : Math.max(0, past + i - window + 1); j <= past + i; j++) {
           keys.push((kStart + j) * kColumns + Math.floor(h / shared) * headDim);
         }
-        visit({ q: (qStart + i) * qColumns + h * headDim, lse: (qStart + i) * H + h, keys });
+        visit({ q: (qStart + i) * qColumns + h * headDim, lse: (qStart + i) * H + h, keys, head: h });
       }
     }
     next = qEnd;
@@ -56,18 +69,20 @@ function dot(a: Float32Array, aBegin: number, b: Float32Array, bBegin: number, n
 
 export const attentionOps: Kernels<'attention' | 'attentionBackward'> = {
   attention: (inputs, { out, lse }, attributes) => {
-    const { q, k, v } = inputs;
-    const { headDim, scale } = attributes;
+    const { q, k, v, sinks } = inputs;
+    const { headDim } = attributes;
     out.check(floats, q.shape);
     lse.check(['f32'], [q.shape[0], q.shape[1] / headDim]);
     const [queries, keys] = factors(q, k);
     const values = v.values();
     const result = new Float32Array(q.size);
     const logSums = new Float32Array(lse.size);
+    const sinkScores = sinks?.values();
     eachRow(inputs, attributes, (row) => {
-      const scores = row.keys.map((key) => scale * dot(queries, row.q, keys, key, headDim));
-      const max = scores.reduce((a, b) => Math.max(a, b));
-      const sum = scores.reduce((total, score) => total + Math.exp(score - max), 0);
+      const scores = scoresOf(row, queries, keys, attributes);
+      const sink = sinkScores?.[row.head] ?? Number.NEGATIVE_INFINITY;
+      const max = scores.reduce((a, b) => Math.max(a, b), sink);
+      const sum = scores.reduce((total, score) => total + Math.exp(score - max), Math.exp(sink - max));
       logSums[row.lse] = max + Math.log(sum);
       for (let d = 0; d < headDim; d++) {
         let o = 0;
@@ -80,9 +95,9 @@ export const attentionOps: Kernels<'attention' | 'attentionBackward'> = {
     out.store(result);
     lse.store(logSums);
   },
-  attentionBackward: (inputs, { dq, dk, dv }, attributes) => {
-    const { q, k, v, out, lse, dout } = inputs;
-    const { headDim, scale } = attributes;
+  attentionBackward: (inputs, { dq, dk, dv, dsinks }, attributes) => {
+    const { q, k, v, out, lse, dout, sinks } = inputs;
+    const { headDim, scale, softcap } = attributes;
     for (const operand of [out, dout, dq]) operand.check(floats, q.shape);
     for (const operand of [dk, dv]) operand.check(floats, k.shape);
     lse.check(['f32'], [q.shape[0], q.shape[1] / headDim]);
@@ -90,11 +105,16 @@ export const attentionOps: Kernels<'attention' | 'attentionBackward'> = {
     const [douts, values] = factors(dout, v);
     const [o, logSums] = [out.values(), lse.values()];
     const [dqs, dks, dvs] = [q, k, k].map(({ size }) => new Float64Array(size));
+    const sinkScores = sinks?.values();
+    const sinkSlopes = Float64Array.from(dsinks?.check(['f32'], [lse.shape[1]]).values() ?? []);
     eachRow(inputs, attributes, (row) => {
       const delta = dot(douts, row.q, o, row.q, headDim);
-      for (const key of row.keys) {
-        const p = Math.exp(scale * dot(queries, row.q, keys, key, headDim) - logSums[row.lse]);
-        const ds = p * (dot(douts, row.q, values, key, headDim) - delta);
+      if (sinkScores && dsinks) sinkSlopes[row.head] -= Math.exp(sinkScores[row.head] - logSums[row.lse]) * delta;
+      const scores = scoresOf(row, queries, keys, attributes);
+      for (const [j, key] of row.keys.entries()) {
+        const p = Math.exp(scores[j] - logSums[row.lse]);
+        const slope = softcap > 0 ? 1 - (scores[j] / softcap) ** 2 : 1;
+        const ds = p * (dot(douts, row.q, values, key, headDim) - delta) * slope;
         for (let d = 0; d < headDim; d++) {
           dvs[key + d] += p * douts[row.q + d];
           dqs[row.q + d] += scale * ds * keys[key + d];
@@ -105,5 +125,6 @@ export const attentionOps: Kernels<'attention' | 'attentionBackward'> = {
     dq.store(Float32Array.from(dqs));
     dk.store(Float32Array.from(dks));
     dv.store(Float32Array.from(dvs));
+    dsinks?.store(Float32Array.from(sinkSlopes));
   },
 };

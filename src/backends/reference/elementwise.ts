@@ -51,7 +51,17 @@ const activations: Readonly<Record<ActivationKind, Activation>> = {
 };
 
 export const elementwise: Kernels<
-  'fill' | 'cast' | 'add' | 'mul' | 'accumulate' | 'activation' | 'activationBackward' | 'gated' | 'gatedBackward'
+  | 'fill'
+  | 'cast'
+  | 'add'
+  | 'mul'
+  | 'accumulate'
+  | 'activation'
+  | 'activationBackward'
+  | 'gated'
+  | 'gatedBackward'
+  | 'softcap'
+  | 'softcapBackward'
 > = {
   fill: (_, { out }, { value }) => {
     if (out.dtype === 'i32') out.integers().fill(value);
@@ -85,4 +95,6 @@ export const elementwise: Kernels<
     dgate.store(results[0]);
     dup.store(results[1]);
   },
+  softcap: ({ x }, { y }, { cap }) => map(y, [x], (value) => cap * Math.tanh(value / cap)),
+  softcapBackward: ({ x, dy }, { dx }, { cap }) => map(dx, [x, dy], (value, d) => d * (1 - Math.tanh(value / cap) ** 2)),
 };

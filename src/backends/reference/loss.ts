@@ -6,7 +6,7 @@ function addTo(out: Operand, total: number): void {
 }
 
 export const lossOps: Kernels<'crossEntropy' | 'sum' | 'sumSquares' | 'argmax'> = {
-  crossEntropy: ({ logits, labels, weights }, { losses, gradient }, { scale }) => {
+  crossEntropy: ({ logits, labels, weights }, { losses, gradient }, { scale, softcap }) => {
     const [n, V] = logits.check(['f32'], [-1, -1]).shape;
     const targets = labels.check(['i32'], [n]).integers();
     const factors = weights?.check(['f32'], [n]).values();
@@ -14,7 +14,8 @@ export const lossOps: Kernels<'crossEntropy' | 'sum' | 'sumSquares' | 'argmax'> 
     gradient?.check(floats, logits.shape);
     const results = new Float32Array(n);
     const slopes = new Float32Array(n * V);
-    const all = logits.values();
+    const given = logits.values();
+    const all = softcap > 0 ? given.map((x) => softcap * Math.tanh(x / softcap)) : given;
     targets.forEach((target, i) => {
       if (target >= V) labels.refuse(`${target} at ${i}`, `below ${V}`);
       if (target < 0) return;
@@ -24,7 +25,8 @@ export const lossOps: Kernels<'crossEntropy' | 'sum' | 'sumSquares' | 'argmax'> 
       results[i] = max + Math.log(sum) - row[target];
       const factor = scale * (factors?.[i] ?? 1);
       row.forEach((x, j) => {
-        slopes[i * V + j] = factor * (Math.exp(x - max) / sum - (j === target ? 1 : 0));
+        const slope = softcap > 0 ? 1 - (x / softcap) ** 2 : 1;
+        slopes[i * V + j] = factor * (Math.exp(x - max) / sum - (j === target ? 1 : 0)) * slope;
       });
     });
     losses.store(results);

@@ -35,32 +35,39 @@ export const norms: Kernels<'rmsNorm' | 'rmsNormBackward' | 'softmax' | 'softmax
     dx.store(result);
     dweight?.store(Float32Array.from(sums));
   },
-  softmax: ({ x }, { y }, { offset, window }) => {
+  softmax: ({ x, sink }, { y }, { offset, window }) => {
     const [m, n] = x.check(['f32'], [-1, -1]).shape;
+    const more = sink?.check(['f32'], [1]).values()[0] ?? Number.NEGATIVE_INFINITY;
     y.check(['f32'], x.shape);
     const values = x.values();
     const result = new Float32Array(m * n);
     for (let i = 0; i < m; i++) {
       const end = Math.min(n, i + offset + 1);
       const begin = window === 0 ? 0 : Math.max(0, i + offset - window + 1);
-      let max = Number.NEGATIVE_INFINITY;
+      let max = more;
       for (let j = begin; j < end; j++) max = Math.max(max, values[i * n + j]);
-      let sum = 0;
+      let sum = Math.exp(more - max);
       for (let j = begin; j < end; j++) sum += Math.exp(values[i * n + j] - max);
       for (let j = begin; j < end; j++) result[i * n + j] = Math.exp(values[i * n + j] - max) / sum;
     }
     y.store(result);
   },
-  softmaxBackward: ({ y, dy }, { dx }) => {
+  softmaxBackward: ({ y, dy }, { dx, dsink }) => {
     const [m, n] = y.check(['f32'], [-1, -1]).shape;
     for (const operand of [dy, dx]) operand.check(['f32'], y.shape);
     const [p, d] = [y.values(), dy.values()];
     const result = new Float32Array(m * n);
+    let slope = dsink?.check(['f32'], [1]).values()[0] ?? 0;
     for (let i = 0; i < m; i++) {
-      let sum = 0;
-      for (let j = i * n; j < (i + 1) * n; j++) sum += p[j] * d[j];
+      let [sum, left] = [0, 1];
+      for (let j = i * n; j < (i + 1) * n; j++) {
+        sum += p[j] * d[j];
+        left -= p[j];
+      }
       for (let j = i * n; j < (i + 1) * n; j++) result[j] = p[j] * (d[j] - sum);
+      slope -= left * sum;
     }
     dx.store(result);
+    dsink?.store(Float32Array.of(slope));
   },
 };

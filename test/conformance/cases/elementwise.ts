@@ -73,6 +73,19 @@ function* activations(): Generator<Case> {
   }
 }
 
+function* softcaps(): Generator<Case> {
+  for (const [x, y] of mixes(2)) {
+    for (const n of x === y ? long : few) {
+      // tanh is good to some ulp, of numbers around 0 too; 1 − tanh² to some ulp of 1.
+      yield call('softcap', { x: uniform(x, [n], 100) }, { y: result(y, [n]) }, { cap: 30 }, { y: { relative: 16 * ulp } });
+      const backward = { x: uniform(x, [n], 8), dy: uniform(y, [n]) };
+      yield call('softcapBackward', backward, { dx: result(y, [n]) }, { cap: 5 }, { dx: { absolute: 16 * ulp } });
+    }
+  }
+  const extremes = given('f32', [8], [0, 1e-30, -1e-5, 0.6249, 0.6251, 1e4, -3e38, Number.NEGATIVE_INFINITY]);
+  yield call('softcap', { x: extremes }, { y: result('f32', [8]) }, { cap: 1 }, { y: { relative: 16 * ulp } });
+}
+
 function* dropout(): Generator<Case> {
   // The bits are exact. Some words, more than a block of 64, more than a piece of work.
   for (const shape of [
@@ -117,4 +130,4 @@ function* adamw(): Generator<Case> {
   }
 }
 
-export const elementwiseCases: readonly Case[] = [...copies(), ...sums(), ...activations(), ...dropout(), ...adamw()];
+export const elementwiseCases: readonly Case[] = [...copies(), ...sums(), ...activations(), ...softcaps(), ...dropout(), ...adamw()];

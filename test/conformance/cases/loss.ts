@@ -11,20 +11,24 @@ const shapes: readonly [n: number, V: number][] = [
 
 function* crossEntropies(): Generator<Case> {
   for (const [n, V] of shapes) {
-    for (const size of [1, 40]) {
+    for (const [size, softcap] of [
+      [1, 0],
+      [40, 0],
+      [40, 30],
+    ]) {
       const operands = { logits: uniform('f32', [n, V], size), labels: whole([n], n > 4 ? -2 : 0, V) };
-      const scale = 1 / 3;
+      const attributes = { scale: 1 / 3, softcap };
       // The logits' own size bounds the loss's rounding; the probabilities are good to 32 ulp, of at most `scale`.
       const tolerances = { losses: { relative: 8 * ulp, absolute: 4 * size * ulp }, gradient: { relative: 32 * ulp, absolute: ulp } };
       const losses = result('f32', [n]);
-      yield call('crossEntropy', operands, { losses }, { scale }, tolerances);
+      yield call('crossEntropy', operands, { losses }, attributes, tolerances);
       for (const dtype of ['f32', 'bf16'] as const) {
-        yield call('crossEntropy', operands, { losses, gradient: result(dtype, [n, V]) }, { scale }, tolerances);
+        yield call('crossEntropy', operands, { losses, gradient: result(dtype, [n, V]) }, attributes, tolerances);
       }
       const weighted = { ...operands, weights: rowWeights(n) };
-      yield call('crossEntropy', weighted, { losses }, { scale }, tolerances);
+      yield call('crossEntropy', weighted, { losses }, attributes, tolerances);
       for (const dtype of ['f32', 'bf16'] as const) {
-        yield call('crossEntropy', weighted, { losses, gradient: result(dtype, [n, V]) }, { scale }, tolerances);
+        yield call('crossEntropy', weighted, { losses, gradient: result(dtype, [n, V]) }, attributes, tolerances);
       }
     }
   }

@@ -71,10 +71,15 @@ function* softmaxes(): Generator<Case> {
     const tolerances = { y: { relative: 32 * ulp, absolute: 2 ** -40 } };
     yield call('softmax', { x: uniform('f32', shape, 8) }, { y: result('f32', shape) }, { offset, window }, tolerances);
     yield call('softmax', { x: uniform('f32', shape, 80) }, { y: result('f32', shape) }, { offset, window }, tolerances);
+    const sink = uniform('f32', [1], 80);
+    yield call('softmax', { x: uniform('f32', shape, 80), sink }, { y: result('f32', shape) }, { offset, window }, tolerances);
     const backward = { y: positive(shape), dy: uniform('f32', shape) };
     // The sum of y · dy: n terms of at most 2.2.
     const sums = { dx: { absolute: (16 + 10 * n) * ulp } };
     yield call('softmaxBackward', backward, { dx: result('f32', shape) }, {}, sums);
+    // What is left of each row's weight and the sum of y · dy, both of n terms, over all rows.
+    const sinkSums = { ...sums, dsink: { absolute: 64 * m * n * n * ulp } };
+    yield call('softmaxBackward', backward, { dx: result('f32', shape), dsink: uniform('f32', [1]) }, {}, sinkSums);
   }
 }
 
