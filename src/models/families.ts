@@ -3,6 +3,7 @@ import { LowrankError, nearest } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
 import type { Family } from './family.js';
 import { gemma } from './gemma.js';
+import { gemma2 } from './gemma2.js';
 import { gemma3 } from './gemma3.js';
 import { granite } from './granite.js';
 import { llama } from './llama.js';
@@ -15,7 +16,7 @@ import { smollm3 } from './smollm3.js';
 
 /** Every family that can be loaded: a new one is a file and a line here. */
 const families = new Map(
-  [llama, mistral, ministral, qwen2, qwen3, smollm3, olmo2, granite, phi3, gemma, gemma3].map((family): [string, Family] => [
+  [llama, mistral, ministral, qwen2, qwen3, smollm3, olmo2, granite, phi3, gemma, gemma2, gemma3].map((family): [string, Family] => [
     family.modelType,
     family,
   ]),

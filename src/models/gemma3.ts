@@ -1,12 +1,11 @@
 import { z } from 'zod';
 import { ropeParameters } from '../nn/rotary.js';
-import { slidingWindow, windowOfType, withHeads } from './config.js';
+import { windowOfType, withHeads } from './config.js';
 import { defineFamily, shapesOf, usualPaths } from './family.js';
-import { gemmaGguf, gemmaScales, gemmaSizes } from './gemma.js';
+import { cappedScales, cappedSizes, gemmaNorms, gemmaNormsGguf } from './gemma2.js';
 import { usualDecoder } from './usual.js';
 
-const none = z.null().optional();
-const gguf = gemmaGguf('gemma3');
+const gguf = gemmaNormsGguf('gemma3');
 const head_dim = 256;
 
 /** The positions of layers that see everything, and of those that see a window. */
@@ -30,16 +29,9 @@ export const gemma3 = defineFamily({
   paths: usualPaths,
   defaultTargets: ['q_proj', 'v_proj'],
   schema: withHeads(
-    gemmaSizes.extend({
-      ...slidingWindow,
-      hidden_activation: z.literal('gelu_pytorch_tanh').default('gelu_pytorch_tanh'),
-      attention_bias: z.boolean().default(false),
-      query_pre_attn_scalar: z.number().positive().default(256),
+    cappedSizes.extend({
       sliding_window_pattern: z.number().int().positive().default(6),
       rope_local_base_freq: z.number().positive().nullish(),
-      attn_logit_softcapping: none,
-      final_logit_softcapping: none,
-      use_bidirectional_attention: z.literal(false).nullish(),
       rope_parameters: twoRopes,
     }),
   ).transform(({ rope_parameters: ropes, rope_local_base_freq: local, ...c }) => ({
@@ -52,19 +44,15 @@ export const gemma3 = defineFamily({
     return {
       window,
       rope: window > 0 ? c.slidingRope : c.rope_parameters,
-      norms: {
-        beforeAttention: 'input_layernorm',
-        afterAttention: 'post_attention_layernorm',
-        beforeMlp: 'pre_feedforward_layernorm',
-        afterMlp: 'post_feedforward_layernorm',
-      },
+      norms: gemmaNorms,
       normOffset: 1,
       attentionBias: c.attention_bias,
       activation: 'gelu_tanh',
       queryNorms: 'each head',
-      attentionScale: c.query_pre_attn_scalar ** -0.5,
+      attentionScale: (c.query_pre_attn_scalar ?? 256) ** -0.5,
+      attentionSoftcap: c.attn_logit_softcapping ?? 0,
     };
-  }, gemmaScales),
+  }, cappedScales),
   gguf: {
     ...gguf,
     config: { architectures: ['Gemma3ForCausalLM'], model_type: 'gemma3_text', hidden_activation: 'gelu_pytorch_tanh' },
@@ -73,9 +61,6 @@ export const gemma3 = defineFamily({
       ...gguf.modules,
       'blk.attn_q_norm': 'self_attn.q_norm',
       'blk.attn_k_norm': 'self_attn.k_norm',
-      'blk.post_attention_norm': 'post_attention_layernorm',
-      'blk.ffn_norm': 'pre_feedforward_layernorm',
-      'blk.post_ffw_norm': 'post_feedforward_layernorm',
     },
   },
   shapes: shapesOf('gemma3_text', {

@@ -36,8 +36,9 @@ export interface LayerFacts {
   rope?: RopeParameters | null;
   /** Keys that a query sees, itself included; 0 for all. */
   window?: number;
-  /** Factor of the attention's scores; default 1/√D. */
+  /** Factor of the attention's scores, default 1/√D, and their soft cap; 0 for none. */
   attentionScale?: number;
+  attentionSoftcap?: number;
   /** Factor of what attention and MLP add to the residual. */
   residualScale?: number;
 }
@@ -91,7 +92,7 @@ function mlpOf(path: string, c: DecoderConfig, { mlpBias, fused }: LayerFacts, b
 
 function attentionOf(index: number, c: DecoderConfig, facts: LayerFacts, rotary: RotaryEmbedding | undefined, build: Builder): Attention {
   const path = `${usualPaths.layers}.${index}.self_attn`;
-  const { attentionBias = false, fused, queryNorms, normOffset, window, attentionScale } = facts;
+  const { attentionBias = false, fused, queryNorms, normOffset, window, attentionScale, attentionSoftcap } = facts;
   const [C, D] = [c.hidden_size, c.head_dim];
   const [Q, K] = [c.num_attention_heads * D, c.num_key_value_heads * D];
   const norm = (name: string, width: number) =>
@@ -105,11 +106,12 @@ function attentionOf(index: number, c: DecoderConfig, facts: LayerFacts, rotary:
     rotary,
     window,
     scale: attentionScale,
+    softcap: attentionSoftcap,
   });
 }
 
 /** Factors around the layers. */
-export type DecoderScales = Pick<DecoderParts, 'embeddingScale' | 'logitScale'>;
+export type DecoderScales = Pick<DecoderParts, 'embeddingScale' | 'logitScale' | 'logitSoftcap'>;
 
 /** A decoder of such layers; `facts` says in what each of them is not Llama's. */
 export function usualDecoder<C extends DecoderConfig>(

@@ -1,12 +1,10 @@
 import type { AdapterConfig } from '../adapters/adapter.js';
 import type { MemoryCategory } from '../core/backend.js';
-import { findFamily, modelTypes } from '../models/families.js';
 import { type QuantizationConfig, standardQuantization } from '../models/quantize.js';
 import type { OptimizerName } from '../optim/optimizer.js';
 import type { LabelledTokens } from '../train/batch.js';
 import type { JsonObject } from '../util/json.js';
-import { dryRun, likeMany, type StepToPlan } from './dry-run.js';
-import { type PlanModel, planModel } from './shapes.js';
+import { countParameters, dryRun, likeMany, type StepToPlan } from './dry-run.js';
 
 export const planMethods = ['full', 'lora', 'qlora'] as const;
 export type PlanMethod = (typeof planMethods)[number];
@@ -141,7 +139,7 @@ function ladder(method: PlanMethod, { optimizer, gradient_checkpointing = false 
 }
 
 /** A method with the first settings that fit, or with the last ones. */
-async function planMethod(method: PlanMethod, request: PlanRequest, model: PlanModel, machine: PlanMachine): Promise<MethodPlan> {
+async function planMethod(method: PlanMethod, request: PlanRequest, parameters: number, machine: PlanMachine): Promise<MethodPlan> {
   const { precision, batch, gradient_accumulation_steps, optimizer } = request;
   const batches = likeMany(batch, gradient_accumulation_steps);
   const lora = method === 'full' ? undefined : request.lora;
@@ -152,14 +150,14 @@ async function planMethod(method: PlanMethod, request: PlanRequest, model: PlanM
     // Paged because of the memory: the states leave it after every update.
     const memoryLimit = settings.optimizer === optimizer ? request.memoryLimit : 0;
     const forms = { precision, lora, quantization, stream, mapped: true, gradient_checkpointing };
-    const step = { name: request.name, config: model.config, ...forms, optimizer: settings.optimizer, memoryLimit };
+    const step = { name: request.name, config: request.config, ...forms, optimizer: settings.optimizer, memoryLimit };
     planned = { step, plan: await planStep({ ...step, batches }, method, machine, gradient_accumulation_steps) };
     if (planned.plan.fits) break;
   }
   const { plan, step } = planned!;
   const work = request.run && (await workOf(step, request.run, machine));
   // Other families are built as a Llama, but counted exactly.
-  return { ...plan, ...work, ...(method === 'full' ? { trainable_parameters: model.parameters } : {}) };
+  return { ...plan, ...work, ...(method === 'full' ? { trainable_parameters: parameters } : {}) };
 }
 
 /** The time of a run and of its mean step. */
@@ -191,18 +189,18 @@ export interface Plan {
 
 /** Full fine-tuning, LoRA and QLoRA side by side on one machine. */
 export async function planModelOn(machine: PlanMachine, request: PlanRequest, methods: readonly PlanMethod[] = planMethods): Promise<Plan> {
-  const model = planModel(request.config, request.name);
+  const parameters = countParameters(request.config, request.name);
   const plans: MethodPlan[] = [];
-  for (const method of methods) plans.push(await planMethod(method, request, model, machine));
+  for (const method of methods) plans.push(await planMethod(method, request, parameters, machine));
   return {
     model: request.name,
-    parameters: model.parameters,
+    parameters,
     memory_bytes: machine.memory,
     micro_batch_tokens: request.batch.inputIds.length,
     gradient_accumulation_steps: request.gradient_accumulation_steps,
     methods: plans,
-    recommendation: findFamily(request.config) ? recommend(plans) : cannotTrain(request.config),
-    arithmetic: quotedArithmetic(request.name, model.parameters),
+    recommendation: recommend(plans),
+    arithmetic: quotedArithmetic(request.name, parameters),
   };
 }
 
@@ -263,11 +261,6 @@ function recommend(plans: readonly MethodPlan[]): { method: PlanMethod | null; r
   if (chosen.method !== 'full' && fitting.some(({ method }) => method === 'full'))
     reasons.push(`full fine-tuning fits, too; ${advantages.full.slice(6)}`);
   return { method: chosen.method, reasons };
-}
-
-/** Sizes are known of more families than can be loaded. */
-function cannotTrain({ model_type }: JsonObject): Plan['recommendation'] {
-  return { method: null, reasons: [`model_type "${model_type}" cannot be trained by this version; ${modelTypes().join(', ')} can`] };
 }
 
 function gigabytes(bytes: number): string {

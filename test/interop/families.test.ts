@@ -23,6 +23,11 @@ const files: Record<string, { architecture: string; permuted?: boolean; norm_off
   },
   phi3: { architecture: 'phi3', numbers: { 'attention.sliding_window': 11 } },
   gemma: { architecture: 'gemma', norm_offset: 1 },
+  gemma2: {
+    architecture: 'gemma2',
+    norm_offset: 1,
+    numbers: { 'attention.sliding_window': 6, attn_logit_softcapping: 0.5, final_logit_softcapping: 1.5 },
+  },
 };
 
 const folder = temporaryFolder();

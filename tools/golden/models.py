@@ -66,6 +66,15 @@ MODELS = {
         ),
     ),
     "gemma": dict(model_type="gemma", initializer_range=0.08, head_dim=12, hidden_activation="gelu_pytorch_tanh"),
+    "gemma2": dict(
+        model_type="gemma2",
+        initializer_range=0.08,
+        head_dim=12,
+        hidden_activation="gelu_pytorch_tanh",
+        sliding_window=6,
+        attn_logit_softcapping=0.5,
+        final_logit_softcapping=1.5,
+    ),
     "gemma3": dict(
         model_type="gemma3_text",
         initializer_range=0.08,
