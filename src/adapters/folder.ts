@@ -33,11 +33,13 @@ export function adapterConfigJson(adapter: Adapter, base: string): string {
 function targetsForFile({ config, layers, model }: Adapter): string | readonly string[] {
   const { target_modules: targets } = config;
   const paths = [...layers.keys()];
+  // The other parts of a multimodal model have layers of the same names.
+  if (model.otherParts.length > 0) return paths.sort();
   if (Array.isArray(targets) || (targets && targets !== 'all-linear')) return targets;
   const endings = [...new Set(paths.map((path) => path.slice(path.lastIndexOf('.') + 1)))].sort();
   const chosen = new Set(paths);
   const exact = [...model.modules.keys()].every((path) => chosen.has(path) || !endings.some((ending) => path.endsWith(`.${ending}`)));
-  return exact ? endings : [...paths].sort();
+  return exact ? endings : paths.sort();
 }
 
 /** Reads what `saveAdapter` or PEFT wrote and attaches it. `identity` is the base's that files had before contracts said it. */

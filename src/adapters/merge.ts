@@ -1,8 +1,9 @@
 import { empty, fromArray, type Tensor } from '../core/tensor.js';
-import type { Checkpoint } from '../io/checkpoint.js';
-import { bytesAs, type ModelToWrite, type PlainType, plainType } from '../io/model-folder.js';
+import type { Checkpoint, StoredTensor } from '../io/checkpoint.js';
+import { asStored, bytesAs, type ModelToWrite, type PlainType, plainType } from '../io/model-folder.js';
 import type { TensorToWrite } from '../io/safetensors.js';
 import type { ModuleAdapter } from '../nn/layers.js';
+import { textConfigOf } from '../util/text-config.js';
 import type { Adapter } from './adapter.js';
 
 /**
@@ -18,8 +19,9 @@ export function mergeAdapter(adapter: Adapter, checkpoint: Checkpoint): ModelToW
   const changed = [paths.head, paths.embedding].some((path) => layers.has(path) || replaced.has(`${path}.weight`));
   const untie = model.tied && changed;
   if (untie) config.tie_word_embeddings = false;
+  if (untie && model.config.text_config) config.text_config = { ...textConfigOf(model.config), tie_word_embeddings: false };
   const tensors: TensorToWrite[] = [];
-  const add = (name: string, stored: { dtype: string; shape: readonly number[]; readAs(dtype: PlainType): Promise<Uint8Array> }) => {
+  const add = (name: string, stored: StoredTensor, storedName = stored.name) => {
     const { shape } = stored;
     const dtype = plainType(stored.dtype);
     const layer = name.endsWith('.weight') ? layers.get(name.slice(0, -'.weight'.length)) : undefined;
@@ -29,12 +31,12 @@ export function mergeAdapter(adapter: Adapter, checkpoint: Checkpoint): ModelToW
       fromArray(backend, new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4), shape, 'f32', 'workspace');
     const data =
       layer || trained ? async () => mergedBytes(await weight(), trained !== undefined, layer, dtype) : () => stored.readAs(dtype);
-    tensors.push({ name, dtype: dtype.toUpperCase(), shape, data });
+    tensors.push({ name: storedName, dtype: dtype.toUpperCase(), shape, data });
   };
   for (const [name, stored] of checkpoint.tensors) if (name !== head || !model.tied) add(name, stored);
   const base = checkpoint.tensors.get(embedding);
-  if (untie && base) add(head, base);
-  return { tensors, config };
+  if (untie && base) add(head, base, head);
+  return { tensors: [...tensors, ...(checkpoint.others ?? []).map(asStored)], config };
 }
 
 /** The bytes of a weight f32 with a layer's update; `kept`: the weight is not to be changed or freed. */

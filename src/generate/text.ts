@@ -1,5 +1,6 @@
 import type { PromptCodec } from '../data/contract.js';
 import type { CausalLM } from '../nn/model.js';
+import { textConfigOf } from '../util/text-config.js';
 import { type Answer, type GenerationOptions, generate } from './generate.js';
 import type { SamplingOptions } from './sampler.js';
 
@@ -20,7 +21,13 @@ export interface TextOptions extends SamplingOptions {
  */
 export function stopIdsOf({ tokenizer, contract, generationConfig }: PromptCodec, config: Readonly<Record<string, unknown>>): Set<number> {
   const taught = contract?.terminators.map(({ id }) => id) ?? [];
-  const named = [config.eos_token_id, generationConfig?.eos_token_id, tokenizer.eosTokenId, taught].flat();
+  const named = [
+    config.eos_token_id,
+    textConfigOf(config).eos_token_id,
+    generationConfig?.eos_token_id,
+    tokenizer.eosTokenId,
+    taught,
+  ].flat();
   return new Set(named.filter((id): id is number => typeof id === 'number'));
 }
 

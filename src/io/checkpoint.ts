@@ -39,7 +39,10 @@ export type QuantizedParts =
 
 /** The tensors of one or several files. */
 export interface Checkpoint {
+  /** By the names that the model has for them; the files' own are in the tensors. */
   readonly tensors: ReadonlyMap<string, StoredTensor>;
+  /** What the files hold besides the model's weights: it is not read, and stands in what is written as it is. */
+  readonly others?: readonly StoredTensor[];
   readonly metadata: Readonly<Record<string, string>>;
   /** Closes its files. What was mapped from them stays. */
   close(): Promise<void>;

@@ -1,6 +1,7 @@
 import { empty, type Tensor } from '../core/tensor.js';
 import { contractFile } from '../data/contract.js';
 import type { JsonObject, JsonValue } from '../util/json.js';
+import type { StoredTensor } from './checkpoint.js';
 import type { Folder } from './folder.js';
 import { type ModelTexts, toolUseFile } from './model-source.js';
 import type { TensorToWrite } from './safetensors.js';
@@ -38,10 +39,16 @@ export interface ModelToWrite {
   quantizationConfig?: Readonly<Record<string, unknown>>;
 }
 
+/** A tensor as it is stored; what a safetensors file cannot hold becomes bf16. */
+export function asStored({ name, dtype, shape, inPlace, read, readAs }: StoredTensor): TensorToWrite {
+  if (inPlace) return { name, dtype, shape, data: read };
+  return { name, dtype: 'BF16', shape, data: () => readAs('bf16') };
+}
+
 const torchNames: Readonly<Record<PlainType, string>> = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' };
 
 /** What is written beside a model's weights. */
-export type TextsToWrite = Pick<ModelTexts, 'tokenizer' | 'generationConfig' | 'contract'>;
+export type TextsToWrite = Pick<ModelTexts, 'tokenizer' | 'generationConfig' | 'contract' | 'processors'>;
 
 /**
  * Writes a model in Hugging Face's layout: weights in one file or in shards, generation_config.json, the tokenizer's files, lowrank.json
@@ -57,6 +64,7 @@ export async function writeModel(
   await writeJson(folder, 'generation_config.json', texts.generationConfig ?? generationConfigOf(config));
   await writeTokenizer(folder, texts);
   await writeContract(folder, texts);
+  for (const [name, processor] of Object.entries(texts.processors ?? {})) await writeJson(folder, name, processor);
   const { torch_dtype: _, quantization_config: __, ...rest } = config;
   const quantization = quantizationConfig && { quantization_config: quantizationConfig };
   const dtype = torchNames[mainType(tensors)];

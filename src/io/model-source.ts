@@ -22,6 +22,8 @@ export interface ModelSource {
   readonly generationConfig?: JsonObject;
   /** What it was trained with here, where it is a run's result. */
   readonly contract?: RunContract;
+  /** By file name, what a multimodal model says of images and sounds: it is written along. */
+  readonly processors?: Readonly<Record<string, JsonObject>>;
   readonly checkpoint: Checkpoint;
   /** Says which base this is, wherever it lies: a hash over config.json, the tokenizer, and the header and some pages of the weights. */
   readonly identity: string;
@@ -29,6 +31,8 @@ export interface ModelSource {
 
 /** The template for conversations with tools, beside chat_template.jinja. */
 export const toolUseFile = 'additional_chat_templates/tool_use.jinja';
+
+const processorFiles = ['preprocessor_config.json', 'processor_config.json'];
 
 /** The small files of a model in Hugging Face's layout, besides its weights. */
 export const modelFiles = [
@@ -40,10 +44,11 @@ export const modelFiles = [
   'chat_template.jinja',
   toolUseFile,
   contractFile,
+  ...processorFiles,
 ];
 
 /** What a model says besides its weights. */
-export type ModelTexts = Pick<ModelSource, 'name' | 'config' | 'tokenizer' | 'generationConfig' | 'contract'>;
+export type ModelTexts = Pick<ModelSource, 'name' | 'config' | 'tokenizer' | 'generationConfig' | 'contract' | 'processors'>;
 
 /**
  * The small files of a model in Hugging Face's layout: config.json, tokenizer.json, and where they are there generation_config.json,
@@ -59,9 +64,15 @@ export async function readModelTexts(files: NamedFiles): Promise<ModelTexts> {
   const generationConfig = await readJson(files, 'generation_config.json');
   const text = await readText(files, contractFile);
   const contract = text === undefined ? undefined : parseContract(text, `${files.name}/${contractFile}`);
+  const processors: Record<string, JsonObject> = {};
+  for (const name of processorFiles) {
+    const processor = await readJson(files, name);
+    if (processor) processors[name] = processor;
+  }
   return {
     name: files.name,
     config,
+    processors,
     tokenizer: { tokenizerJson, tokenizerConfig, chatTemplate, toolUseTemplate },
     generationConfig,
     contract,

@@ -81,6 +81,8 @@ export function ropeOf(config: Readonly<Record<string, unknown>>): Record<string
   parameters.rope_theta ??= config.rope_theta;
   parameters.partial_rotary_factor ??= config.partial_rotary_factor;
   // Phi-3 called it `su`, and the length that its factors refer to stands beside them.
+  // Positions in an image; those of text have one coordinate.
+  if (parameters.rope_type === 'mrope') parameters.rope_type = 'default';
   if (parameters.rope_type === 'su') parameters.rope_type = 'longrope';
   if (parameters.rope_type === 'longrope') parameters.original_max_position_embeddings ??= config.original_max_position_embeddings;
   if (parameters.rope_type === 'yarn') parameters.original_max_position_embeddings ??= config.max_position_embeddings;

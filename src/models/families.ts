@@ -4,22 +4,36 @@ import type { JsonObject } from '../util/json.js';
 import type { Family } from './family.js';
 import { gemma } from './gemma.js';
 import { gemma2 } from './gemma2.js';
-import { gemma3 } from './gemma3.js';
+import { gemma3, gemma3Multimodal } from './gemma3.js';
 import { granite } from './granite.js';
 import { llama } from './llama.js';
-import { ministral, mistral } from './mistral.js';
+import { ministral, mistral, mistral3 } from './mistral.js';
 import { olmo2 } from './olmo2.js';
 import { phi3 } from './phi3.js';
-import { qwen2 } from './qwen2.js';
-import { qwen3 } from './qwen3.js';
+import { qwen2, qwen2Vl } from './qwen2.js';
+import { qwen3, qwen3Vl } from './qwen3.js';
 import { smollm3 } from './smollm3.js';
 
 /** Every family that can be loaded: a new one is a file and a line here. */
 const families = new Map(
-  [llama, mistral, ministral, qwen2, qwen3, smollm3, olmo2, granite, phi3, gemma, gemma2, gemma3].map((family): [string, Family] => [
-    family.modelType,
-    family,
-  ]),
+  [
+    llama,
+    mistral,
+    ministral,
+    mistral3,
+    qwen2,
+    qwen2Vl,
+    qwen3,
+    qwen3Vl,
+    smollm3,
+    olmo2,
+    granite,
+    phi3,
+    gemma,
+    gemma2,
+    gemma3,
+    gemma3Multimodal,
+  ].map((family): [string, Family] => [family.modelType, family]),
 );
 
 /** Makes a family of your own known, in the place of one of the same `model_type`. */

@@ -3,7 +3,7 @@ import type { Backend } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
 import type { GgufLayout } from '../io/gguf-layout.js';
 import type { Builder } from '../nn/builder.js';
-import { Decoder, type DecoderParts } from '../nn/decoder.js';
+import { Decoder, type DecoderFacts, type DecoderParts } from '../nn/decoder.js';
 import type { ModelPaths } from '../nn/model.js';
 import type { JsonObject } from '../util/json.js';
 import { parseConfig, ropeOf } from './config.js';
@@ -23,14 +23,23 @@ export interface Family {
   readonly gguf?: GgufLayout;
   /** config.json of published models by name: what can be planned without a file. */
   readonly shapes: Readonly<Record<string, JsonObject>>;
-  /** Builds a model from its config.json and what `build` gives. */
-  build(config: Readonly<Record<string, unknown>>, build: Builder, backend: Backend, dtype: DType): Decoder;
+  /** What stands before the embedding's name in files that call it otherwise than `paths`; default: nothing, as AutoModel saves it. */
+  readonly prefixes?: readonly string[];
+  /** What files call the head that `paths` call otherwise. */
+  readonly storedHead?: string;
+  /** Stored tensors without meaning for a model, such as the masks of old files. */
+  readonly unused?: RegExp;
+  /** Of a multimodal model, whose text part alone is built: the paths of its other parts, which are left as they are. */
+  readonly otherParts?: readonly string[];
+  /** Builds a model from its config.json and what `build` gives; with `whole` as the part of another one that it is. */
+  build(config: Readonly<Record<string, unknown>>, build: Builder, backend: Backend, dtype: DType, whole?: DecoderFacts): Decoder;
 }
 
 export interface FamilyDefinition<C> extends Omit<Family, 'build'> {
   /** config.json as far as the family needs it; `rope_parameters` are there in the form of transformers 5. */
   readonly schema: z.ZodType<C>;
-  parts(config: C, build: Builder, backend: Backend): DecoderParts;
+  /** `paths` are the family's own, or those of its decoder inside a multimodal model. */
+  parts(config: C, build: Builder, backend: Backend, paths: ModelPaths): DecoderParts;
 }
 
 /** Names without meaning for a model: rotary frequencies, which old checkpoints store. */
@@ -43,12 +52,12 @@ const rotaryFrequencies = /rotary_emb\.inv_freq$/;
 export function defineFamily<C>({ schema, parts: makeParts, ...facts }: FamilyDefinition<C>): Family {
   return {
     ...facts,
-    build(config, build, backend, dtype) {
-      const parts = makeParts(parseConfig(schema, { ...config, rope_parameters: ropeOf(config) }, build.name), build, backend);
-      const whole = { architectures: [facts.architecture], ...config };
-      const model = new Decoder({ ...facts, config: whole }, parts, { backend, dtype, modules: build.modules });
+    build(config, build, backend, dtype, whole = { ...facts, config: { architectures: [facts.architecture], ...config } }) {
+      const parsed = parseConfig(schema, { ...config, rope_parameters: ropeOf(config) }, build.name);
+      const parts = makeParts(parsed, build, backend, whole.paths);
+      const model = new Decoder(whole, parts, { backend, dtype, modules: build.modules });
       // A tied checkpoint may store the head once more.
-      build.finish((name) => rotaryFrequencies.test(name) || (model.tied && name === `${facts.paths.head}.weight`));
+      build.finish((name) => rotaryFrequencies.test(name) || (model.tied && name === `${whole.paths.head}.weight`));
       return model;
     },
   };

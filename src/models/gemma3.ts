@@ -1,8 +1,10 @@
 import { z } from 'zod';
 import { ropeParameters } from '../nn/rotary.js';
-import { windowOfType, withHeads } from './config.js';
+import type { JsonObject } from '../util/json.js';
+import { size, windowOfType, withHeads } from './config.js';
 import { defineFamily, shapesOf, usualPaths } from './family.js';
 import { cappedScales, cappedSizes, gemmaNorms, gemmaNormsGguf } from './gemma2.js';
+import { likeLlava, textPartOf } from './text-part.js';
 import { usualDecoder } from './usual.js';
 
 const gguf = gemmaNormsGguf('gemma3');
@@ -30,6 +32,15 @@ export const gemma3 = defineFamily({
   defaultTargets: ['q_proj', 'v_proj'],
   schema: withHeads(
     cappedSizes.extend({
+      // The text_config of published multimodal models says only what differs from transformers' defaults.
+      vocab_size: size.default(262_208),
+      hidden_size: size.default(2304),
+      intermediate_size: size.default(9216),
+      num_hidden_layers: size.default(26),
+      num_attention_heads: size.default(8),
+      num_key_value_heads: size.default(4),
+      max_position_embeddings: size.default(131_072),
+      query_pre_attn_scalar: z.number().positive().default(256),
       sliding_window_pattern: z.number().int().positive().default(6),
       rope_local_base_freq: z.number().positive().nullish(),
       rope_parameters: twoRopes,
@@ -68,3 +79,40 @@ export const gemma3 = defineFamily({
     'gemma-3-1b': [1152, 6912, 26, 4, 1, 262144, { head_dim, sliding_window: 512 }],
   }),
 });
+
+const multimodal = (text_config: JsonObject): JsonObject => ({
+  model_type: 'gemma3',
+  text_config: { model_type: 'gemma3_text', ...text_config },
+});
+
+/** Gemma3ForConditionalGeneration: the text part of 4B to 27B, which see images. Text alone is read causally there, too. */
+export const gemma3Multimodal = textPartOf(
+  { gemma3_text: gemma3 },
+  {
+    ...likeLlava,
+    modelType: 'gemma3',
+    models: 'Gemma 3 4B, 12B, 27B (their text part)',
+    architecture: 'Gemma3ForConditionalGeneration',
+    shapes: {
+      'gemma-3-4b': multimodal({ hidden_size: 2560, intermediate_size: 10240, num_hidden_layers: 34, sliding_window: 1024 }),
+      'gemma-3-12b': multimodal({
+        hidden_size: 3840,
+        intermediate_size: 15360,
+        num_hidden_layers: 48,
+        num_attention_heads: 16,
+        num_key_value_heads: 8,
+        sliding_window: 1024,
+      }),
+      'gemma-3-27b': multimodal({
+        hidden_size: 5376,
+        intermediate_size: 21504,
+        num_hidden_layers: 62,
+        num_attention_heads: 32,
+        num_key_value_heads: 16,
+        head_dim: 128,
+        query_pre_attn_scalar: 168,
+        sliding_window: 1024,
+      }),
+    },
+  },
+);

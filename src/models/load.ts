@@ -42,10 +42,10 @@ export async function loadModel(source: ModelSource, backend: Backend, options: 
   const loader = new WeightLoader(backend, options);
   try {
     const tensors = new Map<string, Tensor>();
-    const stored = [...source.checkpoint.tensors.values()];
-    for (const [i, tensor] of stored.entries()) {
-      tensors.set(tensor.name, await loader.load(tensor));
-      onProgress?.(i + 1, stored.length);
+    const stored = source.checkpoint.tensors;
+    for (const [name, tensor] of stored) {
+      tensors.set(name, await loader.load(tensor));
+      onProgress?.(tensors.size, stored.size);
     }
     const build = new Builder({ name: source.name, tensors });
     const model = buildModel(source, build, backend, dtype);

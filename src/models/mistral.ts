@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { decoderSizes, slidingWindow, windowOfType, withHeads } from './config.js';
 import { defineFamily, shapesOf, usualPaths } from './family.js';
+import { likeLlava, textPartOf } from './text-part.js';
 import { usualDecoder } from './usual.js';
 
 const act = z.literal('silu').default('silu');
@@ -34,3 +35,20 @@ export const ministral = defineFamily({
   parts: usualDecoder((c, index) => ({ window: windowOfType(c, index) ?? c.sliding_window ?? 0 })),
   shapes: {},
 });
+
+/** Mistral3ForConditionalGeneration: the text part of Mistral Small 3.1 and 3.2, which see images. */
+export const mistral3 = textPartOf(
+  { mistral },
+  {
+    ...likeLlava,
+    modelType: 'mistral3',
+    models: 'Mistral Small 3.1, 3.2 (their text part)',
+    architecture: 'Mistral3ForConditionalGeneration',
+    shapes: {
+      'mistral-small-3.1-24b': {
+        model_type: 'mistral3',
+        text_config: { ...shapesOf('mistral', { text: [5120, 32768, 40, 32, 8, 131072, { head_dim: 128 }] }).text },
+      },
+    },
+  },
+);

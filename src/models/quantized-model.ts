@@ -1,6 +1,7 @@
 import type { Backend } from '../core/backend.js';
 import { encodeQuantized, type QuantizedBytes } from '../io/bitsandbytes.js';
 import type { StoredTensor } from '../io/checkpoint.js';
+import { asStored } from '../io/model-folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import { byteLengthOf, type TensorToWrite } from '../io/safetensors.js';
 import { nestedBlockSize } from '../quant/four-bit.js';
@@ -20,7 +21,8 @@ export interface QuantizedModel {
 }
 
 /**
- * A model to be written with its layers' matrices quantised, one tensor at a time. `backend` makes the codes. Throws a LowrankError where
+ * A model to be written with its layers' matrices quantised, one tensor at a time; of a multimodal model those of its text part. `backend`
+ * makes the codes. Throws a LowrankError where
  * the source is quantised already.
  */
 export function quantizeModel(source: ModelSource, backend: Backend, quantization: QuantizationConfig): QuantizedModel {
@@ -35,30 +37,26 @@ export function quantizeModel(source: ModelSource, backend: Backend, quantizatio
   const loader = new WeightLoader(backend, { precision: 'bf16', quantization });
   const quantized = { elements: 0, bytes: 0 };
   const tensors = stored.flatMap((tensor): TensorToWrite[] => {
-    if (!isQuantizable(tensor)) return [plainTensor(tensor)];
+    if (!isQuantizable(tensor)) return [asStored(tensor)];
     const { name, shape } = tensor;
     const parts = encodeQuantized({ name, shape, ...quantization, bytes: () => quantizedBytes(loader, tensor) }, nestedBlockSize);
     quantized.elements += shape[0] * shape[1];
     for (const part of parts) quantized.bytes += byteLengthOf(part.dtype, part.shape);
     return parts;
   });
+  tensors.push(...(source.checkpoint.others ?? []).map(asStored));
+  const family = familyOf(source.config, source.name);
   const dispose = () => {
     loader.finish();
     loader.dispose();
   };
   return {
     tensors,
-    config: { architectures: [familyOf(source.config, source.name).architecture], ...source.config },
-    quantizationConfig: configOf(quantization),
+    config: { architectures: [family.architecture], ...source.config },
+    quantizationConfig: configOf(quantization, ['lm_head', ...(family.otherParts ?? [])]),
     quantized,
     dispose,
   };
-}
-
-/** As it is stored; what a safetensors file cannot hold becomes bf16. */
-function plainTensor({ name, dtype, shape, inPlace, read, readAs }: StoredTensor): TensorToWrite {
-  if (inPlace) return { name, dtype, shape, data: read };
-  return { name, dtype: 'BF16', shape, data: () => readAs('bf16') };
 }
 
 async function quantizedBytes(loader: WeightLoader, stored: StoredTensor): Promise<QuantizedBytes> {
@@ -72,8 +70,8 @@ async function quantizedBytes(loader: WeightLoader, stored: StoredTensor): Promi
   }
 }
 
-/** `quantization_config` as transformers' BitsAndBytesConfig writes it. */
-function configOf({ kind, double }: QuantizationConfig): Record<string, unknown> {
+/** `quantization_config` as transformers' BitsAndBytesConfig writes it; `kept` are the modules that keep their numbers. */
+function configOf({ kind, double }: QuantizationConfig, kept: readonly string[]): Record<string, unknown> {
   const fourBit = kind !== 'int8';
   return {
     quant_method: 'bitsandbytes',
@@ -87,6 +85,6 @@ function configOf({ kind, double }: QuantizationConfig): Record<string, unknown>
     bnb_4bit_use_double_quant: fourBit && double,
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
-    llm_int8_skip_modules: ['lm_head'],
+    llm_int8_skip_modules: kept,
   };
 }

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { decoderSizes, slidingWindow, windowOfType, withHeads } from './config.js';
 import { defineFamily, shapesOf, usualGguf, usualPaths } from './family.js';
+import { likeQwenVl, textPartOf } from './text-part.js';
 import { usualDecoder } from './usual.js';
 
 const tied = { tie_word_embeddings: true };
@@ -36,3 +37,15 @@ export const qwen2 = defineFamily({
     'qwen2.5-72b': [8192, 29568, 80, 64, 8, 152064],
   }),
 });
+
+/** Qwen2_5_VLForConditionalGeneration: the text part, whose positions are those of Qwen 2.5 as long as nothing is seen. */
+export const qwen2Vl = textPartOf(
+  { qwen2_5_vl_text: qwen2 },
+  {
+    ...likeQwenVl,
+    modelType: 'qwen2_5_vl',
+    models: 'Qwen 2.5 VL (its text part)',
+    architecture: 'Qwen2_5_VLForConditionalGeneration',
+    shapes: {},
+  },
+);

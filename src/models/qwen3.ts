@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { decoderSizes, withHeads } from './config.js';
 import { defineFamily, shapesOf, usualGguf, usualPaths } from './family.js';
 import { qwenWindow, windowOf } from './qwen2.js';
+import { likeQwenVl, textPartOf } from './text-part.js';
 import { usualDecoder } from './usual.js';
 
 const [head_dim, tied] = [{ head_dim: 128 }, { head_dim: 128, tie_word_embeddings: true }];
@@ -32,3 +33,15 @@ export const qwen3 = defineFamily({
     'qwen3-32b': [5120, 25600, 64, 64, 8, 151936, head_dim],
   }),
 });
+
+/** Qwen3VLForConditionalGeneration: the text part, whose positions are those of Qwen 3 as long as nothing is seen. */
+export const qwen3Vl = textPartOf(
+  { qwen3_vl_text: qwen3 },
+  {
+    ...likeQwenVl,
+    modelType: 'qwen3_vl',
+    models: 'Qwen 3 VL (its text part)',
+    architecture: 'Qwen3VLForConditionalGeneration',
+    shapes: {},
+  },
+);

@@ -3,6 +3,7 @@ import { clockText, type PromptCodec, type RunContract } from '../data/contract.
 import { Tokenizer, type TokenizerFiles } from '../data/tokenizer.js';
 import type { ModelTexts } from '../io/model-source.js';
 import type { CausalLM } from '../nn/model.js';
+import { textConfigOf } from '../util/text-config.js';
 
 /** What turns text into token ids and back, and knows how prompts are framed and answers end. */
 export interface TextCodec extends PromptCodec {
@@ -40,7 +41,7 @@ export function openTextCodec(
   { jinja, contract = source.contract ?? null, clock, files }: CodecOptions = {},
 ): TextCodec {
   const chosen = filesOf(source, files);
-  const { vocab_size: rows } = source.config;
+  const { vocab_size: rows } = textConfigOf(source.config);
   const tokenizer = new Tokenizer(chosen, { embeddingRows: typeof rows === 'number' ? rows : undefined });
   const text = jinja ?? contract?.chat_template ?? tokenizer.chatTemplate;
   const time = clock ?? contract?.clock ?? clockText(new Date());

@@ -6,10 +6,10 @@ import type { LayerContext } from '../nn/context.js';
 import type { DecoderLayer, DecoderParts } from '../nn/decoder.js';
 import type { RMSNorm } from '../nn/layers.js';
 import { GatedMlp, type MlpProjections } from '../nn/mlp.js';
+import type { ModelPaths } from '../nn/model.js';
 import { type RopeParameters, RotaryEmbedding } from '../nn/rotary.js';
 import { type ActivationKind, add, scale } from '../ops/index.js';
 import type { DecoderConfig } from './config.js';
-import { usualPaths } from './family.js';
 
 /** The norms of a layer by where they stand; each is there or not. */
 export interface LayerNorms {
@@ -45,6 +45,12 @@ export interface LayerFacts {
 
 const preNorms: LayerNorms = { beforeAttention: 'input_layernorm', beforeMlp: 'post_attention_layernorm' };
 
+/** A layer's number, and the path of its modules. */
+interface LayerPlace {
+  readonly index: number;
+  readonly path: string;
+}
+
 /** y = x + attention(x), then y + mlp(y), with norms before either, behind it, or both; under the names that most checkpoints have. */
 class UsualLayer implements DecoderLayer {
   private readonly norms: { [place in keyof LayerNorms]: RMSNorm | undefined };
@@ -52,12 +58,12 @@ class UsualLayer implements DecoderLayer {
   private readonly mlp: GatedMlp;
   private readonly residualScale: number;
 
-  constructor(index: number, c: DecoderConfig, facts: LayerFacts, rotary: RotaryEmbedding | undefined, build: Builder) {
-    const path = `${usualPaths.layers}.${index}`;
+  constructor(place: LayerPlace, c: DecoderConfig, facts: LayerFacts, rotary: RotaryEmbedding | undefined, build: Builder) {
+    const { path } = place;
     const { norms = preNorms, normOffset, activation = 'silu', residualScale = 1 } = facts;
     const norm = (name: string | undefined) => name && build.rmsNorm(`${path}.${name}`, c.hidden_size, c.rms_norm_eps, normOffset);
     const beforeAttention = norm(norms.beforeAttention);
-    this.attention = attentionOf(index, c, facts, rotary, build);
+    this.attention = attentionOf(place, c, facts, rotary, build);
     const [afterAttention, beforeMlp] = [norm(norms.afterAttention), norm(norms.beforeMlp)];
     this.mlp = new GatedMlp(activation, mlpOf(`${path}.mlp`, c, facts, build));
     this.norms = { beforeAttention, afterAttention, beforeMlp, afterMlp: norm(norms.afterMlp) } as typeof this.norms;
@@ -90,15 +96,21 @@ function mlpOf(path: string, c: DecoderConfig, { mlpBias, fused }: LayerFacts, b
   return { gate: linear('gate_proj', C, F), up: linear('up_proj', C, F), down: linear('down_proj', F, C) };
 }
 
-function attentionOf(index: number, c: DecoderConfig, facts: LayerFacts, rotary: RotaryEmbedding | undefined, build: Builder): Attention {
-  const path = `${usualPaths.layers}.${index}.self_attn`;
+function attentionOf(
+  place: LayerPlace,
+  c: DecoderConfig,
+  facts: LayerFacts,
+  rotary: RotaryEmbedding | undefined,
+  build: Builder,
+): Attention {
+  const path = `${place.path}.self_attn`;
   const { attentionBias = false, fused, queryNorms, normOffset, window, attentionScale, attentionSoftcap } = facts;
   const [C, D] = [c.hidden_size, c.head_dim];
   const [Q, K] = [c.num_attention_heads * D, c.num_key_value_heads * D];
   const norm = (name: string, width: number) =>
     queryNorms && build.rmsNorm(`${path}.${name}`, queryNorms === 'all heads' ? width : D, c.rms_norm_eps, normOffset);
   const into = (name: string, width: number) => build.linear(`${path}.${name}`, C, width, attentionBias !== false);
-  return new Attention(index, D, {
+  return new Attention(place.index, D, {
     in: fused ? { qkv: into('qkv_proj', Q + 2 * K) } : { q: into('q_proj', Q), k: into('k_proj', K), v: into('v_proj', K) },
     o: build.linear(`${path}.o_proj`, Q, C, attentionBias === true),
     qNorm: norm('q_norm', Q),
@@ -118,25 +130,25 @@ export function usualDecoder<C extends DecoderConfig>(
   facts: (c: C, index: number) => LayerFacts,
   scales: (c: NoInfer<C>) => DecoderScales = () => ({}),
 ) {
-  return (c: C, build: Builder, backend: Backend): DecoderParts => {
+  return (c: C, build: Builder, backend: Backend, paths: ModelPaths): DecoderParts => {
     const rotaries = new Map<RopeParameters, RotaryEmbedding>();
     const rotaryOf = (rope: RopeParameters) => {
       const rotary = rotaries.get(rope) ?? new RotaryEmbedding(backend, rope, c.head_dim, c.max_position_embeddings);
       rotaries.set(rope, rotary);
       return rotary;
     };
-    const embedding = build.embedding(usualPaths.embedding, c.vocab_size, c.hidden_size);
+    const embedding = build.embedding(paths.embedding, c.vocab_size, c.hidden_size);
     const layers = Array.from({ length: c.num_hidden_layers }, (_, index) => {
       const of = facts(c, index);
       const { rope = c.rope_parameters } = of;
-      return new UsualLayer(index, c, of, rope === null ? undefined : rotaryOf(rope), build);
+      return new UsualLayer({ index, path: `${paths.layers}.${index}` }, c, of, rope === null ? undefined : rotaryOf(rope), build);
     });
     return {
       ...scales(c),
       embedding,
       layers,
-      norm: build.rmsNorm(usualPaths.norm, c.hidden_size, c.rms_norm_eps, facts(c, 0).normOffset),
-      head: build.head(usualPaths.head, embedding, c.tie_word_embeddings),
+      norm: build.rmsNorm(paths.norm, c.hidden_size, c.rms_norm_eps, facts(c, 0).normOffset),
+      head: build.head(paths.head, embedding, c.tie_word_embeddings),
       rotaries: [...rotaries.values()],
       maxPositions: c.max_position_embeddings,
       keyWidth: c.num_key_value_heads * c.head_dim,

@@ -44,6 +44,7 @@ export interface DecoderFacts {
   readonly config: Readonly<Record<string, unknown>>;
   readonly paths: ModelPaths;
   readonly defaultTargets: readonly string[];
+  readonly otherParts?: readonly string[];
 }
 
 /** Where a model computes, the dtype of its activations, and its modules by path. */
@@ -60,6 +61,7 @@ export class Decoder implements CausalLM {
   readonly config: Readonly<Record<string, unknown>>;
   readonly paths: ModelPaths;
   readonly defaultTargets: readonly string[];
+  readonly otherParts: readonly string[];
   readonly modules: Builder['modules'];
   readonly vocabulary: number;
   readonly maxPositions: number;
@@ -69,13 +71,18 @@ export class Decoder implements CausalLM {
   stream?: LayerStream;
   private readonly parts: DecoderParts;
 
-  constructor({ config, paths, defaultTargets }: DecoderFacts, parts: DecoderParts, { backend, dtype, modules }: DecoderPlace) {
+  constructor(
+    { config, paths, defaultTargets, otherParts = [] }: DecoderFacts,
+    parts: DecoderParts,
+    { backend, dtype, modules }: DecoderPlace,
+  ) {
     const { weight } = parts.embedding;
     this.backend = backend;
     this.dtype = dtype;
     this.config = config;
     this.paths = paths;
     this.defaultTargets = defaultTargets;
+    this.otherParts = otherParts;
     this.modules = modules;
     this.parts = parts;
     [this.vocabulary] = weight.shape;

@@ -33,6 +33,8 @@ export interface CausalLM {
   readonly tied: boolean;
   /** Linear layers that adapters take by default (PEFT's mapping for this architecture). */
   readonly defaultTargets: readonly string[];
+  /** Paths of what a multimodal model has besides this one: of what sees or hears, which is neither loaded nor trained. */
+  readonly otherParts: readonly string[];
   /** Brings the layers' weights into memory as they are used, where they are not kept there. */
   stream?: LayerStream;
   /** Hidden states after the last norm, [T,C]. */

@@ -98,9 +98,9 @@ export async function openAdapterCodec(source: ModelTexts, folder: Folder, jinja
  * contract.
  */
 export function resultTexts(source: ModelSource, codec: TextCodec): ModelTexts {
-  const { name, config } = source;
+  const { name, config, processors } = source;
   const ends = [...stopIdsOf(codec, config)];
   const { _from_model_config: _, ...generation } = source.generationConfig ?? generationConfigOf(config);
   const generationConfig: JsonObject = ends.length === 0 ? generation : { ...generation, eos_token_id: ends.length === 1 ? ends[0] : ends };
-  return { name, config, tokenizer: codec.files, generationConfig, contract: codec.contract };
+  return { name, config, tokenizer: codec.files, generationConfig, contract: codec.contract, processors };
 }

@@ -6,7 +6,7 @@ import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
 import * as io from '../io/node.js';
 import { familyOf, ggufLayouts } from '../models/families.js';
-import { withPrefix } from '../models/prefix.js';
+import { withModelNames } from '../models/names.js';
 import { LowrankError } from '../util/errors.js';
 import type { Host } from './host.js';
 import { parseRecipe, type Recipe } from './recipe.js';
@@ -15,7 +15,7 @@ export type OpenModelOptions = Omit<io.OpenModelOptions, 'layouts'>;
 
 /** Opens a model: a folder in Hugging Face's layout, a .gguf file, or the id of a model on the hub, which is downloaded into the cache. */
 export async function openModel(spec: string, options: OpenModelOptions = {}): Promise<ModelSource> {
-  return withPrefix(await io.openModel(spec, { ...options, layouts: ggufLayouts() }));
+  return withModelNames(await io.openModel(spec, { ...options, layouts: ggufLayouts() }));
 }
 
 /** What a model that `openModel` would open says besides its weights, which of a model on the hub are not downloaded. */

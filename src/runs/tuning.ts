@@ -4,8 +4,9 @@ import { FullTuner } from '../adapters/full.js';
 import { createAdapter } from '../adapters/registry.js';
 import type { Tuner } from '../adapters/tuner.js';
 import type { Folder } from '../io/folder.js';
-import { mainType, type PlainType, writeContract, writeModel, writeTokenizer } from '../io/model-folder.js';
+import { asStored, mainType, writeContract, writeModel, writeTokenizer } from '../io/model-folder.js';
 import type { ModelSource, ModelTexts } from '../io/model-source.js';
+import type { TensorToWrite } from '../io/safetensors.js';
 import { restoreTensors } from '../io/tensors.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
@@ -125,18 +126,21 @@ class FullTuning implements Tuning {
   }
 
   saveCheckpoint(folder: Folder): Promise<void> {
-    return this.write(folder, 'f32', Number.POSITIVE_INFINITY);
+    return this.write(folder, this.tuner.tensors('f32'), Number.POSITIVE_INFINITY);
   }
 
   saveResult(folder: Folder, more: (inner: Folder) => Promise<void>): Promise<void> {
     return folder.publish('config.json', otherResults, async (inner) => {
-      await this.write(inner, mainType(this.inputs.source.checkpoint.tensors.values()));
+      const { tensors, others = [] } = this.inputs.source.checkpoint;
+      const dtype = mainType(tensors.values());
+      const trained = this.tuner.tensors(dtype).map((tensor) => ({ ...tensor, name: tensors.get(tensor.name)?.name ?? tensor.name }));
+      await this.write(inner, [...trained, ...others.map(asStored)]);
       await more(inner);
     });
   }
 
-  private write(folder: Folder, dtype: PlainType, maxShardBytes?: number): Promise<void> {
-    const model = { tensors: this.tuner.tensors(dtype), config: this.tuner.model.config };
+  private write(folder: Folder, tensors: TensorToWrite[], maxShardBytes?: number): Promise<void> {
+    const model = { tensors, config: this.tuner.model.config };
     return writeModel(folder, model, this.texts, { maxShardBytes });
   }
 

@@ -8,9 +8,11 @@ import type { Backend } from '../../src/core/backend.js';
 import { scope } from '../../src/core/scope.js';
 import { groupQuantized } from '../../src/io/bitsandbytes.js';
 import type { Checkpoint } from '../../src/io/checkpoint.js';
+import type { ModelSource } from '../../src/io/model-source.js';
 import { openFile } from '../../src/io/node.js';
 import { readSafetensors } from '../../src/io/safetensors.js';
 import { type LoadedModel, loadModel } from '../../src/models/load.js';
+import { withModelNames } from '../../src/models/names.js';
 import type { QuantizationConfig } from '../../src/models/quantize.js';
 import type { CausalLM } from '../../src/nn/model.js';
 
@@ -52,18 +54,18 @@ export async function tensorsOf(path: string): Promise<Map<string, Float32Array>
 export async function openBase(
   folder: string,
   quantization?: QuantizationConfig,
-): Promise<{ backend: Backend; model: CausalLM; checkpoint: Checkpoint; close: () => Promise<void> }> {
+): Promise<{ backend: Backend; model: CausalLM; checkpoint: Checkpoint; source: ModelSource; close: () => Promise<void> }> {
   const backend = await openCpuBackend({ threads: 2 });
   const checkpoint = await groupQuantized(await readSafetensors(await openFile(`${folder}/model.safetensors`)));
   const tokenizer = { tokenizerJson: {}, tokenizerConfig: {} };
-  const source = { name: folder, config: json(`${folder}/config.json`), checkpoint, identity: 'test', tokenizer };
+  const source = withModelNames({ name: folder, config: json(`${folder}/config.json`), checkpoint, identity: 'test', tokenizer });
   const loaded: LoadedModel = await loadModel(source, backend, { precision: 'fp32', quantization });
   const close = async () => {
     loaded.dispose();
     await checkpoint.close();
     await backend.close();
   };
-  return { backend, model: loaded.model, checkpoint, close };
+  return { backend, model: loaded.model, checkpoint, source, close };
 }
 
 export async function logitsOf(model: CausalLM, ids: readonly number[]): Promise<Float32Array> {

@@ -11,6 +11,7 @@ import type { Checkpoint } from '../../src/io/checkpoint.js';
 import { openFile } from '../../src/io/node.js';
 import { readSafetensors } from '../../src/io/safetensors.js';
 import { loadModel } from '../../src/models/load.js';
+import { withModelNames } from '../../src/models/names.js';
 import type { LabelledTokens } from '../../src/train/batch.js';
 import { createTrainable, type StepRecord, trainLoop } from '../../src/train/loop.js';
 import { accumulateGradients } from '../../src/train/step.js';
@@ -81,7 +82,7 @@ describe.each(names)('%s', (name) => {
       identity: '',
       tokenizer: { tokenizerJson: {}, tokenizerConfig: {} },
     };
-    const { model } = await loadModel(source, backend, { precision: 'fp32' });
+    const { model } = await loadModel(withModelNames(source), backend, { precision: 'fp32' });
     const attach = async () => {
       const directory = `${folder}/${name}/adapter`;
       return loadAdapter(model, json(`${directory}/adapter_config.json`), await open(`${directory}/adapter_model.safetensors`), directory);

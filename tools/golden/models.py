@@ -15,7 +15,7 @@ import sys
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, get_scheduler
 
 OUT = pathlib.Path(__file__).parents[2] / "test" / "golden" / "models"
 BASE = dict(
@@ -33,6 +33,7 @@ BASE = dict(
 LLAMA3 = dict(
     rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
 )
+LAYER_TYPES = ["sliding_attention", "full_attention"]
 YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16)
 MODELS = {
     "grouped-tied": {},
@@ -96,6 +97,36 @@ MODELS = {
         head_dim=8,
         pad_token_id=None,
     ),
+    "gemma3-multimodal": dict(
+        model_type="gemma3",
+        mm_tokens_per_image=4,
+        vision_config=dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14),
+        text_config=dict(initializer_range=0.08, head_dim=12, query_pre_attn_scalar=20, sliding_window=6, layer_types=LAYER_TYPES),
+    ),
+    "mistral3": dict(
+        model_type="mistral3",
+        tie_word_embeddings=False,
+        vision_config=dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14),
+        text_config=dict(model_type="mistral", head_dim=8, sliding_window=None),
+    ),
+    "qwen2-vl": dict(
+        model_type="qwen2_5_vl",
+        vision_config=dict(hidden_size=16, intermediate_size=24, depth=1, num_heads=2, out_hidden_size=48, patch_size=14),
+        text_config=dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2])),
+    ),
+    "qwen3-vl": dict(
+        model_type="qwen3_vl",
+        vision_config=dict(
+            hidden_size=16,
+            intermediate_size=24,
+            depth=1,
+            num_heads=2,
+            out_hidden_size=48,
+            num_position_embeddings=4,
+            deepstack_visual_indexes=[0],
+        ),
+        text_config=dict(head_dim=12, rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 2, 2])),
+    ),
     "smollm3": dict(model_type="smollm3", no_rope_layer_interval=2, pad_token_id=0),
 }
 # What is adapted, where it is not all linear layers: here an embedding that is scaled and whose matrix is the head's as well.
@@ -126,7 +157,10 @@ def loss_of(model, pairs):
 
 def adapt(model, targets):
     torch.manual_seed(3)
-    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    others = r".*(vision_tower|visual|projector).*" if hasattr(model.config, "vision_config") else None
+    model = get_peft_model(
+        model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, exclude_modules=others, task_type="CAUSAL_LM")
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
@@ -134,13 +168,22 @@ def adapt(model, targets):
     return model
 
 
+def config_of(overrides):
+    if "text_config" not in overrides:
+        return AutoConfig.for_model(**{"model_type": "llama", **BASE, **overrides})
+    tied = overrides.get("tie_word_embeddings", True)
+    text = {**BASE, **overrides["text_config"], "tie_word_embeddings": tied}
+    return AutoConfig.for_model(**{**overrides, "text_config": text, "tie_word_embeddings": tied})
+
+
 def make(name, overrides):
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(5)
-    config = AutoConfig.for_model(**{"model_type": "llama", **BASE, **overrides})
+    config = config_of(overrides)
     config.use_cache = False
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    model = kind.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
@@ -150,7 +193,7 @@ def make(name, overrides):
                 parameter.normal_(mean=0.0 if config.model_type.startswith("gemma") else 1.0, std=0.1)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    pairs = examples(config.vocab_size)
+    pairs = examples(config.get_text_config().vocab_size)
     # These scale by the longest example of a batch.
     if name in ("dynamic-rope", "phi3-longrope"):
         pairs = pairs[:1]

@@ -9,10 +9,11 @@ import pathlib
 import sys
 
 import torch
+import transformers
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 
 def logits_of(model, examples):
@@ -28,9 +29,10 @@ def randomise(model, seed):
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
-def write_base(folder, config):
+def write_base(folder, config, architecture="LlamaForCausalLM"):
     torch.manual_seed(5)
-    LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(folder)
+    kind = getattr(transformers, architecture)
+    kind(kind.config_class(**config)).save_pretrained(folder)
 
 
 def write_adapters(base, examples, adapters):
@@ -50,21 +52,26 @@ def write_adapters(base, examples, adapters):
         save_file(logits_of(model, examples), pathlib.Path(adapter["folder"]) / "expected.safetensors")
 
 
+def class_of(folder):
+    """The class that config.json names: for a multimodal model not the one that AutoModelForCausalLM would take."""
+    return getattr(transformers, json.loads((pathlib.Path(folder) / "config.json").read_text())["architectures"][0])
+
+
 def read_adapter(base, folder, examples, out):
     """Loads an adapter; fails on any missing or unexpected tensor."""
     tensors = load_file(pathlib.Path(folder) / "adapter_model.safetensors")
-    fresh = get_peft_model(LlamaForCausalLM.from_pretrained(base), PeftConfig.from_pretrained(folder))
+    fresh = get_peft_model(class_of(base).from_pretrained(base), PeftConfig.from_pretrained(folder))
     wanted = set(get_peft_model_state_dict(fresh, save_embedding_layers=False))
     assert set(tensors) == wanted, f"missing {sorted(wanted - set(tensors))}, unexpected {sorted(set(tensors) - wanted)}"
     result = set_peft_model_state_dict(fresh, tensors)
     assert not result.unexpected_keys, result.unexpected_keys
-    model = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), folder).eval()
+    model = PeftModel.from_pretrained(class_of(base).from_pretrained(base), folder).eval()
     save_file(logits_of(model, examples), out)
 
 
 def read_model(folder, examples, out):
     """Loads a whole model; fails on any missing or unexpected tensor."""
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, info = class_of(folder).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     problems = {key: list(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     assert not any(problems.values()), problems
     save_file(logits_of(model.eval(), examples), out)
@@ -290,7 +297,7 @@ def write_quantized(base, folder, kind, nested, examples, out):
 
 def read_quantized(folder, examples, out):
     """A quantised model that was saved, with f32 activations; fails on any missing or unexpected tensor."""
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, info = class_of(folder).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     problems = {key: list(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     assert not any(problems.values()), problems
     assert model.is_quantized

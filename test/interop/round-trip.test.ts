@@ -1,0 +1,89 @@
+import { join, resolve } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { saveAdapter } from '../../src/adapters/folder.js';
+import { mergeAdapter } from '../../src/adapters/merge.js';
+import { createAdapter, parseAdapterConfig } from '../../src/adapters/registry.js';
+import type { ModelToWrite } from '../../src/io/model-folder.js';
+import { localFolder } from '../../src/io/node/folder.js';
+import { writeCheckpoint } from '../../src/io/safetensors-shards.js';
+import { standardQuantization } from '../../src/models/quantize.js';
+import { quantizeModel } from '../../src/models/quantized-model.js';
+import { askPeers, distance, json, logitsOf, openBase, temporaryFolder, tensorsOf } from './peers.js';
+
+/** Goldens of families whose names, layouts or files are not Llama's. */
+const names = ['gemma3-multimodal', 'mistral3', 'qwen2-vl', 'qwen3-vl'];
+const examples = [[5, 1, 80, 2, 9, 3, 44]];
+const folder = temporaryFolder();
+afterAll(() => folder.remove());
+const at = (...parts: string[]) => join(folder.path, ...parts);
+const expected = new Map<string, Float32Array>();
+
+async function writeFiles(path: string, { tensors, config }: Pick<ModelToWrite, 'tensors' | 'config'>): Promise<void> {
+  await writeCheckpoint(localFolder(path), tensors);
+  await localFolder(path).writeText('config.json', JSON.stringify(config));
+}
+
+/** An adapter of ours on a model, and both merged, written for the peers. */
+async function write(name: string): Promise<void> {
+  const base = resolve('test/golden/models', name);
+  const { model, source, close } = await openBase(base);
+  const config = parseAdapterConfig({ r: 3, target_modules: 'all-linear', init_lora_weights: false }, 'test');
+  const adapter = await createAdapter(model, config, 4);
+  const adapted = await logitsOf(model, examples[0]);
+  await saveAdapter(localFolder(at(name, 'adapter')), adapter, { name: base, identity: '' });
+  const merged = mergeAdapter(adapter, source.checkpoint);
+  await writeFiles(at(name, 'merged'), merged);
+  await close();
+  expected.set(name, adapted);
+}
+
+beforeAll(async () => {
+  for (const name of names) await write(name);
+  const jobs = names.flatMap((name) => [
+    { do: 'read_adapter', base: resolve('test/golden/models', name), folder: at(name, 'adapter'), examples, out: at(`${name}.adapter`) },
+    { do: 'read_model', folder: at(name, 'merged'), examples, out: at(`${name}.merged`) },
+  ]);
+  await askPeers(folder.path, jobs);
+}, 240_000);
+
+const theirs = async (file: string) => (await tensorsOf(at(file))).get('logits.0')!;
+
+test.each(names)('%s: PEFT takes our adapter strictly and answers as we do', async (name) => {
+  expect(distance(await theirs(`${name}.adapter`), expected.get(name)!)).toBeLessThan(1e-4);
+});
+
+test.each(names)('%s: transformers takes the merged model strictly and answers as the adapter', async (name) => {
+  expect(distance(await theirs(`${name}.merged`), expected.get(name)!)).toBeLessThan(1e-4);
+  expect(json(at(name, 'merged', 'config.json'))).toEqual(json(resolve('test/golden/models', name, 'config.json')));
+});
+
+/** Widths that are multiples of bitsandbytes' blocks: with rows of 48, which blocks cross, its products on a processor differ. */
+const wide = {
+  mm_tokens_per_image: 4,
+  vision_config: { hidden_size: 64, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2, image_size: 28, patch_size: 14 },
+  text_config: {
+    hidden_size: 128,
+    intermediate_size: 192,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    head_dim: 32,
+    vocab_size: 96,
+  },
+};
+
+test('of a multimodal model the text part is quantised: transformers takes it strictly, and bitsandbytes answers as we do', async () => {
+  const job = { do: 'write_base', folder: at('wide'), config: wide, architecture: 'Gemma3ForConditionalGeneration' };
+  await askPeers(folder.path, [job]);
+  const { source, backend, close } = await openBase(at('wide'));
+  const quantized = quantizeModel(source, backend, standardQuantization);
+  const config = { ...quantized.config, quantization_config: quantized.quantizationConfig };
+  await writeFiles(at('codes'), { tensors: quantized.tensors, config });
+  quantized.dispose();
+  await close();
+  await askPeers(folder.path, [{ do: 'read_quantized', folder: at('codes'), examples, out: at('codes.logits') }]);
+  const codes = await openBase(at('codes'));
+  expect(codes.model.modules.get('model.language_model.layers.1.mlp.up_proj')?.weight.dtype).toBe('u4');
+  expect(distance(await logitsOf(codes.model, examples[0]), await theirs('codes.logits'))).toBeLessThan(1e-4);
+  await codes.close();
+});
