@@ -4,10 +4,11 @@ import { questionsOf } from '../data/questions.js';
 import { type ExactMatch, exactMatch } from '../generate/exact-match.js';
 import type { TextCodec } from '../models/text-model.js';
 import { makeContract } from '../runs/contract.js';
-import { type DatasetRows, datasetOptions, gatherRows, heldBatches, prepareData, readTemplate } from '../runs/data.js';
+import { type DatasetRows, datasetOptions, gatherRows, heldBatches, prepareData } from '../runs/data.js';
 import { nodeHost, readRecipe } from '../runs/node.js';
 import { loadOptionsOf, type Recipe, streamingOf } from '../runs/recipe.js';
 import type { Session } from '../runs/session.js';
+import { recipeTemplate, withSpecialTokens } from '../runs/template.js';
 import { evaluateLoss } from '../train/step.js';
 import { LowrankError } from '../util/errors.js';
 import { counted } from '../util/format.js';
@@ -27,11 +28,12 @@ export async function evalCommand(terminal: Terminal, path: string, overrides: s
   const recipe = await readRecipe(path, overrides);
   const tests = await openDatasets(path, recipe.test_datasets ?? []);
   const datasets = recipe.val_set_size > 0 || tests.length === 0 ? await openDatasets(path, recipe.datasets) : [];
-  const source = await findModel(terminal, recipe.base_model, { revision: recipe.revision_of_model, near: dirname(path) });
-  const template = await readTemplate(nodeHost, recipe, dirname(path));
-  const codec = await codecOf(source, options.adapter, template);
-  if (template !== undefined && template !== codec.jinja)
-    terminal.warn('chat_template_jinja is not the template that was trained with: the trained one counts');
+  const base = await findModel(terminal, recipe.base_model, { revision: recipe.revision_of_model, near: dirname(path) });
+  const source = withSpecialTokens(base, recipe.special_tokens);
+  const jinja = await recipeTemplate(recipe, source, { host: nodeHost, near: dirname(path) });
+  const codec = await codecOf(source, options.adapter, jinja);
+  if (jinja !== undefined && jinja !== codec.jinja)
+    terminal.warn('the recipe’s chat template is not the one that was trained with: the trained one counts');
   const data = await prepareData(recipe, codec, datasets, tests, { host: nodeHost });
   if (data.held.length === 0) {
     throw new LowrankError('the recipe holds nothing out', { place: path, mend: 'add test_datasets, or val_set_size=0.1' });

@@ -4,15 +4,15 @@ import { CpuBackend } from '../backends/cpu/index.js';
 import { openBackend } from '../core/device.js';
 import type { ModelTexts } from '../io/model-source.js';
 import type { KnownTexts } from '../io/node.js';
-import { openTextCodec } from '../models/text-model.js';
 import { countParameters, fullBatch } from '../plan/dry-run.js';
 import { type MethodPlan, type Plan, type PlanMachine, type PlanMethod, type PlanRequest, planModelOn } from '../plan/plan.js';
 import { measureRate } from '../plan/rate.js';
 import { knownShape, unknownShape } from '../plan/shapes.js';
-import { prepareData, readTemplate } from '../runs/data.js';
+import { prepareData } from '../runs/data.js';
 import { beside, nodeHost, openModelTexts, readRecipe } from '../runs/node.js';
 import { workOfRun } from '../runs/plan.js';
 import { loraConfigOf, type Recipe } from '../runs/recipe.js';
+import { openRunCodec } from '../runs/template.js';
 import { LowrankError } from '../util/errors.js';
 import { bytes, counted } from '../util/format.js';
 import { type Terminal, thousands, timeRange } from './console.js';
@@ -85,7 +85,7 @@ async function recipeToPlan(path: string, overrides: string[], { rank, sequenceL
 /** What the data of a recipe make of it; prepared as a run prepares them. */
 async function workOfRecipe(recipe: Recipe, path: string, texts: ModelTexts) {
   const datasets = await openDatasets(path, recipe.datasets);
-  const codec = openTextCodec(texts, { jinja: await readTemplate(nodeHost, recipe, dirname(path)), contract: null });
+  const codec = await openRunCodec(texts, recipe, { host: nodeHost, near: dirname(path) });
   return workOfRun(recipe, await prepareData(recipe, codec, datasets, [], { host: nodeHost }));
 }
 

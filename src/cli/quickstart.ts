@@ -4,7 +4,6 @@ import type { Question } from '../data/questions.js';
 import type { ExactMatch } from '../generate/exact-match.js';
 import type { ModelSource } from '../io/model-source.js';
 import { localFolder } from '../io/node/folder.js';
-import { openTextCodec } from '../models/text-model.js';
 import { commonSystem, makeContract } from '../runs/contract.js';
 import { type DatasetRows, gatherRows, heldBatches, prepareData, type RunData } from '../runs/data.js';
 import type { TrainEvent, TrainResult } from '../runs/events.js';
@@ -12,6 +11,7 @@ import { nodeHost, readRecipe } from '../runs/node.js';
 import { loadOptionsOf, type Recipe } from '../runs/recipe.js';
 import { dataEvents } from '../runs/run.js';
 import { openDevice, type Session } from '../runs/session.js';
+import { openRunCodec } from '../runs/template.js';
 import { type Trained, train } from '../runs/train.js';
 import { countAnswered } from '../train/step.js';
 import { duration, type Terminal, thousands } from './console.js';
@@ -63,7 +63,7 @@ async function orders(terminal: Terminal, overrides: string[]): Promise<Quicksta
 export async function quickstart(terminal: Terminal, job: QuickstartJob, device: string): Promise<void> {
   const { recipe, source, datasets, tests } = job;
   terminal.note(`model      ${source.name}`);
-  const codec = openTextCodec(source, { jinja: recipe.chat_template_jinja, contract: null });
+  const codec = await openRunCodec(source, recipe, { host: nodeHost });
   const data = await prepareData(recipe, codec, datasets, tests);
   const report = runListener(terminal);
   for (const event of dataEvents(recipe, data)) report(event);

@@ -27,7 +27,7 @@ export function draftSample(
       if (!template)
         throw new LowrankError('the base model has no chat template, and the data set holds conversations', {
           place: name,
-          mend: 'give a template as chat_template_jinja, or take an instruction-tuned base model',
+          mend: 'name one in the recipe, as chat_template: chatml, or take an instruction-tuned base model',
         });
       const readable = { ...sample, messages: readableToolCalls(template, sample.messages, sample.tools) };
       const { text, rendering, label } = draftConversation(tokenizer, template, readable, dataset);

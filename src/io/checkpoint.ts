@@ -90,6 +90,16 @@ export function withReadAs(stored: Omit<StoredTensor, 'readAs'>): StoredTensor {
   return { ...stored, readAs };
 }
 
+/** Row `index` of a matrix; undefined where its rows are not stored one after another in a plain dtype. */
+export async function readRow(stored: StoredTensor, index: number): Promise<Float32Array | undefined> {
+  if (!stored.inPlace || stored.shape.length !== 2) return undefined;
+  const bytes = stored.byteLength / stored.shape[0];
+  const row = new Float32Array(stored.shape[1]);
+  const write: PieceWriter = (offset, piece) => new Uint8Array(row.buffer).set(piece, offset);
+  await convertBytes(await stored.file.read(stored.offset + index * bytes, bytes), stored.dtype, 'f32', stored.name, write);
+  return row;
+}
+
 /** Stored elements as f32, bf16 or f16, rounded to nearest even. */
 export function decodeBytes(
   bytes: Uint8Array,

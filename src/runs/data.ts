@@ -48,19 +48,6 @@ export function openDatasets(host: Host, datasets: readonly RecipeDataset[], { n
   );
 }
 
-/**
- * The template that a recipe gives: its text, or what a file holds. Text without a tag of Jinja would print the same for every row, so that
- * it is a path, as Axolotl takes it.
- */
-export async function readTemplate(host: Host, { chat_template_jinja: given }: Recipe, near?: string): Promise<string | undefined> {
-  if (given === undefined || /\{[{%#]/.test(given)) return given;
-  const decoder = new TextDecoder();
-  let text = '';
-  for await (const bytes of (await host.openBytes(given, 'a chat template', { near })).read())
-    text += decoder.decode(bytes, { stream: true });
-  return text + decoder.decode();
-}
-
 /** The rows of a data set that are wanted (default: all), in memory. */
 export async function gatherRows({ rows }: DatasetRows, wanted: (row: Row) => boolean = () => true): Promise<Row[]> {
   const gathered: Row[] = [];

@@ -1,12 +1,12 @@
 import type { Sequence } from '../data/prepare.js';
 import { previewSequence } from '../data/preview.js';
 import { dataWarnings } from '../data/warnings.js';
-import { openTextCodec } from '../models/text-model.js';
 import { checkAdapter, countParameters } from '../plan/dry-run.js';
-import { openDatasets, prepareData, readTemplate } from './data.js';
+import { openDatasets, prepareData } from './data.js';
 import { loraConfigOf, type RecipeInput } from './recipe.js';
 import { nameOf, type RunContext, readRecipe } from './run.js';
 import { findModel } from './session.js';
+import { endWarnings, openRunCodec } from './template.js';
 
 export interface PreviewPart {
   text: string;
@@ -32,10 +32,12 @@ export async function previewRun(recipe: RecipeInput | string, context: RunConte
   try {
     if (checked.adapter === 'full' || checked.lora_model_dir !== undefined) countParameters(source.config, source.name);
     else checkAdapter(source, loraConfigOf(checked));
-    const codec = openTextCodec(source, { jinja: await readTemplate(host, checked, near), contract: null });
-    const { train, statistics } = await prepareData({ ...checked, val_set_size: 0 }, codec, datasets, [], { atMost: count });
+    const codec = await openRunCodec(source, checked, { host, near });
+    const data = await prepareData({ ...checked, val_set_size: 0 }, codec, datasets, [], { atMost: count });
+    const { train, statistics } = data;
     for (const { path, statistics: of } of statistics)
       for (const message of dataWarnings(of, path, checked.sequence_len)) onEvent?.({ type: 'warning', message });
+    for (const message of await endWarnings(checked, source, codec, data)) onEvent?.({ type: 'warning', message });
     const partsOf = (sequence: Sequence) => {
       const parts: PreviewPart[] = [];
       previewSequence(codec.tokenizer, sequence, (text, supervised) => {

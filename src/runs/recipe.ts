@@ -4,6 +4,7 @@ import { LoraConfig } from '../adapters/lora-config.js';
 import { datasetTypes } from '../data/formats/index.js';
 import type { LoadOptions } from '../models/load.js';
 import { standardQuantization } from '../models/quantize.js';
+import { isTemplateChoice, namedTemplates } from '../models/templates/index.js';
 import { type OptimizerName, optimizers } from '../optim/optimizer.js';
 import { schedulers } from '../optim/schedule.js';
 import { LowrankError, nearest } from '../util/errors.js';
@@ -85,7 +86,25 @@ export const Recipe = z.strictObject({
   val_set_size: z.number().min(0).default(0).describe('split off for evaluation: a share below 1, or a number of examples'),
   shuffle_merged_datasets: z.boolean().default(true).describe('shuffle in every epoch'),
   train_on_inputs: z.boolean().default(false).describe('supervise prompts, too'),
-  chat_template_jinja: z.string().optional().describe('template instead of the model’s own: Jinja as text, or the path of a file'),
+  chat_template: z
+    .string()
+    .refine(isTemplateChoice, { error: 'there is no such template' })
+    .optional()
+    .describe(
+      `template instead of the model’s own: ${Object.keys(namedTemplates).join(', ')}; ` +
+        'tokenizer_default_fallback_NAME: where it has none; jinja: chat_template_jinja',
+    ),
+  chat_template_jinja: z.string().optional().describe('template instead of the model’s own, as text or the path of a file'),
+  special_tokens: z
+    .strictObject({
+      bos_token: z.string().optional(),
+      eos_token: z.string().optional(),
+      pad_token: z.string().optional(),
+      unk_token: z.string().optional(),
+      additional_special_tokens: z.array(z.string()).optional(),
+    })
+    .optional()
+    .describe('bos_token, eos_token, pad_token, unk_token, additional_special_tokens: tokens of the vocabulary that become special'),
   eot_tokens: z.array(z.string()).optional().describe('tokens that end a turn though the tokenizer does not call them special'),
   sequence_len: count.min(2).default(512).describe('longest example, in tokens'),
   excess_length_strategy: z.enum(['drop', 'truncate', 'raise']).default('drop').describe('what happens to longer ones'),

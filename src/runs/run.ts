@@ -4,7 +4,7 @@ import type { Span } from '../core/backend.js';
 import { dataWarnings } from '../data/warnings.js';
 import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
-import { openTextCodec, type TextCodec } from '../models/text-model.js';
+import type { TextCodec } from '../models/text-model.js';
 import { countParameters } from '../plan/dry-run.js';
 import { listCheckpoints } from '../train/checkpoint.js';
 import { chromeTrace } from '../train/profile.js';
@@ -12,12 +12,13 @@ import { LowrankError } from '../util/errors.js';
 import { bytes } from '../util/format.js';
 import { parseJson } from '../util/json.js';
 import { commonSystem, readContract } from './contract.js';
-import { countSteps, openDatasets, prepareData, type RunData, readTemplate } from './data.js';
+import { countSteps, openDatasets, prepareData, type RunData } from './data.js';
 import type { RunEvent, RunResult } from './events.js';
 import type { Host } from './host.js';
 import { planRun } from './plan.js';
 import { checkRecipe, loadOptionsOf, loraKeys, parseRecipe, type Recipe, type RecipeInput, streamingOf } from './recipe.js';
 import { findModel, openSession, type Session } from './session.js';
+import { endWarnings, openRunCodec } from './template.js';
 import { refuseEarlierRun, trainLocked } from './train.js';
 
 /** Where a run is and who hears of it. */
@@ -119,9 +120,10 @@ async function prepare(recipe: Recipe, context: RunContext, clock?: string): Pro
     if (recipe.lora_model_dir !== undefined)
       for (const message of await warningsOfStart(recipe, source, host.folder(recipe.lora_model_dir)))
         onEvent?.({ type: 'warning', message });
-    const codec = openTextCodec(source, { jinja: await readTemplate(host, recipe, near), contract: null, clock });
+    const codec = await openRunCodec(source, recipe, { host, near }, clock);
     const data = await prepareData(recipe, codec, datasets, tests, { host, signal });
     for (const event of dataEvents(recipe, data)) onEvent?.(event);
+    for (const message of await endWarnings(recipe, source, codec, data)) onEvent?.({ type: 'warning', message });
     signal?.throwIfAborted();
     return { recipe, source, codec, data, system: await commonSystem(recipe, datasets) };
   } catch (error) {

@@ -30,7 +30,7 @@ async function write(name: string): Promise<void> {
   const config = parseAdapterConfig({ r: 3, target_modules: 'all-linear', init_lora_weights: false }, 'test');
   const adapter = await createAdapter(model, config, 4);
   const adapted = await logitsOf(model, examples[0]);
-  await saveAdapter(localFolder(at(name, 'adapter')), adapter, { name: base, identity: '' });
+  await saveAdapter(localFolder(at(name, 'adapter')), adapter, base);
   const merged = mergeAdapter(adapter, source.checkpoint);
   await writeFiles(at(name, 'merged'), merged);
   await close();

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { ChatTemplate, type Message, type Rendering } from '../../src/data/chat-template.js';
 import { findTurn } from '../../src/data/turns.js';
+import { namedTemplates } from '../../src/models/templates/index.js';
 import { LowrankError } from '../../src/util/errors.js';
 import { type JsonValue, parseExactJson } from '../../src/util/json.js';
 import { peersFolder, temporaryFolder } from './peers.js';
@@ -110,4 +111,17 @@ test('nearly all turns are located', () => {
   const all = turns.flat().filter(({ role }) => role === 'assistant').length;
   expect(all).toBeGreaterThan(2500);
   expect(unlocated.length).toBeLessThan(all / 100);
+});
+
+/** Axolotl's template of the name. */
+const axolotls = (name: string) => templates.find((template) => template.name === `axolotl ${name}`)!;
+
+test.each(Object.keys(namedTemplates))('%s renders as Axolotl’s', (name) => {
+  const template = new ChatTemplate(namedTemplates[name], { specialTokens: special, clock });
+  const differing = axolotls(name).cases.filter(({ conversation, text, prompt }) => {
+    const { messages, tools } = conversations[conversation];
+    const whole = render(template, messages, tools, false)?.text;
+    return whole !== text || (render(template, messages.slice(0, -1), tools, true)?.text ?? null) !== prompt;
+  });
+  expect(differing.map(({ conversation }) => conversation)).toEqual([]);
 });

@@ -149,7 +149,16 @@ function memoryFolder(files: Files): Folder {
     list: async () => Object.keys(files),
     readText: async (name) => (files[name] ? textOf(files[name]) : undefined),
     folder: () => memoryFolder({}),
-    ...{ writeText: readOnly, write: readOnly, append: readOnly, lock: readOnly, remove: readOnly, create: readOnly, publish: readOnly },
+    ...{
+      writeText: readOnly,
+      write: readOnly,
+      append: readOnly,
+      lock: readOnly,
+      remove: readOnly,
+      create: readOnly,
+      publish: readOnly,
+      checkAppendable: readOnly,
+    },
   };
 }
 
