@@ -1,6 +1,7 @@
 import { LowrankError, messageOf } from '../util/errors.js';
 import type { GgufLayout } from './gguf-layout.js';
 import { openGguf } from './gguf-model.js';
+import { ggufNames } from './gguf-split.js';
 import { type ModelSource, openModelFiles } from './model-source.js';
 import type { FileSource } from './source.js';
 
@@ -77,19 +78,20 @@ function checkRange(place: string, offset: number, length: number, size: number)
 }
 
 /**
- * A model from files that a user has chosen: one .gguf file of one of the `layouts`, or those of a folder in Hugging Face's layout; `name`
- * stands for them in messages.
+ * A model from files that a user has chosen: a .gguf file of one of the `layouts` or all its parts, or those of a folder in Hugging Face's
+ * layout; `name` stands for them in messages.
  */
 export async function openModelFromFiles(
   files: Iterable<File>,
   { layouts, name = 'the chosen files' }: { layouts: readonly GgufLayout[]; name?: string },
 ): Promise<ModelSource> {
   const byName = new Map(Array.from(files, (file) => [file.name, file]));
-  const ggufs = [...byName.values()].filter((file) => file.name.endsWith('.gguf'));
-  if (ggufs.length === 1 && !byName.has('config.json')) return openGguf(blobSource(ggufs[0]), layouts);
   const open = async (fileName: string) => {
     const file = byName.get(fileName);
     return file && blobSource(file);
   };
+  const ggufs = [...byName.values()].filter((file) => file.name.endsWith('.gguf'));
+  const single = ggufNames(byName.keys()).length === 1 && !byName.has('config.json');
+  if (single) return openGguf(blobSource(ggufs[0]), layouts, { name, open });
   return openModelFiles({ name, open });
 }

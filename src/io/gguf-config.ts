@@ -71,7 +71,7 @@ async function ropeParameters(
   const type = metadata.string(rope('scaling.type')) ?? (factor === undefined ? 'none' : 'linear');
   const divisors = gguf.tensors.get('rope_freqs.weight');
   if (divisors) {
-    const bytes = (await gguf.file.read(divisors.offset, divisors.byteLength)).slice();
+    const bytes = (await divisors.file.read(divisors.offset, divisors.byteLength)).slice();
     const place = `${gguf.file.name}: tensor "rope_freqs.weight"`;
     if (divisors.type.name !== 'F32')
       throw new LowrankError(`has the type ${divisors.type.name}`, {

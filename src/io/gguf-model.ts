@@ -1,40 +1,41 @@
 import { LowrankError } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
 import { type Checkpoint, convertBytes, decodeBytes, decodeNumbers, type StoredTensor, withReadAs } from './checkpoint.js';
-import { type GgufFile, type GgufTensor, readGguf } from './gguf.js';
+import type { GgufFile, GgufTensor } from './gguf.js';
 import { ggufConfig } from './gguf-config.js';
 import type { GgufLayout } from './gguf-layout.js';
 import { GgufMetadata } from './gguf-metadata.js';
+import { readGgufParts } from './gguf-split.js';
 import { ggufTokenizer } from './gguf-tokenizer.js';
 import { fingerprint, type ModelSource } from './model-source.js';
-import type { FileSource } from './source.js';
+import type { FileSource, NamedFiles } from './source.js';
 
 /**
- * A model out of one GGUF file: config.json and the tokenizer's files are rebuilt from its metadata, tensors get Hugging Face's names and
- * row order, and are decoded as they are read. Closes the file where it is a model of none of the `layouts`.
+ * A model out of one GGUF file, or out of the parts that it was split into, of which `file` is any and the others are among its
+ * `siblings`: config.json and the tokenizer's files are rebuilt from its metadata, tensors get Hugging Face's names and row order, and are
+ * decoded as they are read. Closes the files where it is a model of none of the `layouts`.
  */
-export async function openGguf(file: FileSource, layouts: readonly GgufLayout[]): Promise<ModelSource> {
+export async function openGguf(file: FileSource, layouts: readonly GgufLayout[], siblings?: NamedFiles): Promise<ModelSource> {
+  const { files, ...gguf } = await readGgufParts(file, siblings);
   try {
-    const gguf = await readGguf(file);
     const metadata = new GgufMetadata(file.name, gguf.metadata);
-    checkWhole(metadata);
     const layout = layoutOf(metadata, layouts);
     const config = await ggufConfig(gguf, metadata, layout);
     const tokenizer = ggufTokenizer(metadata);
-    const checkpoint = ggufCheckpoint(gguf, config, layout);
-    const identity = await fingerprint([file], JSON.stringify([config, tokenizer.tokenizerJson]));
+    const checkpoint = { ...ggufCheckpoint(gguf, config, layout), close: () => closeAll(files) };
+    const identity = await fingerprint(
+      files.sort((a, b) => (a.name < b.name ? -1 : 1)),
+      JSON.stringify([config, tokenizer.tokenizerJson]),
+    );
     return { name: file.name, config, tokenizer, checkpoint, identity };
   } catch (error) {
-    await file.close();
+    await closeAll(files);
     throw error;
   }
 }
 
-function checkWhole(metadata: GgufMetadata): void {
-  const parts = metadata.count('split.count') ?? 1;
-  if (parts > 1) {
-    throw metadata.error('split.count', `the model is split into ${parts} files`, 'one file', 'join them with llama-gguf-split --merge');
-  }
+async function closeAll(files: readonly FileSource[]): Promise<void> {
+  for (const file of files) await file.close();
 }
 
 function layoutOf(metadata: GgufMetadata, layouts: readonly GgufLayout[]): GgufLayout {
@@ -45,7 +46,7 @@ function layoutOf(metadata: GgufMetadata, layouts: readonly GgufLayout[]): GgufL
   throw metadata.error('general.architecture', `"${architecture}" cannot be read from GGUF`, known, 'use the safetensors of this model');
 }
 
-function ggufCheckpoint({ file, tensors }: GgufFile, config: JsonObject, layout: GgufLayout): Checkpoint {
+function ggufCheckpoint({ tensors }: GgufFile, config: JsonObject, layout: GgufLayout): Omit<Checkpoint, 'close'> {
   const stored = new Map<string, StoredTensor>();
   for (const tensor of tensors.values()) {
     // The rotary factors are in config.json by now.
@@ -55,24 +56,19 @@ function ggufCheckpoint({ file, tensors }: GgufFile, config: JsonObject, layout:
     if (module === undefined || !Object.hasOwn(layout.modules, key)) {
       const mend = 'take a file of a plain model (no mixture of experts, no adapter, no projector)';
       const problem = `has no place in the architecture "${layout.architecture}"`;
-      throw new LowrankError(problem, { place: `${file.name}: tensor "${tensor.name}"`, mend });
+      throw new LowrankError(problem, { place: `${tensor.file.name}: tensor "${tensor.name}"`, mend });
     }
     const path = layer === undefined ? layout.modules[key] : `${layout.layers}.${layer}.${layout.modules[key]}`;
     const heads = Object.hasOwn(layout.permuted, key) ? (config[layout.permuted[key]] as number) : undefined;
     const offset = kind === 'weight' && tensor.shape.length === 1 ? layout.normOffset : undefined;
-    stored.set(`${path}.${kind}`, storedTensor(file, tensor, `${path}.${kind}`, { heads, offset }));
+    stored.set(`${path}.${kind}`, storedTensor(tensor, `${path}.${kind}`, { heads, offset }));
   }
-  return { tensors: stored, metadata: {}, close: () => file.close() };
+  return { tensors: stored, metadata: {} };
 }
 
 /** `heads`: of a projection whose rows the converter permuted; `added`: to each number of it. */
-function storedTensor(
-  file: FileSource,
-  tensor: GgufTensor,
-  name: string,
-  { heads, offset: added = 0 }: { heads?: number; offset?: number },
-): StoredTensor {
-  const { type, shape, offset, byteLength } = tensor;
+function storedTensor(tensor: GgufTensor, name: string, { heads, offset: added = 0 }: { heads?: number; offset?: number }): StoredTensor {
+  const { file, type, shape, offset, byteLength } = tensor;
   const place = `${file.name}: tensor "${tensor.name}"`;
   if (heads !== undefined && shape[0] % (2 * heads) !== 0) {
     throw new LowrankError(`has ${shape[0]} rows`, { place, expected: `a multiple of 2 × ${heads} heads`, mend: 'convert the file again' });

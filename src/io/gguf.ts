@@ -25,13 +25,15 @@ export interface GgufTensor {
   readonly type: BlockType;
   /** Slowest dimension first, as everywhere here; the file stores the reverse. */
   readonly shape: readonly number[];
+  /** Where it lies; of a split model each part has its own. */
+  readonly file: FileSource;
   /** In bytes from the file's start. */
   readonly offset: number;
   readonly byteLength: number;
 }
 
 /**
- * A GGUF file whose header was read and checked: metadata by key, and where each tensor lies. Tensors are read from `file` when they are
+ * A GGUF file whose header was read and checked: metadata by key, and where each tensor lies. Tensors are read when they are
  * wanted.
  */
 export interface GgufFile {
@@ -54,7 +56,7 @@ export async function readGguf(file: FileSource): Promise<GgufFile> {
     if (metadata.has(key)) throw cursor.error('appears twice', what);
     metadata.set(key, await readValue(cursor, what));
   }
-  const infos: GgufTensor[] = [];
+  const infos: Omit<GgufTensor, 'file'>[] = [];
   for (let i = 0; i < tensorCount; i++) infos.push(await readTensorInfo(cursor, i));
   const alignment = metadata.get('general.alignment') ?? defaultAlignment;
   if (typeof alignment !== 'number' || !(alignment >= 1 && alignment <= 1 << 20 && Number.isInteger(Math.log2(alignment)))) {
@@ -124,7 +126,7 @@ async function readScalar(cursor: Cursor, type: number, what: string): Promise<G
 }
 
 /** `offset` is still relative to the data. */
-async function readTensorInfo(cursor: Cursor, index: number): Promise<GgufTensor> {
+async function readTensorInfo(cursor: Cursor, index: number): Promise<Omit<GgufTensor, 'file'>> {
   const name = await cursor.string(`name of tensor ${index}`);
   const what = `tensor "${name}"`;
   await cursor.need(4, what);
@@ -154,7 +156,7 @@ async function readTensorInfo(cursor: Cursor, index: number): Promise<GgufTensor
   return { name, type, shape, offset, byteLength: (elements / type.elements) * type.bytes };
 }
 
-function placeTensors(infos: GgufTensor[], dataStart: number, alignment: number, file: FileSource): Map<string, GgufTensor> {
+function placeTensors(infos: Omit<GgufTensor, 'file'>[], dataStart: number, alignment: number, file: FileSource): Map<string, GgufTensor> {
   const tensors = new Map<string, GgufTensor>();
   const error = (name: string, problem: string, expected?: string) =>
     new LowrankError(problem, { place: `${file.name}: tensor "${name}"`, expected, mend });
@@ -165,7 +167,7 @@ function placeTensors(infos: GgufTensor[], dataStart: number, alignment: number,
       throw error(info.name, `ends at byte ${offset + info.byteLength}`, `at most ${file.size}, the size of the file`);
     }
     if (tensors.has(info.name)) throw error(info.name, 'appears twice');
-    tensors.set(info.name, { ...info, offset });
+    tensors.set(info.name, { ...info, file, offset });
   }
   let end = dataStart;
   for (const tensor of [...tensors.values()].sort((a, b) => a.offset - b.offset)) {

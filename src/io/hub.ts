@@ -1,5 +1,6 @@
 import { listFiles, modelInfo } from '@huggingface/hub';
 import { LowrankError, messageOf } from '../util/errors.js';
+import { ggufNames, partsOf } from './gguf-split.js';
 import { modelFiles } from './model-source.js';
 
 /** Where a hub is and who asks. */
@@ -74,10 +75,12 @@ function strange(id: string, what: string): LowrankError {
 
 function chooseFiles(id: string, all: HubFile[], gguf: string | undefined): { files: HubFile[]; gguf?: string } {
   const named = (file: string) => all.filter((candidate) => candidate.name === file);
-  const ggufs = all.filter((file) => file.name.endsWith('.gguf'));
-  const choices = ggufs.map((file) => `${id}/${file.name}`).join(', ');
+  const ggufs = ggufNames(all.map((file) => file.name));
+  const choices = ggufs.map((file) => `${id}/${file}`).join(', ');
+  // Of a split model all parts, whichever of them is named.
+  const model = (first: string) => ({ files: all.filter((file) => partsOf(first).includes(file.name)), gguf: first });
   if (gguf !== undefined) {
-    if (named(gguf).length > 0) return { files: named(gguf), gguf };
+    if (named(gguf).length > 0) return model(gguf);
     throw new LowrankError(`there is no ${gguf} in the repository`, {
       place: id,
       expected: choices || 'a repository with .gguf files',
@@ -88,7 +91,7 @@ function chooseFiles(id: string, all: HubFile[], gguf: string | undefined): { fi
   const index = named('model.safetensors.index.json');
   const weights = named('model.safetensors').length > 0 ? named('model.safetensors') : index.length > 0 ? [...index, ...shards] : [];
   if (weights.length > 0) return { files: [...all.filter((file) => modelFiles.includes(file.name)), ...weights] };
-  if (ggufs.length === 1) return { files: ggufs, gguf: ggufs[0].name };
+  if (ggufs.length === 1) return model(ggufs[0]);
   if (ggufs.length > 1)
     throw new LowrankError('holds several .gguf files', { place: id, expected: 'the name of one', mend: `choose ${choices}` });
   const mend = 'choose a repository with model.safetensors, or convert its weights';

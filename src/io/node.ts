@@ -1,9 +1,10 @@
-import { stat } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { readdir, stat } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { LowrankError } from '../util/errors.js';
 import type { Checkpoint } from './checkpoint.js';
 import type { GgufLayout } from './gguf-layout.js';
 import { openGguf } from './gguf-model.js';
+import { ggufNames } from './gguf-split.js';
 import { parseHubId } from './hub.js';
 import { type ModelSource, type ModelTexts, openModelFiles, readModelConfig, readModelTexts } from './model-source.js';
 import { homePath, openFile } from './node/files.js';
@@ -30,12 +31,16 @@ export interface OpenModelOptions {
   check?: (model: Pick<ModelTexts, 'name' | 'config'>) => void;
 }
 
-/** Opens a model: a folder in Hugging Face's layout, a .gguf file, or the id of a model on the hub, which is downloaded into the cache. */
+/**
+ * Opens a model: a folder in Hugging Face's layout or with a model in GGUF, a .gguf file, of a split model any, or the id of a model on the
+ * hub, which is downloaded into the cache.
+ */
 export async function openModel(spec: string, { layouts, revision, check, ...options }: OpenModelOptions): Promise<ModelSource> {
   const local = homePath(spec);
   const stats = await stat(local).catch(() => undefined);
   if (stats) {
-    const source = stats.isDirectory() ? await openModelFiles(localFiles(local)) : await openGguf(await openFile(local), layouts);
+    const gguf = stats.isDirectory() ? await ggufOf(local) : local;
+    const source = await (gguf === undefined ? openModelFiles(localFiles(local)) : openLocalGguf(gguf, layouts));
     check?.(source);
     return { ...source, path: resolve(local) };
   }
@@ -47,7 +52,21 @@ export async function openModel(spec: string, { layouts, revision, check, ...opt
   if (check && hubId.gguf === undefined) check(await openModelTexts(spec, { layouts, revision, ...options }));
   const { dir, commit, gguf } = await downloadModel(hubId, revision, options);
   if (gguf === undefined) return { ...(await openModelFiles({ ...localFiles(dir), name: spec })), revision: commit };
-  return { ...(await openGguf(await openFile(join(dir, gguf)), layouts)), name: spec, revision: commit };
+  return { ...(await openLocalGguf(join(dir, gguf), layouts)), name: spec, revision: commit };
+}
+
+/** A .gguf file with those beside it, where it is a part of a split model. */
+async function openLocalGguf(path: string, layouts: readonly GgufLayout[]): Promise<ModelSource> {
+  return openGguf(await openFile(path), layouts, localFiles(dirname(path)));
+}
+
+/** The .gguf file, whole or the first part that is there, of a folder that holds one model in GGUF and none in Hugging Face's layout. */
+async function ggufOf(dir: string): Promise<string | undefined> {
+  const names = (await readdir(dir)).sort();
+  const models = ggufNames(names);
+  if (names.includes('config.json') || models.length === 0) return undefined;
+  if (models.length === 1) return join(dir, names.find((name) => name.endsWith('.gguf')) as string);
+  throw new LowrankError('holds several .gguf files', { place: dir, expected: 'the path of one', mend: `choose ${models.join(', ')}` });
 }
 
 /** What a model says without its weights: config.json at least. */
@@ -66,7 +85,7 @@ export async function openModelTexts(spec: string, options: OpenModelOptions): P
     const { dir, gguf } = await downloadModel(hubId, options.revision, options, (file) => !file.endsWith('.safetensors'));
     if (gguf === undefined) files = { ...localFiles(dir), name: spec };
   }
-  if (files) {
+  if (files && !(stats && (await ggufOf(local)))) {
     const tokenizer = await files.open('tokenizer.json');
     await tokenizer?.close();
     return tokenizer ? readModelTexts(files) : { name: files.name, config: await readModelConfig(files) };

@@ -16,6 +16,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { cachedModel, cacheFolder } from '../../src/io/node.js';
 import { nodeHost, openModel } from '../../src/runs/node.js';
 import { LowrankError } from '../../src/util/errors.js';
+import { tinyLlama } from './gguf-builder.js';
 import { commit, gitHash, type HubFault, sha256, startHub } from './hub-server.js';
 
 const golden = (path: string) => new Uint8Array(readFileSync(new URL(`../golden/${path}`, import.meta.url)));
@@ -34,10 +35,15 @@ const unwanted = {
   '.gitattributes': text(''),
 };
 const gguf = golden('gguf/byte-level.gguf');
+const norms = ['output_norm.weight', 'blk.0.attn_norm.weight', 'blk.0.ffn_norm.weight'];
+const matrices = ['attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_gate', 'ffn_up', 'ffn_down'].map((name) => `blk.0.${name}.weight`);
+const part = (i: number) =>
+  new Uint8Array(tinyLlama({ 'split.no': i, 'split.count': 2 }, i === 0 ? norms : ['token_embd.weight', ...matrices]));
 const repositories = {
   'owner/model': { ...unwanted, ...model },
   'owner/gguf': { 'README.md': text('#'), 'model.Q4.gguf': gguf },
   'owner/ggufs': { 'a.Q4.gguf': gguf, 'b.Q8.gguf': gguf },
+  'owner/split': { 'm-00001-of-00002.gguf': part(0), 'm-00002-of-00002.gguf': part(1), 'whole.gguf': gguf },
   'owner/pickled': { 'config.json': model['config.json'], 'pytorch_model.bin': text('pickle') },
   'owner/hostile': { ...model, '../../../escaped.json': text('x') },
 };
@@ -135,6 +141,18 @@ test('a .gguf repository, and one file among several', async () => {
   await chosen.checkpoint.close();
   expect((await errorOf(openModel('owner/ggufs/c.gguf'))).message).toMatch(/no c\.gguf[\s\S]*a\.Q4\.gguf/);
   expect((await errorOf(openModel('owner/pickled'))).mend).toMatch(/convert its weights/);
+});
+
+test('all parts of a split model, whichever is named', async () => {
+  await serve();
+  const error = await errorOf(openModel('owner/split'));
+  expect(error.mend).toBe('choose owner/split/m-00001-of-00002.gguf, owner/split/whole.gguf');
+  const source = await openModel('owner/split/m-00002-of-00002.gguf');
+  expect(source.checkpoint.tensors.size).toBe(11);
+  await source.checkpoint.close();
+  // One part alone in the cache is no model.
+  rmSync(join(home, 'hub/models--owner--split/snapshots', commit, 'm-00001-of-00002.gguf'));
+  expect(await cachedModel('owner/split/m-00002-of-00002.gguf')).toBeUndefined();
 });
 
 test('a cut connection is resumed where it broke', async () => {

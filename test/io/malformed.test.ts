@@ -292,9 +292,9 @@ describe('GGUF', () => {
     ['an architecture that is a number', builder().u32('general.architecture', 1).build(), /is 1[\s\S]*a string/],
     ['another architecture', builder().string('general.architecture', 'mamba').build(), /"mamba" cannot be read from GGUF/],
     [
-      'one part of several',
+      'one part of several under another name',
       builder().string('general.architecture', 'llama').u32('split.count', 3).build(),
-      /split into 3 files[\s\S]*llama-gguf-split/,
+      /is one of 3 parts, and its name does not say which[\s\S]*-00001-of-00003\.gguf[\s\S]*llama-gguf-split/,
     ],
     ['no layers', tinyLlama({ 'llama.block_count': undefined }), /"llama.block_count": is missing/],
     ['no heads', tinyLlama({ 'llama.attention.head_count': 0 }), /"llama.attention.head_count": is 0/],

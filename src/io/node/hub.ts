@@ -6,6 +6,7 @@ import { dirname, join, relative } from 'node:path';
 import lockfile from 'proper-lockfile';
 import { LowrankError, messageOf } from '../../util/errors.js';
 import { isObject, parseJsonObject } from '../../util/json.js';
+import { ggufNames, partsOf } from '../gguf-split.js';
 import { findHubModel, type HubAccess, type HubFile, type HubId, type HubModel, HubUnreachable, openDownload, parseHubId } from '../hub.js';
 import { homePath, named, writeText } from './files.js';
 
@@ -64,9 +65,11 @@ async function snapshotOf({ id, gguf }: HubId, revision: string): Promise<Snapsh
   if (!/^[0-9a-f]{40}$/.test(commit)) return undefined;
   const dir = join(repository, 'snapshots', commit);
   const has = (name: string) => exists(join(dir, name));
-  if (gguf !== undefined) return (await has(gguf)) ? { dir, commit, gguf } : undefined;
-  const ggufs = (await readdir(dir).catch(() => [])).filter((name) => name.endsWith('.gguf'));
-  if (ggufs.length === 1 && !(await has('config.json'))) return { dir, commit, gguf: ggufs[0] };
+  const whole = async (name: string) =>
+    (await Promise.all(partsOf(name).map(has))).every(Boolean) ? { dir, commit, gguf: name } : undefined;
+  if (gguf !== undefined) return whole(gguf);
+  const ggufs = ggufNames(await readdir(dir).catch(() => []));
+  if (ggufs.length === 1 && !(await has('config.json'))) return whole(ggufs[0]);
   if (!(await has('config.json')) || !(await has('tokenizer.json'))) return undefined;
   if (await has('model.safetensors')) return { dir, commit };
   const index = await readFile(join(dir, 'model.safetensors.index.json'), 'utf8').catch(() => undefined);
