@@ -176,7 +176,7 @@ void argmax(const Call& call, Pool& pool) {
     alignas(64) float buffer[kBlock];
     for (int64_t i = begin; i < end; i++) {
       float best = -kInfinity;
-      int64_t place = 0;
+      int64_t place = -1;
       for (int64_t at = 0; at < columns; at += kBlock) {
         const int64_t n = columns - at < kBlock ? columns - at : kBlock;
         const float* row = load(x, i * columns + at, n, buffer);

@@ -293,6 +293,9 @@ napi_value read(napi_env env, const Arguments& arguments) {
   return promise;
 }
 
+// The path of a mapped file that was cut off while it was used, or "".
+napi_value lost_file(napi_env env, const Arguments& arguments) { return text(env, arguments.backend().memory->lost_file()); }
+
 napi_value sync(napi_env env, const Arguments& arguments) {
   return promise_of(env, arguments.backend(), std::make_unique<Request>(), nullptr);
 }
@@ -436,6 +439,7 @@ napi_value initialize(napi_env env, napi_value exports) {
       LOWRANK_FUNCTION("read", read),
       LOWRANK_FUNCTION("run", run),
       LOWRANK_FUNCTION("sync", sync),
+      LOWRANK_FUNCTION("lostFile", lost_file),
       LOWRANK_FUNCTION("workspace", workspace),
       LOWRANK_FUNCTION("startProfile", start_profile),
       LOWRANK_FUNCTION("takeProfile", take_profile),

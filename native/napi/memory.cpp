@@ -122,6 +122,15 @@ void Memory::free(int32_t id) {
   else arena_.free(buffer.piece);
 }
 
+std::string Memory::lost_file() const {
+  if (!any_file_lost()) return {};
+  for (const Buffer& buffer : buffers_) {
+    std::string path = buffer.used && buffer.mapped() ? lowrank::lost_file(buffer.mapping) : "";
+    if (!path.empty()) return path;
+  }
+  return {};
+}
+
 Buffer& Memory::at(double id) {
   if (!(id >= 0) || id >= static_cast<double>(buffers_.size()) || !buffers_[static_cast<size_t>(id)].used)
     throw std::runtime_error("unknown buffer: it was freed or belongs to another backend");

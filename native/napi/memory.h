@@ -68,6 +68,8 @@ class Memory {
   // Zeros in a file of `folder` that has no name and ends with the buffer; its room on the disk is taken at once.
   int32_t allocate_paged(size_t bytes, const std::string& folder);
   void free(int32_t id);
+  // The file of a buffer whose pages were lost as `lost_file` of platform.h says, else "".
+  std::string lost_file() const;
   // The buffer of a number that comes from JavaScript.
   Buffer& at(double id);
 

@@ -35,14 +35,19 @@ void free_pages(void* data, size_t bytes);
 struct Mapping {
   char* data = nullptr;  // the first byte that was asked for, which need not begin a page
   size_t bytes = 0;
-  void* keeper = nullptr;  // what the system wants to be closed behind it
+  void* keeper = nullptr;  // what the system wants to be closed behind it, or what looks after its pages
 };
 
-// Both throw std::runtime_error with the reason. Paths are UTF-8.
+// Both throw std::runtime_error with the reason. Paths are UTF-8. Pages that cannot be had when they are used, since somebody has cut off the
+// file or its disk fails, would end the process on POSIX (SIGBUS): they read as zeros instead, and `lost_file` says so.
 Mapping map_file(const std::string& path, size_t offset, size_t bytes);
 // Zeros in a file of `folder` that nobody else sees and that ends with the mapping; its room on the disk is taken at once.
 Mapping map_temporary_file(const std::string& folder, size_t bytes);
 void unmap(const Mapping& mapping);
+// The file of a mapping that has lost pages, else "".
+std::string lost_file(const Mapping& mapping);
+// Whether any mapping of this process ever has.
+bool any_file_lost();
 
 // These take whole pages of a mapping; neither fetch_pages nor drop_pages minds a mapping that is gone.
 // Reads them into memory, now or soon.

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "lost_pages.h"
 #include "platform.h"
 
 #if defined(__APPLE__)
@@ -111,7 +112,7 @@ Mapping map_file(const std::string& path, size_t offset, size_t bytes) {
   const std::string reason = found && !mappable ? "not a file that holds these bytes" : std::strerror(errno);
   if (file >= 0) close(file);
   if (data == MAP_FAILED) throw std::runtime_error(reason);
-  return {static_cast<char*>(data) + before, bytes};
+  return {static_cast<char*>(data) + before, bytes, watch_mapping(data, before + bytes, false, path)};
 }
 
 Mapping map_temporary_file(const std::string& folder, size_t bytes) {
@@ -125,10 +126,11 @@ Mapping map_temporary_file(const std::string& folder, size_t bytes) {
   const int error = full == 0 ? errno : full;
   close(file);
   if (data == MAP_FAILED) throw failed(full == 0 ? "it cannot be mapped" : "the disk does not give it", error);
-  return {static_cast<char*>(data), bytes};
+  return {static_cast<char*>(data), bytes, watch_mapping(data, bytes, true, folder)};
 }
 
 void unmap(const Mapping& mapping) {
+  forget_mapping(mapping.keeper);
   const size_t before = reinterpret_cast<uintptr_t>(mapping.data) % page_size();
   munmap(mapping.data - before, before + mapping.bytes);
 }

@@ -144,6 +144,11 @@ void unmap(const Mapping& mapping) {
   if (mapping.keeper) CloseHandle(mapping.keeper);
 }
 
+// The system keeps others from cutting off a file that is mapped.
+std::string lost_file(const Mapping&) { return {}; }
+
+bool any_file_lost() { return false; }
+
 void fetch_pages(Pages pages) {
   WIN32_MEMORY_RANGE_ENTRY range{pages.data, pages.bytes};
   PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0);

@@ -1,7 +1,7 @@
 import { unscoped } from '../core/scope.js';
 import { empty, sameShape, type Tensor } from '../core/tensor.js';
 import type { Checkpoint, StoredTensor } from '../io/checkpoint.js';
-import { fillTensors } from '../io/tensors.js';
+import { fillTensors, readFinite } from '../io/tensors.js';
 import { Linear } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
@@ -37,7 +37,7 @@ export async function fillAdapter(adapter: Adapter, checkpoint: Checkpoint, plac
   for (const copy of copies) refuseOtherShape(adapter.model, copy, place);
   for (const [name, tensor] of wanted) refuseOther(adapter, name, tensor, own.get(name)!, place);
   await fillTensors(wanted, { ...checkpoint, tensors: own }, place);
-  await adoptCopies(adapter, copies);
+  await adoptCopies(adapter, copies, place);
 }
 
 /**
@@ -69,7 +69,7 @@ function baseCopy(model: CausalLM, name: string, stored: StoredTensor): BaseCopy
 }
 
 /** Copies that differ from the base's weights take their place. A tied pair is one matrix: PEFT loads the head's copy last. */
-async function adoptCopies(adapter: Adapter, copies: readonly BaseCopy[]): Promise<void> {
+async function adoptCopies(adapter: Adapter, copies: readonly BaseCopy[], place: string): Promise<void> {
   const { backend, paths, tied } = adapter.model;
   const pair = [paths.embedding, paths.head];
   const isTied = ({ path, key }: BaseCopy) => tied && key === 'weight' && pair.includes(path);
@@ -78,7 +78,7 @@ async function adoptCopies(adapter: Adapter, copies: readonly BaseCopy[]): Promi
     const { key, base, stored } = copy;
     if ((isTied(copy) && copy !== last) || (await equals(base, stored))) continue;
     const tensor = unscoped(() => empty(backend, base.shape, 'f32', 'adapters'));
-    tensor.write(await stored.readAs('f32'));
+    tensor.write(await readFinite(stored, place));
     adapter.adopt(isTied(copy) ? pair : [copy.path], key, tensor);
   }
 }

@@ -115,6 +115,8 @@ export async function chatCommand(terminal: Terminal, options: AnswerOptions): P
       } catch (error) {
         if (answering?.signal.aborted) process.stdout.write('\n');
         else terminal.note(messageOf(error));
+        // Whoever pipes questions in learns that one has no answer.
+        if (answering && !answering.signal.aborted) process.exitCode = 1;
         if (messages.at(-1)?.role === 'user') messages.pop();
       }
       answering = undefined;

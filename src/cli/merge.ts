@@ -106,7 +106,7 @@ async function logitsOf(model: CausalLM, ids: readonly number[]): Promise<Float3
   const logits = scope(() => model.logits(model.hidden(tokens)));
   try {
     const values = await logits.toFloat32();
-    const broken = values.some(Number.isNaN) ? await notFiniteWeight(model) : undefined;
+    const broken = values.every(Number.isFinite) ? undefined : await notFiniteWeight(model);
     if (broken) throw broken;
     return values;
   } finally {

@@ -224,7 +224,7 @@ export const opTable = {
   sum: { inputs: ['x'], outputs: ['out+'], attributes: { factor: 'number' } },
   /** out [1] (f32) += Σ x², x float. */
   sumSquares: { inputs: ['x'], outputs: ['out+'], attributes: {} },
-  /** index[i] (i32) = the first argmax of x[i,:], x [n,V] float. */
+  /** index[i] (i32) = the first argmax of x[i,:], −1 where nothing is above −∞, as in a row of NaN; x [n,V] float. */
   argmax: { inputs: ['x'], outputs: ['index'], attributes: {} },
   /**
    * AdamW (Loshchilov & Hutter 2019, algorithm 2) as PyTorch orders it, all f32, step counts from 1: g = gradientScale·gradient;

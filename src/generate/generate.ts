@@ -95,7 +95,7 @@ function checkPrompts(model: CausalLM, prompts: readonly (readonly number[])[], 
 
 /** One forward pass over the pending tokens of all sequences and a choice for each. */
 async function nextTokens(model: CausalLM, cache: KvCache, sequences: readonly Sequence[], options: GenerationOptions): Promise<number[]> {
-  // The first logits of a prompt show whether anything can be computed at all; later ones need no look.
+  // The first logits of a prompt are looked at whole; of later ones the choice shows where there is none, as all are NaN.
   const first = sequences.some(({ cached }) => cached === 0);
   const greedy = isGreedy(options) && !first;
   const picked = scope(() => {
@@ -108,13 +108,12 @@ async function nextTokens(model: CausalLM, cache: KvCache, sequences: readonly S
   try {
     if (greedy) {
       const bytes = await picked.read();
-      return Array.from(new Int32Array(bytes.buffer, bytes.byteOffset, sequences.length));
+      const tokens = Array.from(new Int32Array(bytes.buffer, bytes.byteOffset, sequences.length));
+      if (tokens.some((token) => token < 0)) throw await notComputable(model);
+      return tokens;
     }
     const logits = await picked.toFloat32();
-    if (first && logits.some(Number.isNaN)) {
-      const mend = 'load it with other precision, or take another model';
-      throw (await notFiniteWeight(model)) ?? new LowrankError('the logits are NaN', { place: 'the model', mend });
-    }
+    if (!logits.every(Number.isFinite)) throw await notComputable(model);
     return sequences.map(({ prompt, ids, random }, i) => {
       const row = logits.subarray(i * model.vocabulary, (i + 1) * model.vocabulary);
       return sampleToken(row, [...prompt, ...ids], options, random);
@@ -122,6 +121,11 @@ async function nextTokens(model: CausalLM, cache: KvCache, sequences: readonly S
   } finally {
     picked.dispose();
   }
+}
+
+async function notComputable(model: CausalLM): Promise<LowrankError> {
+  const mend = 'load it with other precision, or take another model';
+  return (await notFiniteWeight(model)) ?? new LowrankError('the logits are not finite', { place: 'the model', mend });
 }
 
 /** Logits [S,V] f32 after the last pending token of each sequence. */

@@ -57,7 +57,7 @@ export interface BlockCodec {
 }
 
 /** A typed array of whole elements over bytes that may begin anywhere. */
-function view<T>(
+export function view<T>(
   Kind: { new (buffer: ArrayBufferLike, offset: number, length: number): T; BYTES_PER_ELEMENT: number },
   bytes: Uint8Array,
 ): T {

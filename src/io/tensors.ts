@@ -1,6 +1,6 @@
 import { sameShape, type Tensor } from '../core/tensor.js';
 import { LowrankError } from '../util/errors.js';
-import type { Checkpoint } from './checkpoint.js';
+import { type Checkpoint, type StoredTensor, view } from './checkpoint.js';
 import type { Folder } from './folder.js';
 import { encodeSafetensors, readSafetensors } from './safetensors.js';
 
@@ -72,6 +72,19 @@ export async function fillTensors(tensors: ReadonlyMap<string, Tensor>, checkpoi
       const expected = tensor.dtype === 'u8' ? 'U8' : 'a float dtype';
       throw new LowrankError(`tensor "${name}" is ${stored.dtype}`, { place, expected, mend: 'use a file that was not changed' });
     }
-    tensor.write(tensor.dtype === 'u8' ? await stored.read() : await stored.readAs('f32'));
+    tensor.write(tensor.dtype === 'u8' ? await stored.read() : await readFinite(stored, place));
   }
+}
+
+/** A stored tensor's elements as f32. Throws a LowrankError that names it where one is NaN or infinite: it would spoil all that is computed. */
+export async function readFinite(stored: StoredTensor, place: string): Promise<Uint8Array> {
+  const bytes = await stored.readAs('f32');
+  const values = view(Float32Array, bytes);
+  const at = values.findIndex((value) => !Number.isFinite(value));
+  if (at < 0) return bytes;
+  throw new LowrankError(`tensor "${stored.name}" holds ${values[at]}, the first time as element ${at}`, {
+    place,
+    expected: 'finite numbers',
+    mend: 'copy the file again, or take one that was saved before the training broke down',
+  });
 }

@@ -24,6 +24,8 @@ export interface Addon {
   read(handle: Handle, buffer: number, offset: number, length: number): Promise<ArrayBuffer>;
   run(handle: Handle): void;
   sync(handle: Handle): Promise<void>;
+  /** The path of a mapped file whose pages could not be had when they were used, or "": then everything that was computed is wrong. */
+  lostFile(handle: Handle): string;
   /** Bytes that kernels hold as scratch memory. */
   workspace(handle: Handle): number;
   startProfile(handle: Handle): void;

@@ -117,7 +117,9 @@ export class CpuBackend implements Backend {
 
   async read(buffer: DeviceBuffer, offset: number, length: number): Promise<Uint8Array> {
     const { id } = this.checked(buffer);
-    return new Uint8Array(await settled(reported('read', () => this.addon.read(this.handle, id, offset, length))));
+    const bytes = await settled(reported('read', () => this.addon.read(this.handle, id, offset, length)));
+    this.checkFiles();
+    return new Uint8Array(bytes);
   }
 
   supports(_op: OpName): boolean {
@@ -131,8 +133,20 @@ export class CpuBackend implements Backend {
     this.traced?.push({ op, phase, operands: shapesOf({ ...inputs, ...outputs }), work: workOf(op, inputs, outputs, attributes) });
   }
 
-  sync(): Promise<void> {
-    return settled(reported('sync', () => this.addon.sync(this.handle)));
+  async sync(): Promise<void> {
+    await settled(reported('sync', () => this.addon.sync(this.handle)));
+    this.checkFiles();
+  }
+
+  /** Throws where a mapped file was cut off while it was used: in place of what is missing zeros were read. */
+  private checkFiles(): void {
+    const place = this.closed ? '' : this.addon.lostFile(this.handle);
+    if (place === '') return;
+    throw new LowrankError('was cut off, or cannot be read any more, while it was in use', {
+      place,
+      expected: 'files that nobody changes as long as they are used',
+      mend: 'write or download it again, check the disk, and resume from the last checkpoint',
+    });
   }
 
   memory(): MemoryUse {

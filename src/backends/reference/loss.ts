@@ -51,9 +51,13 @@ export const lossOps: Kernels<'crossEntropy' | 'sum' | 'sumSquares' | 'argmax'> 
     const result = index.check(['i32'], [n]).integers();
     const values = x.values();
     for (let i = 0; i < n; i++) {
-      let best = 0;
-      for (let j = 1; j < V; j++) if (values[i * V + j] > values[i * V + best]) best = j;
-      result[i] = best;
+      let best = Number.NEGATIVE_INFINITY;
+      result[i] = -1;
+      for (let j = 0; j < V; j++) {
+        if (!(values[i * V + j] > best)) continue;
+        best = values[i * V + j];
+        result[i] = j;
+      }
     }
   },
 };

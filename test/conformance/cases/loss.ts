@@ -74,6 +74,9 @@ function* argmaxes(): Generator<Case> {
     yield call('argmax', { x: peaks(x, 3000, rows) }, { index: result('i32', [6]) }, {});
     const flat = given(x, [3, 5], [...Array(5).fill(-3), ...Array(5).fill(Number.NEGATIVE_INFINITY), -2, -1, -1, -3, -1]);
     yield call('argmax', { x: flat }, { index: result('i32', [3]) }, {});
+    // A row in which nothing can be chosen, as NaN in a weight makes it, says so.
+    const broken = given(x, [2, 3], [Number.NaN, Number.NaN, Number.NaN, Number.NaN, -2, -1]);
+    yield call('argmax', { x: broken }, { index: result('i32', [2]) }, {});
   }
 }
 
