@@ -62,7 +62,7 @@ handles.writeFile = async function (data) {
   const path = pathOf.get(this);
   const bytes = Buffer.from(data);
   const half = bytes.length >> 1;
-  if (code !== 'ENOSPC') count('write', path);
+  count('write', path);
   await writeFile.call(this, bytes.subarray(0, half));
   count('write the rest of', path, true);
   await writeFile.call(this, bytes.subarray(half));

@@ -93,16 +93,25 @@ export class Workbench {
   }
 
   /** Trains in this process without faults. */
-  async whole(kind: Kind, folder: string, options: Partial<RunOptions> = {}): Promise<Record<string, string>> {
-    await startRun(this.recipe(kind, folder), { near: this.root, device, ...options });
+  async whole(
+    kind: Kind,
+    folder: string,
+    options: Partial<RunOptions> = {},
+    more: Partial<RecipeInput> = {},
+  ): Promise<Record<string, string>> {
+    await startRun({ ...this.recipe(kind, folder), ...more }, { near: this.root, device, ...options });
     return filesOf(folder);
   }
 
   /** Goes on in this process from what a run has left, or begins where it left nothing to go on from. */
   async finish(kind: Kind, folder: string): Promise<Record<string, string>> {
-    const names = statSync(folder, { throwIfNoEntry: false }) ? readdirSync(folder) : [];
-    return this.whole(kind, folder, { resume: names.some((name) => name.startsWith('checkpoint-')) });
+    return this.whole(kind, folder, { resume: namesIn(folder).some((name) => name.startsWith('checkpoint-')) });
   }
+}
+
+/** What is in a folder that may not be there. */
+export function namesIn(folder: string): string[] {
+  return statSync(folder, { throwIfNoEntry: false }) ? readdirSync(folder) : [];
 }
 
 /** Every file of a run's folder, byte for byte but for what tells the time or where it lies. */
