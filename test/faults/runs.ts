@@ -75,14 +75,31 @@ export class Workbench {
     return this.at(`out-${this.count++}`);
   }
 
-  /** Trains in a process of its own with these faults. */
-  async start(kind: Kind, folder: string, faults: Faults = {}, args: readonly string[] = []): Promise<Ended> {
+  /** Trains in a process of its own with these faults; `under` is a command that runs it. */
+  async start(
+    kind: Kind,
+    folder: string,
+    faults: Faults = {},
+    args: readonly string[] = [],
+    under: readonly string[] = [],
+  ): Promise<Ended> {
     const name = this.at(`${this.count++}.yaml`);
     writeFileSync(name, JSON.stringify(this.recipe(kind, folder)));
     const report = `${name}.operations`;
-    const command = ['--import', './test/faults/preload.mjs', 'dist/cli/main.js', 'train', name, '--device', device, ...args];
+    const [program, ...command] = [
+      ...under,
+      process.execPath,
+      '--import',
+      './test/faults/preload.mjs',
+      'dist/cli/main.js',
+      'train',
+      name,
+      '--device',
+      device,
+      ...args,
+    ];
     const env = { ...process.env, NO_COLOR: '1', LOWRANK_FAULTS: JSON.stringify({ ...faults, folder, report }) };
-    const child = spawn(process.execPath, command, { env, stdio: ['ignore', 'ignore', 'pipe'] });
+    const child = spawn(program, command, { env, stdio: ['ignore', 'ignore', 'pipe'] });
     let err = '';
     child.stderr.on('data', (part) => {
       err += part;
