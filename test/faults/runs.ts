@@ -75,13 +75,14 @@ export class Workbench {
     return this.at(`out-${this.count++}`);
   }
 
-  /** Trains in a process of its own with these faults; `under` is a command that runs it. */
+  /** Trains in a process of its own with these faults; `under` is a command that runs it; after `time` milliseconds it is killed. */
   async start(
     kind: Kind,
     folder: string,
     faults: Faults = {},
     args: readonly string[] = [],
     under: readonly string[] = [],
+    time?: number,
   ): Promise<Ended> {
     const name = this.at(`${this.count++}.yaml`);
     writeFileSync(name, JSON.stringify(this.recipe(kind, folder)));
@@ -104,7 +105,9 @@ export class Workbench {
     child.stderr.on('data', (part) => {
       err += part;
     });
+    const timer = time === undefined ? undefined : setTimeout(() => child.kill('SIGKILL'), time);
     const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((done) => child.on('close', (...end) => done(end)));
+    clearTimeout(timer);
     const operations = signal === null ? (JSON.parse(readFileSync(report, 'utf8')) as string[]) : [];
     return { code, signal, err, operations };
   }
@@ -118,6 +121,13 @@ export class Workbench {
   ): Promise<Record<string, string>> {
     await startRun({ ...this.recipe(kind, folder), ...more }, { near: this.root, device, ...options });
     return filesOf(folder);
+  }
+
+  /** Whether the newest checkpoint is of a run with this seed. */
+  isOfSeed(folder: string, seed: number): boolean {
+    const steps = namesIn(folder).flatMap((name) => Number(/^checkpoint-(\d+)$/.exec(name)?.[1] ?? []));
+    const state = readFileSync(join(folder, `checkpoint-${Math.max(...steps)}`, 'trainer_state.json'), 'utf8');
+    return JSON.parse(state).recipe.seed === seed;
   }
 
   /** Goes on in this process from what a run has left, or begins where it left nothing to go on from. */
