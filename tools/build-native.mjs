@@ -5,6 +5,7 @@
  *   --all          every instruction set that the compiler knows
  *   --isa A,B      these, and the plainest
  *   --arch arm64   for another processor, all of its sets, into build/native-arm64
+ *   --sanitize     with checks of every access to memory and of undefined behaviour, into build/asan (npm run test:asan)
  *
  * Environment: CXX names the compiler; LOWRANK_REQUIRE_NATIVE=1 makes a failure an error instead of a fallback to the slow backend.
  */
@@ -16,10 +17,15 @@ import { parseArgs } from 'node:util';
 import { common, compile, link, nodeApiHeaders, plan, root, setsOf, Unavailable } from './native.mjs';
 
 const { values: options } = parseArgs({
-  options: { all: { type: 'boolean' }, isa: { type: 'string' }, arch: { type: 'string', default: process.arch } },
+  options: {
+    all: { type: 'boolean' },
+    isa: { type: 'string' },
+    sanitize: { type: 'boolean' },
+    arch: { type: 'string', default: process.arch },
+  },
 });
 const foreign = options.arch !== process.arch;
-const folder = join(root, foreign ? `build/native-${options.arch}` : 'build/native');
+const folder = join(root, options.sanitize ? 'build/asan' : foreign ? `build/native-${options.arch}` : 'build/native');
 const again = `node ${join(root, 'tools/build-native.mjs')}`;
 
 const gccFlags = {
@@ -28,6 +34,9 @@ const gccFlags = {
   // It would order Arm's instructions for processors that run them in order, and send sums to the stack for it.
   arm64: ['-fno-schedule-insns'],
 };
+
+// A sum that passes its end wraps around nowhere; kernels read from any address, which these processors allow.
+const sanitizing = ['-O1', '-g1', '-fno-omit-frame-pointer', '-fsanitize=address,undefined', '-fno-sanitize=alignment'];
 
 function findCompiler() {
   if (process.platform === 'win32') {
@@ -98,11 +107,12 @@ async function build() {
   const objects = join(folder, 'objects');
   mkdirSync(objects, { recursive: true });
   const sets = chooseSets(compiler);
-  const jobs = plan({ compiler, sets, include: findHeaders(), objects });
+  const more = options.sanitize ? sanitizing : [];
+  const jobs = plan({ compiler, sets, include: findHeaders(), objects, more });
   await compile(compiler, jobs, Object.keys(sets));
   const platform =
     process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared', '-Wl,--gc-sections', '-pthread'];
-  await link(compiler, jobs, platform, join(folder, 'lowrank.node'));
+  await link(compiler, jobs, [...platform, ...more], join(folder, 'lowrank.node'));
 }
 
 try {

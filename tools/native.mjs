@@ -70,16 +70,16 @@ function needsTiles(source) {
 
 /**
  * One object to be made per source, or per source and instruction set; plain ones first. `compiler` has command, flags and version, `sets`
- * the flags by name, `include` Node's headers, `objects` the folder.
+ * the flags by name, `include` Node's headers, `objects` the folder, `more` flags for all of them.
  */
-export function plan({ compiler, sets, include, objects }) {
+export function plan({ compiler, sets, include, objects, more = [] }) {
   const sources = ['kernels', 'napi', 'platform'].flatMap((folder) =>
     readdirSync(join(root, 'native', folder))
       .filter((name) => name.endsWith('.cpp'))
       .map((name) => join(root, 'native', folder, name)),
   );
   const perSet = sources.filter((path) => readFileSync(path, 'utf8').includes('namespace lowrank::LOWRANK_ISA {'));
-  const base = [...compiler.flags, ...common, '-I', include];
+  const base = [...compiler.flags, ...common, ...more, '-I', include];
   const names = Object.keys(sets);
   const once = (source) => [
     '-DNAPI_VERSION=8',

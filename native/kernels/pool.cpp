@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "../platform/sanitizer.h"
 #include "pages.h"
 
 namespace lowrank {
@@ -34,6 +35,7 @@ Pool::~Pool() {
   }
   wake_.notify_all();
   for (auto& worker : workers_) worker.join();
+  for (auto& block : blocks_) permit(block.data, block.bytes);
   for (auto& block : blocks_)
     if (block.data) free_block(block.data, block.bytes);
 }
@@ -41,6 +43,7 @@ Pool::~Pool() {
 void* Pool::scratch(int thread, Slot slot, size_t bytes) {
   Block& block = blocks_[static_cast<size_t>(thread) * kSlots + static_cast<size_t>(slot)];
   if (block.bytes < bytes) {
+    permit(block.data, block.bytes);
     if (block.data) free_block(block.data, block.bytes);
     scratch_bytes_ -= block.bytes;
     block = {};
@@ -51,6 +54,9 @@ void* Pool::scratch(int thread, Slot slot, size_t bytes) {
     block.bytes = size;
     scratch_bytes_ += size;
   }
+  // What is left of a larger use before is nobody's.
+  permit(block.data, bytes);
+  if (block.bytes > bytes) forbid(static_cast<char*>(block.data) + bytes, block.bytes - bytes);
   return block.data;
 }
 

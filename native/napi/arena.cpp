@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "../kernels/pages.h"
+#include "../platform/sanitizer.h"
 
 namespace lowrank {
 
@@ -30,11 +31,14 @@ Arena::Arena(Enqueue enqueue) : enqueue_(std::move(enqueue)) {
 }
 
 Arena::~Arena() {
-  if (reservation_.data) release_addresses(reservation_);
+  if (!reservation_.data) return;
+  permit(base_, committed_);
+  release_addresses(reservation_);
 }
 
 Arena::Piece Arena::allocate(size_t bytes) {
   if (bytes > reserved_) return {};
+  const size_t asked = bytes;
   bytes = round_up(std::max<size_t>(bytes, 1), kLine);
   Ranges::iterator at;
   if (const auto fit = by_size_.lower_bound({bytes, 0}); fit != by_size_.end()) {
@@ -60,13 +64,17 @@ Arena::Piece Arena::allocate(size_t bytes) {
     resident_[page] = true;
   }
   trim();
-  return {base_ + begin, bytes, range.last_use};
+  uint64_t last_use = range.last_use;
+  // In the order of the commands, since those before may still use the place under its old owner.
+  if constexpr (kSanitized) last_use = enqueue_([data = base_ + begin, asked] { permit(data, asked); });
+  return {base_ + begin, bytes, last_use};
 }
 
 void Arena::free(const Piece& piece) {
   live_ -= piece.bytes;
   size_t begin = static_cast<size_t>(piece.data - base_);
   Range range{piece.bytes, piece.last_use};
+  if constexpr (kSanitized) range.last_use = enqueue_([piece] { forbid(piece.data, piece.bytes); });
   const auto join = [&](Ranges::iterator other) {
     begin = std::min(begin, other->first);
     range = {range.bytes + other->second.bytes, std::max(range.last_use, other->second.last_use)};
@@ -95,6 +103,7 @@ bool Arena::commit(size_t end) {
   end = round_up(end, kPageBlock);
   if (end <= committed_) return true;
   if (!commit_pages({base_ + committed_, end - committed_})) return false;
+  forbid(base_ + committed_, end - committed_);
   committed_ = end;
   resident_.resize(end / kPageBlock);
   return true;

@@ -4,6 +4,7 @@ import { isObject, type JsonObject, type JsonValue } from '../util/json.js';
 import { LinearRegExp } from '../util/linear-regexp.js';
 import { isKnownSplit } from './split-patterns.js';
 import { byteCharacters, fallbackTokens, tokenByteLength } from './token-bytes.js';
+import { checkTokenizer, reload } from './tokenizer-checks.js';
 
 /** The contents of a checkpoint's tokenizer files, as they are on the Hugging Face hub. */
 export interface TokenizerFiles {
@@ -31,11 +32,6 @@ interface Engine {
   get_vocab(): Map<string, number>;
   get_added_tokens_decoder(): Map<number, { special: boolean }>;
 }
-
-/** Larger token ids than this occur in no model, and an array that reaches to them would exhaust memory. */
-const maxTokenId = 1 << 24;
-
-const modelTypes = ['BPE', 'Unigram', 'WordPiece', 'WordLevel'];
 
 const specialNames = ['bos_token', 'eos_token', 'unk_token', 'pad_token', 'sep_token', 'cls_token', 'mask_token'] as const;
 
@@ -82,7 +78,7 @@ export class Tokenizer {
   constructor(files: TokenizerFiles, { embeddingRows }: { embeddingRows?: number } = {}) {
     this.files = files;
     const { tokenizerJson, tokenizerConfig = {}, chatTemplate, toolUseTemplate } = files;
-    const model = checkedModel(tokenizerJson);
+    const model = checkTokenizer(tokenizerJson);
     this.specialTokens = specialTokensOf(tokenizerConfig);
     this.engine = usable(() => {
       const defaults = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
@@ -288,45 +284,18 @@ function usable<T>(run: () => T): T {
     return run();
   } catch (error) {
     if (error instanceof LowrankError) throw error;
-    throw new LowrankError(`not a usable tokenizer: ${messageOf(error)}`, { place: 'tokenizer.json', cause: error, mend: reload });
+    // What the engine says where it stumbles is about its own code.
+    const reason =
+      error instanceof TypeError || error instanceof RangeError ? 'a part of it has another form than it should' : messageOf(error);
+    throw new LowrankError(`not a usable tokenizer: ${reason}`, { place: 'tokenizer.json', cause: error, mend: reload });
   }
 }
-
-const reload = 'take tokenizer.json from the base model again';
 
 function unencodable(token: string, reason: string): LowrankError {
   return new LowrankError(`cannot encode ${JSON.stringify(token)}: ${reason}`, {
     place: 'the tokenizer',
     mend: 'remove the character from the data, or use a base model whose tokenizer is a BPE',
   });
-}
-
-/** Checks what the engine relies on without checking it: the model's type, its vocabulary and the added tokens. */
-function checkedModel(tokenizerJson: JsonObject): JsonObject {
-  const { model, added_tokens: added = [] } = tokenizerJson;
-  const fail = (problem: string) => new LowrankError(problem, { place: 'tokenizer.json', mend: reload });
-  if (!isObject(model)) throw fail('it has no object "model"');
-  if (!modelTypes.includes(String(model.type)))
-    throw fail(`"model.type" is ${JSON.stringify(model.type) ?? 'missing'}; expected ${modelTypes.join(', ')}`);
-  const { vocab } = model;
-  if (Array.isArray(vocab)) {
-    if (vocab.length > maxTokenId) throw fail(`the vocabulary has ${vocab.length} entries`);
-    const wrong = vocab.findIndex((entry) => !Array.isArray(entry) || typeof entry[0] !== 'string' || typeof entry[1] !== 'number');
-    if (wrong >= 0) throw fail(`vocabulary entry ${wrong} is not a pair of token and score`);
-  } else if (isObject(vocab)) {
-    for (const [token, id] of Object.entries(vocab)) if (!isTokenId(id)) throw fail(`token ${JSON.stringify(token)} has the id ${id}`);
-  } else throw fail('"model.vocab" is missing');
-  if (!Array.isArray(added)) throw fail('"added_tokens" is not a list');
-  for (const token of added) {
-    if (!isObject(token) || !isTokenId(token.id) || typeof token.content !== 'string' || token.content === '') {
-      throw fail(`the added token ${JSON.stringify(token)} has no content or no id`);
-    }
-  }
-  return model;
-}
-
-function isTokenId(id: JsonValue | undefined): boolean {
-  return typeof id === 'number' && Number.isInteger(id) && id >= 0 && id < maxTokenId;
 }
 
 function largestId(engine: Engine): number {

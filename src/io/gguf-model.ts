@@ -22,6 +22,7 @@ export async function openGguf(file: FileSource, layouts: readonly GgufLayout[],
     const layout = layoutOf(metadata, layouts);
     const config = await ggufConfig(gguf, metadata, layout);
     const tokenizer = ggufTokenizer(metadata);
+    checkVocabulary(gguf, metadata);
     const checkpoint = { ...ggufCheckpoint(gguf, config, layout), close: () => closeAll(files) };
     const identity = await fingerprint(
       files.sort((a, b) => (a.name < b.name ? -1 : 1)),
@@ -36,6 +37,21 @@ export async function openGguf(file: FileSource, layouts: readonly GgufLayout[],
 
 async function closeAll(files: readonly FileSource[]): Promise<void> {
   for (const file of files) await file.close();
+}
+
+/** llama.cpp has one number for the tokens, the embedding's rows and the head's: the converter pads the tokens. */
+function checkVocabulary({ file, tensors }: GgufFile, metadata: GgufMetadata): void {
+  const list = 'tokenizer.ggml.tokens';
+  const tokens = metadata.required(list, metadata.strings(list)).length;
+  const architecture = `${metadata.string('general.architecture')}.vocab_size`;
+  const said = metadata.count(architecture);
+  if (said !== undefined && said !== tokens) throw metadata.error(architecture, `is ${said}`, `${tokens}, the number of tokens`);
+  for (const name of ['token_embd.weight', 'output.weight', 'output.bias']) {
+    const rows = tensors.get(name)?.shape[0];
+    if (rows === undefined || rows === tokens) continue;
+    const expected = `${tokens}, a row for each token of the file's tokenizer`;
+    throw new LowrankError(`has ${rows} rows`, { place: `${file.name}: tensor "${name}"`, expected, mend: 'convert the model again' });
+  }
 }
 
 function layoutOf(metadata: GgufMetadata, layouts: readonly GgufLayout[]): GgufLayout {

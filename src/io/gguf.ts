@@ -4,7 +4,7 @@ import { decodeUtf8, type FileSource } from './source.js';
 
 /**
  * GGUF (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), version 2 or 3: magic, version, counts; key-value pairs; tensor infos;
- * then the data, each tensor aligned. Everything is little-endian; strings and arrays carry their length as u64.
+ * then the data, each tensor aligned, with nothing but padding between them. Everything is little-endian; strings and arrays carry their length as u64.
  */
 const magic = 0x46554747;
 const defaultAlignment = 32;
@@ -172,8 +172,11 @@ function placeTensors(infos: Omit<GgufTensor, 'file'>[], dataStart: number, alig
   let end = dataStart;
   for (const tensor of [...tensors.values()].sort((a, b) => a.offset - b.offset)) {
     if (tensor.offset < end) throw error(tensor.name, 'overlaps the tensor before it');
+    if (tensor.offset - end >= alignment) throw error(tensor.name, `leaves ${tensor.offset - end} bytes unused before it`, 'padding alone');
     end = tensor.offset + tensor.byteLength;
   }
+  const rest = file.size - end;
+  if (rest >= alignment && tensors.size > 0) throw new LowrankError(`${rest} bytes after the last tensor`, { place: file.name, mend });
   return tensors;
 }
 

@@ -5,7 +5,7 @@ import { prepareExamples } from '../../src/data/prepare.js';
 import { readRows } from '../../src/data/rows.js';
 import { Tokenizer } from '../../src/data/tokenizer.js';
 import { LowrankError } from '../../src/util/errors.js';
-import { parseJsonObject } from '../../src/util/json.js';
+import { type JsonValue, parseJsonObject } from '../../src/util/json.js';
 import { chatml, chatmlTemplate, goldenTokenizer } from './golden.js';
 
 /** The error of something that must fail, which is ours and says what to do. */
@@ -226,6 +226,35 @@ describe('tokenizers', () => {
   ])('%s', async (_, text) => {
     const error = await errorOf(() => new Tokenizer({ tokenizerJson: parseJsonObject(text, 'tokenizer.json') }));
     expect(error.message).toMatch(/^tokenizer\.json: /);
+  });
+
+  const template = (single: JsonValue) => JSON.stringify({ model, post_processor: { type: 'TemplateProcessing', single, pair: [] } });
+  test.each<[string, string]>([
+    ['a post-processor that is a text', JSON.stringify({ model, post_processor: 'x' })],
+    ['a post-processor without a type', JSON.stringify({ model, post_processor: {} })],
+    ['a template that is null', template(null)],
+    ['a template of numbers', template([1, 2])],
+    ['a template whose token is null', template([{ SpecialToken: null }, { Sequence: { id: 'A' } }])],
+    ['a template whose token is a list', template([{ SpecialToken: { id: [1] } }, { Sequence: { id: 'A', type_id: 0 } }])],
+    ['a template without the text', template([{ SpecialToken: { id: 'a', type_id: 0 } }])],
+    ['a template with the text twice', template([{ Sequence: { id: 'A', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }])],
+    ['BERT’s without its tokens', JSON.stringify({ model, post_processor: { type: 'BertProcessing' } })],
+    ['RoBERTa’s with numbers', JSON.stringify({ model, post_processor: { type: 'RobertaProcessing', cls: [1], sep: 2 } })],
+    ['a sequence of null', JSON.stringify({ model, post_processor: { type: 'Sequence', processors: [null] } })],
+    ['merges that are numbers', JSON.stringify({ model: { ...model, merges: [1] } })],
+    ['merges that are no pairs', JSON.stringify({ model: { ...model, merges: [['a']] } })],
+    ['a normalizer of null in a sequence', JSON.stringify({ model, normalizer: { type: 'Sequence', normalizers: [null] } })],
+    ['a decoder that is a list', JSON.stringify({ model, decoder: [] })],
+    ['a pattern that is a number', JSON.stringify({ model, pre_tokenizer: { type: 'Split', pattern: { Regex: 5 } } })],
+    ['a pattern that is none', JSON.stringify({ model, pre_tokenizer: { type: 'Split', pattern: { Regex: '(' } } })],
+    ['a behaviour that is a number', JSON.stringify({ model, pre_tokenizer: { type: 'Split', pattern: { Regex: 'a' }, behavior: 5 } })],
+  ])('%s is refused when read or used, in our words', async (_, text) => {
+    const error = await errorOf(() => {
+      const tokenizer = new Tokenizer({ tokenizerJson: parseJsonObject(text, 'tokenizer.json') });
+      tokenizer.decode(tokenizer.encode('ab ba', { addSpecialTokens: true }));
+    });
+    expect(error.message).toMatch(/^tokenizer\.json: /);
+    expect(error.mend).toBeTruthy();
   });
 
   test('characters that cannot be encoded', async () => {
