@@ -27,6 +27,8 @@ enum class Op : int {
   place,
   rms_norm,
   rms_norm_backward,
+  layer_norm,
+  layer_norm_backward,
   rope,
   activation,
   activation_backward,
@@ -217,15 +219,30 @@ struct Attributes {
       : offset(numbers[0]) {}
 };
 }  // namespace rms_norm_backward_op
+namespace layer_norm_op {
+enum In { i_x, i_weight, i_bias };
+enum Out { o_y, o_mean, o_rstd };
+struct Attributes {
+  double eps;
+  explicit Attributes(const double* numbers)
+      : eps(numbers[0]) {}
+};
+}  // namespace layer_norm_op
+namespace layer_norm_backward_op {
+enum In { i_x, i_weight, i_mean, i_rstd, i_dy, i_residual };
+enum Out { o_dx, o_dweight };
+}  // namespace layer_norm_backward_op
 namespace rope_op {
 enum In { i_x, i_cos, i_sin, i_positions };
 enum Out { o_out };
 struct Attributes {
   int64_t head_dim;
+  bool interleaved;
   bool back;
   explicit Attributes(const double* numbers)
       : head_dim(static_cast<int64_t>(numbers[0])),
-        back(numbers[1] != 0) {}
+        interleaved(numbers[1] != 0),
+        back(numbers[2] != 0) {}
 };
 }  // namespace rope_op
 namespace activation_op {
@@ -514,7 +531,9 @@ inline constexpr OpInfo op_infos[] = {
     {"place", 1, 1, 3},
     {"rmsNorm", 2, 2, 2},
     {"rmsNormBackward", 5, 2, 1},
-    {"rope", 4, 1, 2},
+    {"layerNorm", 3, 3, 1},
+    {"layerNormBackward", 6, 2, 0},
+    {"rope", 4, 1, 3},
     {"activation", 1, 1, 1},
     {"activationBackward", 2, 1, 1},
     {"gated", 2, 1, 1},

@@ -22,6 +22,28 @@ inline float dot(const float* a, const float* b, const float* c, int64_t n) {
   return sum;
 }
 
+inline float sum_of(const float* a, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += a[i];
+  return sum;
+}
+
+inline float centered_squares(const float* a, float mean, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += (a[i] - mean) * (a[i] - mean);
+  return sum;
+}
+
+// Σ a·b·(c − mean)
+inline float centered_dot(const float* a, const float* b, const float* c, float mean, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += a[i] * b[i] * (c[i] - mean);
+  return sum;
+}
+
 // Adds sums over the rows to out: body(begin, end, thread, partial) adds the rows of a piece to `partial`, which is nullptr where out is
 // absent.
 template <class Body>
@@ -98,12 +120,7 @@ void column_sum(const Call& call, Pool& pool) {
 
 void sum(const Call& call, Pool& pool) {
   using namespace sum_op;
-  sum_all(pool, call.inputs[i_x], call.outputs[o_out], Attributes(call.attributes).factor, [](const float* x, int64_t n) {
-    float s = 0;
-#pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; i++) s += x[i];
-    return s;
-  });
+  sum_all(pool, call.inputs[i_x], call.outputs[o_out], Attributes(call.attributes).factor, sum_of);
 }
 
 void sum_squares(const Call& call, Pool& pool) {
@@ -165,6 +182,79 @@ void rms_norm_backward(const Call& call, Pool& pool) {
       } else {
 #pragma omp simd
         for (int64_t c = 0; c < columns; c++) to[c] = r * (dout[c] * w[c] - row[c] * projection);
+      }
+      store(dx, i * columns, columns, to);
+    }
+  });
+}
+
+void layer_norm(const Call& call, Pool& pool) {
+  using namespace layer_norm_op;
+  const Tensor &x = call.inputs[i_x], &bias = call.inputs[i_bias], &y = call.outputs[o_y];
+  const Tensor &mean = call.outputs[o_mean], &rstd = call.outputs[o_rstd];
+  expect_floats(x, y);
+  const int64_t rows = x.rows(), columns = x.columns();
+  expect(y.size() == x.size(), "operands of one size");
+  expect_vector(mean, DType::f32, rows, "one f32 mean per row");
+  expect_vector(rstd, DType::f32, rows, "one f32 rstd per row");
+  expect(!bias || (is_float(bias) && bias.size() == columns), "one bias per column of x");
+  const double eps = Attributes(call.attributes).eps;
+  // Weight and bias as f32, once for all rows.
+  const Tensor& weight = call.inputs[i_weight];
+  expect(is_float(weight) && weight.size() == columns, "one weight per column of x");
+  auto* shared = static_cast<float*>(pool.scratch(0, Slot::shared, 2 * columns * sizeof(float)));
+  const float* w = load(weight, 0, columns, shared);
+  float* b = shared + columns;
+  const float* stored = bias ? load(bias, 0, columns, b) : nullptr;
+  for (int64_t c = 0; c < columns; c++) b[c] = stored ? stored[c] : 0.f;
+  pool.ranges(rows, row_grain(columns), [&](int64_t begin, int64_t end, int thread) {
+    auto* buffer = static_cast<float*>(pool.scratch(thread, Slot::rows, columns * sizeof(float)));
+    for (int64_t i = begin; i < end; i++) {
+      const float* row = load(x, i * columns, columns, buffer);
+      const float center = sum_of(row, columns) / static_cast<float>(columns);
+      const double variance = static_cast<double>(centered_squares(row, center, columns)) / static_cast<double>(columns);
+      const float r = static_cast<float>(1 / std::sqrt(variance + eps));
+      *f32_at(mean, i) = center;
+      *f32_at(rstd, i) = r;
+      float* to = target(y, i * columns, buffer);
+#pragma omp simd
+      for (int64_t c = 0; c < columns; c++) to[c] = (row[c] - center) * r * w[c] + b[c];
+      store(y, i * columns, columns, to);
+    }
+  });
+}
+
+void layer_norm_backward(const Call& call, Pool& pool) {
+  using namespace layer_norm_backward_op;
+  const Tensor &x = call.inputs[i_x], &dy = call.inputs[i_dy], &residual = call.inputs[i_residual];
+  const Tensor &mean = call.inputs[i_mean], &rstd = call.inputs[i_rstd], &dx = call.outputs[o_dx];
+  expect_floats(x, dy, dx);
+  const int64_t rows = x.rows(), columns = x.columns();
+  expect(dy.size() == x.size() && dx.size() == x.size(), "operands of one size");
+  expect(!residual || (is_float(residual) && residual.size() == x.size()), "a residual of x's size");
+  expect_vector(mean, DType::f32, rows, "one f32 mean per row");
+  expect_vector(rstd, DType::f32, rows, "one f32 rstd per row");
+  const float* w = widened_weight(pool, call.inputs[i_weight], columns, 0);
+  sum_over_rows(pool, call.outputs[o_dweight], rows, columns, [&](int64_t begin, int64_t end, int thread, float* dweight) {
+    // There are three rows, each on cache lines of its own.
+    const int64_t stride = (columns + 15) / 16 * 16;
+    auto* buffers = static_cast<float*>(pool.scratch(thread, Slot::rows, 3 * stride * sizeof(float)));
+    for (int64_t i = begin; i < end; i++) {
+      const float *row = load(x, i * columns, columns, buffers), *dout = load(dy, i * columns, columns, buffers + stride);
+      const float center = *f32_at(mean, i), r = *f32_at(rstd, i), n = static_cast<float>(columns);
+      const float constant = dot(dout, w, columns) / n, projection = centered_dot(dout, w, row, center, columns) * r * r / n;
+      if (dweight) {
+#pragma omp simd
+        for (int64_t c = 0; c < columns; c++) dweight[c] += dout[c] * (row[c] - center) * r;
+      }
+      const float* rest = residual ? load(residual, i * columns, columns, buffers + 2 * stride) : nullptr;
+      float* to = target(dx, i * columns, buffers + stride);
+      if (rest) {
+#pragma omp simd
+        for (int64_t c = 0; c < columns; c++) to[c] = r * (dout[c] * w[c] - constant - (row[c] - center) * projection) + rest[c];
+      } else {
+#pragma omp simd
+        for (int64_t c = 0; c < columns; c++) to[c] = r * (dout[c] * w[c] - constant - (row[c] - center) * projection);
       }
       store(dx, i * columns, columns, to);
     }

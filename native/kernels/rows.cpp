@@ -147,11 +147,20 @@ void rope(const Call& call, Pool& pool) {
       for (int64_t head = 0; head < columns; head += width) {
         const float* u = from + head;
         float* v = to + head;
+        if (attributes.interleaved) {
 #pragma omp simd
-        for (int64_t d = 0; d < half; d++) {
-          const float a = u[d], b = u[d + half], angle = sign * s[d];
-          v[d] = a * c[d] - angle * b;
-          v[d + half] = b * c[d] + angle * a;
+          for (int64_t d = 0; d < half; d++) {
+            const float a = u[2 * d], b = u[2 * d + 1], angle = sign * s[d];
+            v[2 * d] = a * c[d] - angle * b;
+            v[2 * d + 1] = b * c[d] + angle * a;
+          }
+        } else {
+#pragma omp simd
+          for (int64_t d = 0; d < half; d++) {
+            const float a = u[d], b = u[d + half], angle = sign * s[d];
+            v[d] = a * c[d] - angle * b;
+            v[d + half] = b * c[d] + angle * a;
+          }
         }
         if (u != v)
           for (int64_t d = 2 * half; d < width; d++) v[d] = u[d];

@@ -2,7 +2,7 @@ import type { z } from 'zod';
 import { requireOps } from '../core/capabilities.js';
 import { unscoped } from '../core/scope.js';
 import { empty, type Tensor } from '../core/tensor.js';
-import { type Embedding, Linear, type ModuleAdapter } from '../nn/layers.js';
+import { type Embedding, LayerNorm, Linear, type ModuleAdapter } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { eventLoopTurns } from '../util/event-loop.js';
@@ -89,7 +89,7 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAd
     };
     for (const [path, module] of model.modules) {
       if (saved.has(path)) yield copy(path, 'weight', module.weight);
-      const bias = module instanceof Linear ? module.bias : undefined;
+      const { bias } = module;
       const trained = saved.has(path) || config.bias === 'all' || (config.bias.endsWith('_only') && this.layers.has(path));
       if (bias && trained) yield copy(path, 'bias', bias);
     }
@@ -122,7 +122,7 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAd
     for (const path of paths) {
       if (this.replacements.some((each) => each.path === path && each.key === key)) continue;
       const module = this.model.modules.get(path);
-      const original = key === 'weight' ? module?.weight : module instanceof Linear ? module.bias : undefined;
+      const original = key === 'weight' ? module?.weight : module?.bias;
       if (!original) continue;
       this.replacements.push({ path, key, original, trained, frozen: true });
       if (this.attached) this.assign(path, key, trained);
@@ -135,7 +135,7 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAd
     const base = new Set<Tensor>();
     for (const module of this.model.modules.values()) {
       base.add(this.originalOf(module.weight));
-      if (module instanceof Linear && module.bias) base.add(this.originalOf(module.bias));
+      if (module.bias) base.add(this.originalOf(module.bias));
     }
     // Trained biases are the base model's own parameters; trained modules stand beside theirs.
     const inPlace = this.replacements.filter(({ path, key, frozen }) => key === 'bias' && !frozen && !this.saved.has(path));
@@ -182,7 +182,7 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAd
   private assign(path: string, key: Replacement['key'], tensor: Tensor): void {
     const module = this.model.modules.get(path);
     if (key === 'weight' && module) module.weight = tensor;
-    else if (module instanceof Linear) module.bias = tensor;
+    else if (module instanceof Linear || module instanceof LayerNorm) module.bias = tensor;
   }
 
   dispose(): void {

@@ -23,8 +23,9 @@ export async function saveAdapter(folder: Folder, adapter: Adapter, base: string
 
 /** adapter_config.json of an adapter: PEFT's fields with sorted keys. `base` is base_model_name_or_path. */
 export function adapterConfigJson(adapter: Adapter, base: string): string {
-  const { config, method } = adapter;
-  const fields = { ...method.fileFields(config, targetsForFile(adapter)), base_model_name_or_path: base };
+  const { config, method, model, layers } = adapter;
+  const fan_in_fan_out = [...layers.keys()].some((path) => model.fanInFanOut?.test(`${path}.weight`));
+  const fields = { ...method.fileFields(config, targetsForFile(adapter)), fan_in_fan_out, base_model_name_or_path: base };
   const sorted = Object.fromEntries(Object.entries(fields).sort(([a], [b]) => (a < b ? -1 : 1)));
   return `${JSON.stringify(sorted, null, 2)}\n`;
 }

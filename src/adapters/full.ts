@@ -1,7 +1,6 @@
 import type { Tensor } from '../core/tensor.js';
 import { bytesAs, type PlainType } from '../io/model-folder.js';
 import type { TensorToWrite } from '../io/safetensors.js';
-import { Linear } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import type { ParameterCount, Tuner } from './tuner.js';
@@ -26,7 +25,7 @@ export class FullTuner implements Tuner {
     };
     for (const [path, module] of model.modules) {
       add(`${path}.weight`, module.weight);
-      if (module instanceof Linear && module.bias) add(`${path}.bias`, module.bias);
+      if (module.bias) add(`${path}.bias`, module.bias);
     }
     for (const tensor of seen) tensor.requiresGrad = true;
   }

@@ -1,6 +1,6 @@
 import { empty, fromArray, type Tensor } from '../core/tensor.js';
 import type { Checkpoint, StoredTensor } from '../io/checkpoint.js';
-import { asStored, bytesAs, type ModelToWrite, type PlainType, plainType } from '../io/model-folder.js';
+import { asStored, bytesAs, inFileOrder, type ModelToWrite, type PlainType, plainType } from '../io/model-folder.js';
 import type { TensorToWrite } from '../io/safetensors.js';
 import type { ModuleAdapter } from '../nn/layers.js';
 import { textConfigOf } from '../util/text-config.js';
@@ -21,7 +21,7 @@ export function mergeAdapter(adapter: Adapter, checkpoint: Checkpoint): ModelToW
   if (untie) config.tie_word_embeddings = false;
   if (untie && model.config.text_config) config.text_config = { ...textConfigOf(model.config), tie_word_embeddings: false };
   const tensors: TensorToWrite[] = [];
-  const add = (name: string, stored: StoredTensor, storedName = stored.name) => {
+  const add = (name: string, stored: StoredTensor) => {
     const { shape } = stored;
     const dtype = plainType(stored.dtype);
     const layer = name.endsWith('.weight') ? layers.get(name.slice(0, -'.weight'.length)) : undefined;
@@ -31,11 +31,11 @@ export function mergeAdapter(adapter: Adapter, checkpoint: Checkpoint): ModelToW
       fromArray(backend, new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4), shape, 'f32', 'workspace');
     const data =
       layer || trained ? async () => mergedBytes(await weight(), trained !== undefined, layer, dtype) : () => stored.readAs(dtype);
-    tensors.push({ name: storedName, dtype: dtype.toUpperCase(), shape, data });
+    tensors.push(inFileOrder({ name, dtype: dtype.toUpperCase(), shape, data }, stored));
   };
   for (const [name, stored] of checkpoint.tensors) if (name !== head || !model.tied) add(name, stored);
   const base = checkpoint.tensors.get(embedding);
-  if (untie && base) add(head, base, head);
+  if (untie && base) add(head, { ...base, name: head });
   return { tensors: [...tensors, ...(checkpoint.others ?? []).map(asStored)], config };
 }
 

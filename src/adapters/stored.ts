@@ -64,7 +64,7 @@ function baseCopy(model: CausalLM, name: string, stored: StoredTensor): BaseCopy
   const module = match ? model.modules.get(match[1]) : undefined;
   if (!match || !module) return undefined;
   const [, path, key] = match as unknown as [string, string, BaseCopy['key']];
-  const base = key === 'weight' ? module.weight : module instanceof Linear ? module.bias : undefined;
+  const base = key === 'weight' ? module.weight : module.bias;
   return base && { path, key, base, stored };
 }
 

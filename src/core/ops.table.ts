@@ -138,15 +138,25 @@ export const opTable = {
     attributes: { offset: 'number' },
     inPlace: { dx: ['residual'] },
   },
+  /** y [T,C] = x̂ · weight (+ bias), x̂ = (x − mean) · rstd, rstd [T] f32 = 1/√(variance(x) + eps), mean [T] f32; float. Ba et al. 2016. */
+  layerNorm: { inputs: ['x', 'weight', 'bias?'], outputs: ['y', 'mean', 'rstd'], attributes: { eps: 'number' } },
+  /** With x̂ as in layerNorm, g = dy·weight: dx = rstd·(g − mean(g) − x̂·mean(g·x̂)) (+ residual [T,C]); dweight [C] (f32) += Σ_t dy·x̂. */
+  layerNormBackward: {
+    inputs: ['x', 'weight', 'mean', 'rstd', 'dy', 'residual?'],
+    outputs: ['dx', 'dweight?+'],
+    attributes: {},
+    inPlace: { dx: ['residual'] },
+  },
   /**
-   * Rotary embedding of x [T, heads·headDim] in the half-split layout of Hugging Face: with R = 2·cos.shape[1] ≤ headDim, for d < R/2,
-   * (x_d, x_{d+R/2}) ↦ (x_d·c − s·x_{d+R/2}, x_{d+R/2}·c + s·x_d), c = cos[positions[t],d], s = sin[positions[t],d], or −s where `back` is
-   * set, which is the vjp; the rest is copied. cos, sin [P,R/2] f32; positions [T] i32 in [0,P).
+   * Rotary embedding of x [T, heads·headDim]: with R = 2·cos.shape[1] ≤ headDim, for d < R/2 the pair (a, b) ↦ (a·c − s·b, b·c + s·a),
+   * c = cos[positions[t],d], s = sin[positions[t],d], or −s where `back` is set, which is the vjp; the rest is copied. (a, b) is
+   * (x_d, x_{d+R/2}), as most of Hugging Face's models have it, or (x_2d, x_{2d+1}) where `interleaved`. cos, sin [P,R/2] f32; positions
+   * [T] i32 in [0,P).
    */
   rope: {
     inputs: ['x', 'cos', 'sin', 'positions'],
     outputs: ['out'],
-    attributes: { headDim: 'integer', back: 'flag' },
+    attributes: { headDim: 'integer', interleaved: 'flag', back: 'flag' },
     inPlace: { out: ['x'] },
   },
   /** y = f(x), f by kind: silu, gelu_tanh (the tanh approximation) or gelu (by erf). */

@@ -28,6 +28,8 @@ export interface StoredTensor {
   /** The same piece by piece, each with its place in bytes: no second copy of a large tensor is in memory. */
   readInto(dtype: ReadType, write: PieceWriter): Promise<void>;
   readonly quantized?: QuantizedParts;
+  /** Its file holds it as [in,out], and so it is written, too; here its shape and its numbers are those of [out,in]. */
+  readonly fanInFanOut?: true;
 }
 
 /**
@@ -98,6 +100,23 @@ export async function readRow(stored: StoredTensor, index: number): Promise<Floa
   const write: PieceWriter = (offset, piece) => new Uint8Array(row.buffer).set(piece, offset);
   await convertBytes(await stored.file.read(stored.offset + index * bytes, bytes), stored.dtype, 'f32', stored.name, write);
   return row;
+}
+
+/** A matrix that its file holds as [in,out] (GPT-2's Conv1D), as the [out,in] of other linear layers. Codes are in that order already. */
+export function fromFanInFanOut(stored: StoredTensor): StoredTensor {
+  if (stored.quantized) return { ...stored, fanInFanOut: true };
+  const [inputs, outputs] = stored.shape;
+  const readInto: StoredTensor['readInto'] = async (to, write) => write(0, transposeBytes(await stored.readAs(to), inputs, outputs));
+  return withReadAs({ ...stored, shape: [outputs, inputs], inPlace: false, readInto, fanInFanOut: true });
+}
+
+/** The bytes of a matrix [rows,columns] in the order of [columns,rows]; elements have 2 or 4 bytes. */
+export function transposeBytes(bytes: Uint8Array, rows: number, columns: number): Uint8Array {
+  const half = bytes.length === 2 * rows * columns;
+  const from = half ? view(Uint16Array, bytes) : view(Uint32Array, bytes);
+  const to = from.slice();
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) to[j * rows + i] = from[i * columns + j];
+  return new Uint8Array(to.buffer);
 }
 
 /** Stored elements as f32, bf16 or f16, rounded to nearest even. */

@@ -1,7 +1,7 @@
 import { empty, type Tensor } from '../core/tensor.js';
 import { contractFile } from '../data/contract.js';
 import type { JsonObject, JsonValue } from '../util/json.js';
-import type { StoredTensor } from './checkpoint.js';
+import { type StoredTensor, transposeBytes } from './checkpoint.js';
 import type { Folder } from './folder.js';
 import { type ModelTexts, toolUseFile } from './model-source.js';
 import type { TensorToWrite } from './safetensors.js';
@@ -40,9 +40,21 @@ export interface ModelToWrite {
 }
 
 /** A tensor as it is stored; what a safetensors file cannot hold becomes bf16. */
-export function asStored({ name, dtype, shape, inPlace, read, readAs }: StoredTensor): TensorToWrite {
+export function asStored(stored: StoredTensor): TensorToWrite {
+  const { name, dtype, shape, inPlace, read, readAs } = stored;
   if (inPlace) return { name, dtype, shape, data: read };
-  return { name, dtype: 'BF16', shape, data: () => readAs('bf16') };
+  const plain = plainType(dtype);
+  return inFileOrder({ name, dtype: plain.toUpperCase(), shape, data: () => readAs(plain) }, stored);
+}
+
+/** What is written in the place of a stored tensor: under the file's name for it, and in the file's order. */
+export function inFileOrder(tensor: TensorToWrite, stored: StoredTensor | undefined): TensorToWrite {
+  if (!stored) return tensor;
+  const { name, fanInFanOut } = stored;
+  if (!fanInFanOut) return { ...tensor, name };
+  const [outputs, inputs] = tensor.shape;
+  const { data } = tensor;
+  return { ...tensor, name, shape: [inputs, outputs], data: async () => transposeBytes(await data(), outputs, inputs) };
 }
 
 const torchNames: Readonly<Record<PlainType, string>> = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' };

@@ -78,8 +78,8 @@ export function ropeOf(config: Readonly<Record<string, unknown>>): Record<string
   const stored = config.rope_parameters ?? config.rope_scaling ?? {};
   const parameters = { ...(stored as Record<string, unknown>) };
   parameters.rope_type ??= parameters.type ?? 'default';
-  parameters.rope_theta ??= config.rope_theta;
-  parameters.partial_rotary_factor ??= config.partial_rotary_factor;
+  parameters.rope_theta ??= config.rope_theta ?? config.rotary_emb_base;
+  parameters.partial_rotary_factor ??= config.partial_rotary_factor ?? config.rotary_pct;
   // Phi-3 called it `su`, and the length that its factors refer to stands beside them.
   // Positions in an image; those of text have one coordinate.
   if (parameters.rope_type === 'mrope') parameters.rope_type = 'default';

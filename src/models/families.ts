@@ -5,6 +5,9 @@ import type { Family } from './family.js';
 import { gemma } from './gemma.js';
 import { gemma2 } from './gemma2.js';
 import { gemma3, gemma3Multimodal } from './gemma3.js';
+import { glm, glm4 } from './glm4.js';
+import { gptNeox } from './gpt-neox.js';
+import { gpt2 } from './gpt2.js';
 import { granite } from './granite.js';
 import { llama } from './llama.js';
 import { ministral, mistral, mistral3 } from './mistral.js';
@@ -33,6 +36,10 @@ const families = new Map(
     gemma2,
     gemma3,
     gemma3Multimodal,
+    glm,
+    glm4,
+    gptNeox,
+    gpt2,
   ].map((family): [string, Family] => [family.modelType, family]),
 );
 

@@ -29,6 +29,8 @@ export interface Family {
   readonly storedHead?: string;
   /** Stored tensors without meaning for a model, such as the masks of old files. */
   readonly unused?: RegExp;
+  /** Matrices that files hold as [in,out], PEFT's `fan_in_fan_out`, by their names. */
+  readonly fanInFanOut?: RegExp;
   /** Of a multimodal model, whose text part alone is built: the paths of its other parts, which are left as they are. */
   readonly otherParts?: readonly string[];
   /** Builds a model from its config.json and what `build` gives; with `whole` as the part of another one that it is. */

@@ -1,4 +1,4 @@
-import type { StoredTensor } from '../io/checkpoint.js';
+import { fromFanInFanOut, type StoredTensor } from '../io/checkpoint.js';
 import type { ModelSource } from '../io/model-source.js';
 import { findFamily } from './families.js';
 
@@ -10,7 +10,7 @@ import { findFamily } from './families.js';
 export function withModelNames(source: ModelSource): ModelSource {
   const family = findFamily(source.config);
   if (!family) return source;
-  const { paths, prefixes = [''], storedHead = paths.head, otherParts, unused } = family;
+  const { paths, prefixes = [''], storedHead = paths.head, otherParts, unused, fanInFanOut } = family;
   const { tensors } = source.checkpoint;
   const prefix = paths.embedding.slice(0, paths.embedding.lastIndexOf('.') + 1);
   const embedding = `${paths.embedding.slice(prefix.length)}.weight`;
@@ -25,9 +25,13 @@ export function withModelNames(source: ModelSource): ModelSource {
   const others: StoredTensor[] = [];
   for (const stored of tensors.values()) {
     const name = nameOf(stored.name);
-    if (name === undefined) others.push(stored);
+    if (name === undefined) {
+      others.push(stored);
+      continue;
+    }
+    const inOrder = fanInFanOut?.test(name) && !stored.fanInFanOut ? fromFanInFanOut(stored) : stored;
     // What AutoModel saved is written as a whole language model's.
-    else named.set(name, found === '' ? { ...stored, name } : stored);
+    named.set(name, found === '' ? { ...inOrder, name } : inOrder);
   }
   return { ...source, checkpoint: { ...source.checkpoint, tensors: named, others } };
 }

@@ -1,23 +1,17 @@
 import type { Backend } from '../core/backend.js';
-import type { Tensor } from '../core/tensor.js';
-import { type Attended, Attention } from '../nn/attention.js';
+import { Attention } from '../nn/attention.js';
+import { Block, type NormPlaces } from '../nn/block.js';
 import type { Builder } from '../nn/builder.js';
-import type { LayerContext } from '../nn/context.js';
-import type { DecoderLayer, DecoderParts } from '../nn/decoder.js';
-import type { RMSNorm } from '../nn/layers.js';
+import type { DecoderParts } from '../nn/decoder.js';
+import type { Norm } from '../nn/layers.js';
 import { GatedMlp, type MlpProjections } from '../nn/mlp.js';
 import type { ModelPaths } from '../nn/model.js';
 import { type RopeParameters, RotaryEmbedding } from '../nn/rotary.js';
-import { type ActivationKind, add, scale } from '../ops/index.js';
+import type { ActivationKind } from '../ops/index.js';
 import type { DecoderConfig } from './config.js';
 
 /** The norms of a layer by where they stand; each is there or not. */
-export interface LayerNorms {
-  beforeAttention?: string;
-  afterAttention?: string;
-  beforeMlp?: string;
-  afterMlp?: string;
-}
+export type LayerNorms = NormPlaces<string>;
 
 /** In what a layer is not Llama's; everything may be left out. */
 export interface LayerFacts {
@@ -28,8 +22,14 @@ export interface LayerFacts {
   attentionBias?: boolean | 'qkv';
   mlpBias?: boolean;
   activation?: ActivationKind;
-  /** One projection for q, k and v (qkv_proj), and one for gate and up (gate_up_proj). */
-  fused?: boolean;
+  /** One projection for q, k and v (qkv_proj), and one for gate and up (gate_up_proj), or the latter alone. */
+  fused?: boolean | 'mlp';
+  /** Neighbours turn together, instead of one of each half of a head. */
+  interleaved?: boolean;
+  /** Norms that move the mean to 0, too, with biases or without. */
+  layerNorm?: 'with bias' | 'without bias';
+  /** The MLP reads what the attention reads. */
+  parallel?: boolean;
   /** Norms of queries and keys: over each head, or over all heads at once. */
   queryNorms?: 'each head' | 'all heads';
   /** The rotary parameters, if not those of config.json; null: the layer is told no positions. */
@@ -51,42 +51,27 @@ interface LayerPlace {
   readonly path: string;
 }
 
-/** y = x + attention(x), then y + mlp(y), with norms before either, behind it, or both; under the names that most checkpoints have. */
-class UsualLayer implements DecoderLayer {
-  private readonly norms: { [place in keyof LayerNorms]: RMSNorm | undefined };
-  private readonly attention: Attention;
-  private readonly mlp: GatedMlp;
-  private readonly residualScale: number;
+/** Such a layer under the names that most checkpoints have. */
+function layerOf(place: LayerPlace, c: DecoderConfig, facts: LayerFacts, rotary: RotaryEmbedding | undefined, build: Builder): Block {
+  const { path } = place;
+  const { norms = preNorms, activation = 'silu', residualScale, parallel } = facts;
+  const norm = (name: string | undefined) => (name === undefined ? undefined : normOf(`${path}.${name}`, c, facts, build));
+  const beforeAttention = norm(norms.beforeAttention);
+  const attention = attentionOf(place, c, facts, rotary, build);
+  const [afterAttention, beforeMlp] = [norm(norms.afterAttention), norm(norms.beforeMlp)];
+  const mlp = new GatedMlp(activation, mlpOf(`${path}.mlp`, c, facts, build));
+  return new Block({
+    norms: { beforeAttention, afterAttention, beforeMlp, afterMlp: norm(norms.afterMlp) },
+    attention,
+    mlp,
+    residualScale,
+    parallel,
+  });
+}
 
-  constructor(place: LayerPlace, c: DecoderConfig, facts: LayerFacts, rotary: RotaryEmbedding | undefined, build: Builder) {
-    const { path } = place;
-    const { norms = preNorms, normOffset, activation = 'silu', residualScale = 1 } = facts;
-    const norm = (name: string | undefined) => name && build.rmsNorm(`${path}.${name}`, c.hidden_size, c.rms_norm_eps, normOffset);
-    const beforeAttention = norm(norms.beforeAttention);
-    this.attention = attentionOf(place, c, facts, rotary, build);
-    const [afterAttention, beforeMlp] = [norm(norms.afterAttention), norm(norms.beforeMlp)];
-    this.mlp = new GatedMlp(activation, mlpOf(`${path}.mlp`, c, facts, build));
-    this.norms = { beforeAttention, afterAttention, beforeMlp, afterMlp: norm(norms.afterMlp) } as typeof this.norms;
-    this.residualScale = residualScale;
-  }
-
-  forward(x: Tensor, context: LayerContext, kept?: { output: Tensor } & Partial<Attended>): { output: Tensor } & Attended {
-    const { norms } = this;
-    // Where nothing stands between a product and the sum with the residual, the product adds it itself.
-    const [afterAttention, afterMlp] = [norms.afterAttention, norms.afterMlp].map((norm) => this.between(norm));
-    const attended = this.attention.forward(norms.beforeAttention?.forward(x) ?? x, afterAttention ? undefined : x, context, kept);
-    const y = afterAttention ? add(x, afterAttention(attended.y)) : attended.y;
-    const normed = norms.beforeMlp?.forward(y) ?? y;
-    const { pass } = context;
-    if (!afterMlp) return { output: this.mlp.forward(normed, y, pass, kept?.output), ...attended };
-    return { output: add(y, afterMlp(this.mlp.forward(normed, undefined, pass))), ...attended };
-  }
-
-  private between(norm: RMSNorm | undefined): ((x: Tensor) => Tensor) | undefined {
-    const { residualScale } = this;
-    if (!norm && residualScale === 1) return undefined;
-    return (x) => scale(norm?.forward(x) ?? x, residualScale);
-  }
+function normOf(path: string, c: DecoderConfig, { layerNorm, normOffset }: LayerFacts, build: Builder): Norm {
+  if (layerNorm) return build.layerNorm(path, c.hidden_size, c.rms_norm_eps, layerNorm === 'with bias');
+  return build.rmsNorm(path, c.hidden_size, c.rms_norm_eps, normOffset);
 }
 
 function mlpOf(path: string, c: DecoderConfig, { mlpBias, fused }: LayerFacts, build: Builder): MlpProjections {
@@ -104,18 +89,19 @@ function attentionOf(
   build: Builder,
 ): Attention {
   const path = `${place.path}.self_attn`;
-  const { attentionBias = false, fused, queryNorms, normOffset, window, attentionScale, attentionSoftcap } = facts;
+  const { attentionBias = false, fused, interleaved, queryNorms, normOffset, window, attentionScale, attentionSoftcap } = facts;
   const [C, D] = [c.hidden_size, c.head_dim];
   const [Q, K] = [c.num_attention_heads * D, c.num_key_value_heads * D];
   const norm = (name: string, width: number) =>
     queryNorms && build.rmsNorm(`${path}.${name}`, queryNorms === 'all heads' ? width : D, c.rms_norm_eps, normOffset);
   const into = (name: string, width: number) => build.linear(`${path}.${name}`, C, width, attentionBias !== false);
   return new Attention(place.index, D, {
-    in: fused ? { qkv: into('qkv_proj', Q + 2 * K) } : { q: into('q_proj', Q), k: into('k_proj', K), v: into('v_proj', K) },
+    in: fused === true ? { qkv: into('qkv_proj', Q + 2 * K) } : { q: into('q_proj', Q), k: into('k_proj', K), v: into('v_proj', K) },
     o: build.linear(`${path}.o_proj`, Q, C, attentionBias === true),
     qNorm: norm('q_norm', Q),
     kNorm: norm('k_norm', K),
     rotary,
+    interleaved,
     window,
     scale: attentionScale,
     softcap: attentionSoftcap,
@@ -141,13 +127,13 @@ export function usualDecoder<C extends DecoderConfig>(
     const layers = Array.from({ length: c.num_hidden_layers }, (_, index) => {
       const of = facts(c, index);
       const { rope = c.rope_parameters } = of;
-      return new UsualLayer({ index, path: `${paths.layers}.${index}` }, c, of, rope === null ? undefined : rotaryOf(rope), build);
+      return layerOf({ index, path: `${paths.layers}.${index}` }, c, of, rope === null ? undefined : rotaryOf(rope), build);
     });
     return {
       ...scales(c),
       embedding,
       layers,
-      norm: build.rmsNorm(paths.norm, c.hidden_size, c.rms_norm_eps, facts(c, 0).normOffset),
+      norm: normOf(paths.norm, c, facts(c, 0), build),
       head: build.head(paths.head, embedding, c.tie_word_embeddings),
       rotaries: [...rotaries.values()],
       maxPositions: c.max_position_embeddings,

@@ -1,7 +1,7 @@
 import type { Tensor } from '../core/tensor.js';
 import { attention, columns, reshape, rope } from '../ops/index.js';
 import type { LayerContext } from './context.js';
-import type { Linear, RMSNorm } from './layers.js';
+import type { Linear, Norm } from './layers.js';
 import type { RotaryEmbedding } from './rotary.js';
 
 /** What attention has computed that is dear and small, by name. */
@@ -19,17 +19,22 @@ export type Attended = {
   readonly lse?: Tensor;
 };
 
-/** The projections of x: one each, or one whose columns are queries, keys and values. */
-export type Projections = { q: Linear; k: Linear; v: Linear } | { qkv: Linear };
+/**
+ * The projections of x: one each, or one whose columns are queries, keys and values, of all heads together or in `groups`, each with its
+ * queries, its keys and its values.
+ */
+export type Projections = { q: Linear; k: Linear; v: Linear } | { qkv: Linear; groups?: number };
 
 export interface AttentionParts {
   in: Projections;
   o: Linear;
   /** Of queries and keys before they are rotated: over each head (weight [D]) or over all of them at once. */
-  qNorm?: RMSNorm;
-  kNorm?: RMSNorm;
+  qNorm?: Norm;
+  kNorm?: Norm;
   /** Without one, positions are not told. */
   rotary?: RotaryEmbedding;
+  /** Whether neighbours turn together, instead of one of each half of a head. */
+  interleaved?: boolean;
   /** Keys that a query sees, itself included; 0, as by default, for all. */
   window?: number;
   /** Factor of the scores; default 1/√D. */
@@ -81,24 +86,33 @@ export class Attention {
         v: v.forward(x, pass, { kept: kept?.v }),
       };
     }
-    const fused = projections.qkv.forward(x, pass);
-    const Q = o.weight.shape[1];
-    const K = (fused.shape[1] - Q) / 2;
-    return { q: columns(fused, 0, Q), k: columns(fused, Q, K), v: columns(fused, Q + K, K) };
+    const { qkv, groups = 1 } = projections;
+    const [T] = x.shape;
+    const width = qkv.weight.shape[0] / groups;
+    const Q = o.weight.shape[1] / groups;
+    const K = (width - Q) / 2;
+    const grouped = regrouped(qkv.forward(x, pass), T * groups);
+    const part = (first: number, size: number) => regrouped(columns(grouped, first, size), T);
+    return { q: part(0, Q), k: part(Q, K), v: part(Q + K, K) };
   }
 
   /** Queries or keys, normalised and rotated. */
-  private positioned(projected: Tensor, norm: RMSNorm | undefined, context: LayerContext, rotated: boolean): Tensor {
+  private positioned(projected: Tensor, norm: Norm | undefined, context: LayerContext, rotated: boolean): Tensor {
     const { headDim, parts } = this;
     const normed = norm ? this.normed(norm, projected) : projected;
     if (!parts.rotary) return normed;
-    return rope(normed, context.ropeTables(parts.rotary), context.positions, headDim, rotated);
+    return rope(normed, context.ropeTables(parts.rotary), context.positions, { headDim, interleaved: parts.interleaved, rotated });
   }
 
-  private normed(norm: RMSNorm, x: Tensor): Tensor {
+  private normed(norm: Norm, x: Tensor): Tensor {
     const [rows, width] = x.shape;
     const [weights] = norm.weight.shape;
     if (weights === width) return norm.forward(x);
     return reshape(norm.forward(reshape(x, [(rows * width) / weights, weights])), x.shape);
   }
+}
+
+/** The same numbers in as many rows. */
+function regrouped(x: Tensor, rows: number): Tensor {
+  return x.shape[0] === rows ? x : reshape(x, [rows, x.size / rows]);
 }

@@ -1,6 +1,6 @@
 import { sameShape, type Tensor } from '../core/tensor.js';
 import { LowrankError } from '../util/errors.js';
-import { Embedding, Linear, type Module, RMSNorm } from './layers.js';
+import { Embedding, LayerNorm, Linear, type Module, RMSNorm } from './layers.js';
 
 /** The tensors of a checkpoint by their Hugging Face names, already on the device. */
 export interface Weights {
@@ -57,9 +57,9 @@ export class Builder {
   }
 
   /** The output projection: a matrix of its own, or where it is tied the embedding's. */
-  head(path: string, { weight }: Embedding, tied: boolean): Linear {
+  head(path: string, { weight }: Embedding, tied: boolean, bias = false): Linear {
     const [vocabulary, width] = weight.shape;
-    return tied ? this.add(path, new Linear(weight)) : this.linear(path, width, vocabulary);
+    return tied ? this.add(path, new Linear(weight)) : this.linear(path, width, vocabulary, bias);
   }
 
   embedding(path: string, vocabulary: number, width: number): Embedding {
@@ -68,6 +68,11 @@ export class Builder {
 
   rmsNorm(path: string, width: number, eps: number, offset?: number): RMSNorm {
     return this.add(path, new RMSNorm(this.take(`${path}.weight`, [width]), eps, offset));
+  }
+
+  layerNorm(path: string, width: number, eps: number, bias = true): LayerNorm {
+    const weight = this.take(`${path}.weight`, [width]);
+    return this.add(path, new LayerNorm(weight, bias ? this.take(`${path}.bias`, [width]) : undefined, eps));
   }
 
   private add<M extends Module>(path: string, module: M): M {

@@ -3,11 +3,12 @@ import type { DType } from '../core/dtype.js';
 import { discard, scope } from '../core/scope.js';
 import { type Results, recompute } from '../core/tape.js';
 import { fromArray, type Tensor } from '../core/tensor.js';
-import { scale, softcap } from '../ops/index.js';
+import { add, scale, softcap } from '../ops/index.js';
+import { LowrankError } from '../util/errors.js';
 import type { Builder } from './builder.js';
 import type { ForwardOptions, LayerContext, PackedTokens } from './context.js';
 import type { LayerStream } from './layer-stream.js';
-import type { Embedding, Linear, RMSNorm } from './layers.js';
+import type { Embedding, Linear, Norm } from './layers.js';
 import type { CausalLM, ModelPaths } from './model.js';
 import { Offload } from './offload.js';
 import type { RotaryEmbedding } from './rotary.js';
@@ -24,8 +25,10 @@ export interface DecoderLayer {
 /** What a family builds from a checkpoint. */
 export interface DecoderParts {
   readonly embedding: Embedding;
+  /** Learned positions, which are added to the embeddings. */
+  readonly positions?: Embedding;
   readonly layers: readonly DecoderLayer[];
-  readonly norm: RMSNorm;
+  readonly norm: Norm;
   readonly head: Linear;
   /** Factor of the embeddings, and of the hidden states before the output projection; 1 where absent. */
   readonly embeddingScale?: number;
@@ -45,6 +48,7 @@ export interface DecoderFacts {
   readonly paths: ModelPaths;
   readonly defaultTargets: readonly string[];
   readonly otherParts?: readonly string[];
+  readonly fanInFanOut?: RegExp;
 }
 
 /** Where a model computes, the dtype of its activations, and its modules by path. */
@@ -62,6 +66,7 @@ export class Decoder implements CausalLM {
   readonly paths: ModelPaths;
   readonly defaultTargets: readonly string[];
   readonly otherParts: readonly string[];
+  readonly fanInFanOut?: RegExp;
   readonly modules: Builder['modules'];
   readonly vocabulary: number;
   readonly maxPositions: number;
@@ -72,7 +77,7 @@ export class Decoder implements CausalLM {
   private readonly parts: DecoderParts;
 
   constructor(
-    { config, paths, defaultTargets, otherParts = [] }: DecoderFacts,
+    { config, paths, defaultTargets, otherParts = [], fanInFanOut }: DecoderFacts,
     parts: DecoderParts,
     { backend, dtype, modules }: DecoderPlace,
   ) {
@@ -83,6 +88,7 @@ export class Decoder implements CausalLM {
     this.paths = paths;
     this.defaultTargets = defaultTargets;
     this.otherParts = otherParts;
+    this.fanInFanOut = fanInFanOut;
     this.modules = modules;
     this.parts = parts;
     [this.vocabulary] = weight.shape;
@@ -97,6 +103,7 @@ export class Decoder implements CausalLM {
     return scope(() => {
       const context = this.contextOf(tokens, pass);
       let x = scale(parts.embedding.forward(tokens.inputIds, this.dtype), parts.embeddingScale ?? 1);
+      if (parts.positions) x = add(x, parts.positions.forward(tokens.positions, this.dtype));
       const runLayer = this.layerRunner(context);
       for (const [index, layer] of parts.layers.entries()) {
         const input = x;
@@ -110,6 +117,13 @@ export class Decoder implements CausalLM {
   private contextOf(tokens: PackedTokens, pass: ForwardOptions): LayerContext {
     const { backend } = this;
     const length = tokens.positions.reduce((longest, position) => Math.max(longest, position), 0) + 1;
+    if (this.parts.positions && length > this.maxPositions) {
+      throw new LowrankError(`a sequence has ${length} tokens`, {
+        place: 'the model',
+        expected: `at most ${this.maxPositions}, as many as it has learned positions of`,
+        mend: 'cut it: sequence_len in a recipe, max_new_tokens for answers',
+      });
+    }
     return {
       positions: fromArray(backend, tokens.positions),
       segments: { table: fromArray(backend, tokens.segments, [tokens.segments.length / 4, 4]), rows: tokens.segments },

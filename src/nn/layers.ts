@@ -1,6 +1,6 @@
 import type { DType } from '../core/dtype.js';
 import { fromArray, type Tensor } from '../core/tensor.js';
-import { embedding, type LinearOptions, linear, rmsNorm } from '../ops/index.js';
+import { embedding, type LinearOptions, layerNorm, linear, rmsNorm } from '../ops/index.js';
 import type { ForwardOptions } from './context.js';
 
 /** What is added to a linear layer's y, y where an earlier pass kept it, its dtype and category of memory. */
@@ -45,6 +45,7 @@ export class Linear {
 export class Embedding {
   weight: Tensor;
   adapter?: EmbeddingAdapter;
+  bias?: undefined;
 
   constructor(weight: Tensor) {
     this.weight = weight;
@@ -59,6 +60,7 @@ export class Embedding {
 /** Root-mean-square normalisation with weight [C], to which `offset` is added. */
 export class RMSNorm {
   weight: Tensor;
+  bias?: undefined;
   readonly eps: number;
   readonly offset: number;
 
@@ -73,4 +75,22 @@ export class RMSNorm {
   }
 }
 
-export type Module = Linear | Embedding | RMSNorm;
+/** Normalisation to mean 0 and variance 1 with weight [C] and, where there is one, bias [C]. */
+export class LayerNorm {
+  weight: Tensor;
+  bias?: Tensor;
+  readonly eps: number;
+
+  constructor(weight: Tensor, bias: Tensor | undefined, eps: number) {
+    this.weight = weight;
+    this.bias = bias;
+    this.eps = eps;
+  }
+
+  forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight, this.bias, this.eps);
+  }
+}
+
+export type Norm = RMSNorm | LayerNorm;
+export type Module = Linear | Embedding | Norm;

@@ -1,5 +1,5 @@
 import type { Tensor } from '../core/tensor.js';
-import { type ActivationKind, columns, gated } from '../ops/index.js';
+import { type ActivationKind, activation, columns, gated } from '../ops/index.js';
 import type { ForwardOptions } from './context.js';
 import type { Linear } from './layers.js';
 
@@ -28,5 +28,22 @@ export class GatedMlp {
     const fused = projections.gateUp.forward(x, pass);
     const F = fused.shape[1] / 2;
     return [columns(fused, 0, F), columns(fused, F, F)];
+  }
+}
+
+/** The MLP without a gate: down(f(up(x))). */
+export class Mlp {
+  private readonly projections: { up: Linear; down: Linear };
+  private readonly activation: ActivationKind;
+
+  constructor(kind: ActivationKind, projections: { up: Linear; down: Linear }) {
+    this.activation = kind;
+    this.projections = projections;
+  }
+
+  /** x [T,C] → (residual +) MLP(x), which is `kept` where an earlier pass has kept it. */
+  forward(x: Tensor, residual: Tensor | undefined, pass: ForwardOptions, kept?: Tensor): Tensor {
+    const { up, down } = this.projections;
+    return down.forward(activation(up.forward(x, pass), this.activation), pass, { residual, kept });
   }
 }

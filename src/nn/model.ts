@@ -35,6 +35,8 @@ export interface CausalLM {
   readonly defaultTargets: readonly string[];
   /** Paths of what a multimodal model has besides this one: of what sees or hears, which is neither loaded nor trained. */
   readonly otherParts: readonly string[];
+  /** Matrices that files hold as [in,out], by their names. */
+  readonly fanInFanOut?: RegExp;
   /** Brings the layers' weights into memory as they are used, where they are not kept there. */
   stream?: LayerStream;
   /** Hidden states after the last norm, [T,C]. */

@@ -11,7 +11,7 @@ import type { CausalLM } from './model.js';
 export async function notFiniteWeight(model: CausalLM, spared?: ReadonlySet<Tensor>): Promise<LowrankError | undefined> {
   for (const [path, module] of model.modules) {
     const parts: [string, Tensor][] = [['weight', module.weight]];
-    if (module instanceof Linear && module.bias) parts.push(['bias', module.bias]);
+    if (module.bias) parts.push(['bias', module.bias]);
     if (module instanceof Linear && module.adapter) parts.push(...Object.entries(module.adapter.parameters()));
     for (const [name, tensor] of parts) {
       if (spared?.has(tensor) || Number.isFinite(await sumOfSquares(tensor))) continue;

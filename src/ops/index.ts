@@ -1,4 +1,5 @@
 export type { ActivationKind } from '../core/ops.table.js';
+export { activation } from './activation.js';
 export { add } from './add.js';
 export { type AttentionHeads, type AttentionOptions, attention, type Segments } from './attention.js';
 export { columns } from './columns.js';
@@ -6,8 +7,8 @@ export { type CrossEntropyOptions, likeliestTokens, linearCrossEntropy } from '.
 export { embedding } from './embedding.js';
 export { gated } from './gated.js';
 export { type DropoutKey, type LinearOptions, type LoraBranch, linear } from './linear.js';
-export { rmsNorm } from './norm.js';
+export { layerNorm, rmsNorm } from './norm.js';
 export { reshape } from './reshape.js';
-export { type RopeTables, rope } from './rope.js';
+export { type RopeOptions, type RopeTables, rope } from './rope.js';
 export { scale } from './scale.js';
 export { softcap } from './softcap.js';

@@ -3,11 +3,13 @@ import { openAdapter, saveAdapter } from '../adapters/folder.js';
 import { FullTuner } from '../adapters/full.js';
 import { createAdapter } from '../adapters/registry.js';
 import type { Tuner } from '../adapters/tuner.js';
+import type { StoredTensor } from '../io/checkpoint.js';
 import type { Folder } from '../io/folder.js';
-import { asStored, mainType, writeContract, writeModel, writeTokenizer } from '../io/model-folder.js';
+import { asStored, inFileOrder, mainType, type PlainType, writeContract, writeModel, writeTokenizer } from '../io/model-folder.js';
 import type { ModelSource, ModelTexts } from '../io/model-source.js';
-import type { TensorToWrite } from '../io/safetensors.js';
-import { restoreTensors } from '../io/tensors.js';
+import { readSafetensors } from '../io/safetensors.js';
+import { fillTensors } from '../io/tensors.js';
+import { withModelNames } from '../models/names.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { adapterCard, type CardFigures, fullCard } from './model-card.js';
@@ -55,7 +57,9 @@ export async function openTuning(inputs: TuningInputs, folder: Folder): Promise<
   if (inputs.recipe.adapter !== 'full') return new AdapterTuning(inputs, (await openAdapter(folder, inputs.model)).adapter);
   const tuner = new FullTuner(inputs.model);
   try {
-    await restoreTensors(folder, weightsFile, tuner.parameters());
+    const checkpoint = await readSafetensors(await folder.open(weightsFile));
+    const named = withModelNames({ ...inputs.source, checkpoint });
+    await fillTensors(tuner.parameters(), named.checkpoint, `${folder.path}/${weightsFile}`).finally(() => checkpoint.close());
     return new FullTuning(inputs, tuner);
   } catch (error) {
     tuner.dispose();
@@ -126,21 +130,21 @@ class FullTuning implements Tuning {
   }
 
   saveCheckpoint(folder: Folder): Promise<void> {
-    return this.write(folder, this.tuner.tensors('f32'), Number.POSITIVE_INFINITY);
+    return this.write(folder, 'f32', [], Number.POSITIVE_INFINITY);
   }
 
   saveResult(folder: Folder, more: (inner: Folder) => Promise<void>): Promise<void> {
     return folder.publish('config.json', otherResults, async (inner) => {
       const { tensors, others = [] } = this.inputs.source.checkpoint;
-      const dtype = mainType(tensors.values());
-      const trained = this.tuner.tensors(dtype).map((tensor) => ({ ...tensor, name: tensors.get(tensor.name)?.name ?? tensor.name }));
-      await this.write(inner, [...trained, ...others.map(asStored)]);
+      await this.write(inner, mainType(tensors.values()), others);
       await more(inner);
     });
   }
 
-  private write(folder: Folder, tensors: TensorToWrite[], maxShardBytes?: number): Promise<void> {
-    const model = { tensors, config: this.tuner.model.config };
+  private write(folder: Folder, dtype: PlainType, others: readonly StoredTensor[], maxShardBytes?: number): Promise<void> {
+    const { tensors: stored } = this.inputs.source.checkpoint;
+    const trained = this.tuner.tensors(dtype).map((tensor) => inFileOrder(tensor, stored.get(tensor.name)));
+    const model = { tensors: [...trained, ...others.map(asStored)], config: this.tuner.model.config };
     return writeModel(folder, model, this.texts, { maxShardBytes });
   }
 

@@ -5,7 +5,19 @@ import { activationKinds, type OpName, opDeclarations, opTable } from '../../src
 import { scope } from '../../src/core/scope.js';
 import { Gradients, Tape } from '../../src/core/tape.js';
 import { empty, fromArray, type Tensor } from '../../src/core/tensor.js';
-import { add, attention, embedding, gated, linear, linearCrossEntropy, rmsNorm, rope, softcap } from '../../src/ops/index.js';
+import {
+  activation,
+  add,
+  attention,
+  embedding,
+  gated,
+  layerNorm,
+  linear,
+  linearCrossEntropy,
+  rmsNorm,
+  rope,
+  softcap,
+} from '../../src/ops/index.js';
 import { Random } from '../../src/util/philox.js';
 import { notRun, withoutNative } from '../helpers/native.js';
 import { type Float, given, uniform, whole } from './case.js';
@@ -107,13 +119,30 @@ const functions: readonly Differentiable[] = [
   { name: 'rmsNorm', shapes: { x: [4, 5], weight: [5] }, value: ({ x, weight }) => rmsNorm(x, weight, 1e-2) },
   { name: 'rmsNorm with an offset', shapes: { x: [3, 7], weight: [7] }, value: ({ x, weight }) => rmsNorm(x, weight, 1e-2, 1) },
   {
-    name: 'rope that leaves a part of the head',
-    shapes: { x: [3, 10] },
-    value: ({ x }, backend) => {
-      const [cos, sin] = angles.map((values) => upload(backend, values));
-      return rope(x, { cos, sin }, fromArray(backend, Int32Array.of(3, 0, 1)), 5);
-    },
+    name: 'layerNorm',
+    shapes: { x: [4, 5], weight: [5], bias: [5] },
+    value: ({ x, weight, bias }) => layerNorm(x, weight, bias, 1e-2),
   },
+  { name: 'layerNorm without a bias', shapes: { x: [3, 7], weight: [7] }, value: ({ x, weight }) => layerNorm(x, weight, undefined, 1e-2) },
+  {
+    // Both norms add to what the sum has given.
+    name: 'layerNorm of one tensor in several places',
+    shapes: { x: [4, 5], weight: [5], bias: [5] },
+    value: ({ x, weight, bias }) => add(layerNorm(x, weight, bias, 1e-2), add(x, layerNorm(x, bias, weight, 1e-2))),
+  },
+  ...[false, true].map(
+    (interleaved): Differentiable => ({
+      name: `rope that leaves a part of the head${interleaved ? ', of neighbours' : ''}`,
+      shapes: { x: [3, 10] },
+      value: ({ x }, backend) => {
+        const [cos, sin] = angles.map((values) => upload(backend, values));
+        return rope(x, { cos, sin }, fromArray(backend, Int32Array.of(3, 0, 1)), { headDim: 5, interleaved });
+      },
+    }),
+  ),
+  ...activationKinds.map(
+    (kind): Differentiable => ({ name: `activation ${kind}`, shapes: { x: [3, 5] }, value: ({ x }) => activation(x, kind) }),
+  ),
   ...activationKinds.map(
     (kind): Differentiable => ({
       name: `gated by ${kind}`,

@@ -28,6 +28,7 @@ function attention(...segments: number[]): Case {
 }
 
 const qkv = { q: f32(6, 12), k: f32(6, 8), v: f32(6, 8), segments: given('i32', [1, 4], [0, 6, 0, 6]) };
+const turns = { interleaved: false, back: false };
 const rotary = { x: f32(2, 8), cos: f32(5, 2), sin: f32(5, 2), positions: ints(0, 4) };
 
 /** Calls that the op table forbids. */
@@ -53,9 +54,9 @@ const refusals: readonly [reason: string, call: Case][] = [
   ['a negative column', call('slice', { x: f32(3, 4) }, { out: out(2, 2) }, { row: 0, column: -1 })],
   ['a part past the end', call('place', { x: f32(2, 2) }, { out: f32(3, 4) }, { row: 0, column: 3, accumulate: false })],
   ['a weight of another width', call('rmsNorm', { x: f32(2, 3), weight: f32(2) }, { y: out(2, 3), rstd: out(2) }, { eps: 0, offset: 0 })],
-  ['a position past the tables', call('rope', { ...rotary, positions: ints(0, 5) }, { out: out(2, 8) }, { headDim: 4, back: false })],
-  ['heads that do not fit', call('rope', rotary, { out: out(2, 8) }, { headDim: 3, back: false })],
-  ['tables wider than a head', call('rope', rotary, { out: out(2, 8) }, { headDim: 2, back: false })],
+  ['a position past the tables', call('rope', { ...rotary, positions: ints(0, 5) }, { out: out(2, 8) }, { headDim: 4, ...turns })],
+  ['heads that do not fit', call('rope', rotary, { out: out(2, 8) }, { headDim: 3, ...turns })],
+  ['tables wider than a head', call('rope', rotary, { out: out(2, 8) }, { headDim: 2, ...turns })],
   ['bf16 probabilities', call('softmax', { x: bf16(2, 2) }, { y: out(2, 2) }, { offset: 0, window: 0 })],
   ['segments with a gap', attention(0, 2, 0, 2, 3, 6, 3, 6)],
   ['segments that overlap', attention(0, 4, 0, 4, 3, 6, 3, 6)],

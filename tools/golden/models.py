@@ -33,6 +33,7 @@ BASE = dict(
 LLAMA3 = dict(
     rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
 )
+HALF_ROPE = dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)
 LAYER_TYPES = ["sliding_attention", "full_attention"]
 YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16)
 MODELS = {
@@ -127,6 +128,11 @@ MODELS = {
         ),
         text_config=dict(head_dim=12, rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 2, 2])),
     ),
+    "glm": dict(model_type="glm", attention_bias=True, pad_token_id=0, head_dim=8, rope_parameters=HALF_ROPE),
+    "glm4": dict(model_type="glm4", attention_bias=True, pad_token_id=0, head_dim=8, rope_parameters=HALF_ROPE),
+    "gpt2": dict(model_type="gpt2", n_embd=48, n_layer=2, n_head=6, n_inner=80, n_positions=64, pad_token_id=0),
+    "gpt-neox": dict(model_type="gpt_neox", tie_word_embeddings=False),
+    "gpt-neox-sequential": dict(model_type="gpt_neox", use_parallel_residual=False, hidden_act="gelu_new", attention_bias=False),
     "smollm3": dict(model_type="smollm3", no_rope_layer_interval=2, pad_token_id=0),
 }
 # What is adapted, where it is not all linear layers: here an embedding that is scaled and whose matrix is the head's as well.
@@ -188,7 +194,7 @@ def make(name, overrides):
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
                 parameter.normal_(std=0.1)
-            elif "norm" in parameter_name:
+            elif "norm" in parameter_name or ".ln_" in parameter_name:
                 # Gemma adds 1 to the weights of its norms.
                 parameter.normal_(mean=0.0 if config.model_type.startswith("gemma") else 1.0, std=0.1)
     model.save_pretrained(folder)

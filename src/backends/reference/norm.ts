@@ -1,6 +1,6 @@
 import { floats, type Kernels } from './operand.js';
 
-export const norms: Kernels<'rmsNorm' | 'rmsNormBackward' | 'softmax' | 'softmaxBackward'> = {
+export const norms: Kernels<'rmsNorm' | 'rmsNormBackward' | 'layerNorm' | 'layerNormBackward' | 'softmax' | 'softmaxBackward'> = {
   rmsNorm: ({ x, weight }, { y, rstd }, { eps, offset }) => {
     const [T, C] = x.check(floats, [-1, -1]).shape;
     const w = weight.check(floats, [C]).values();
@@ -30,6 +30,46 @@ export const norms: Kernels<'rmsNorm' | 'rmsNormBackward' | 'softmax' | 'softmax
         const normed = values[i] * factor[t];
         result[i] += factor[t] * (d[i] * (w[c] + offset) - (normed * projection) / C);
         if (dweight) sums[c] += d[i] * normed;
+      }
+    }
+    dx.store(result);
+    dweight?.store(Float32Array.from(sums));
+  },
+  layerNorm: ({ x, weight, bias }, { y, mean, rstd }, { eps }) => {
+    const [T, C] = x.check(floats, [-1, -1]).shape;
+    const w = weight.check(floats, [C]).values();
+    const b = bias?.check(floats, [C]).values();
+    y.check(floats, x.shape);
+    const values = x.values();
+    const [means, factors] = [mean, rstd].map((operand) => new Float32Array(operand.check(['f32'], [T]).size));
+    for (let t = 0; t < T; t++) {
+      const row = values.subarray(t * C, (t + 1) * C);
+      const center = row.reduce((sum, value) => sum + value, 0) / C;
+      means[t] = center;
+      factors[t] = 1 / Math.sqrt(row.reduce((sum, value) => sum + (value - center) ** 2, 0) / C + eps);
+    }
+    const at = (i: number) => Math.floor(i / C);
+    y.store(values.map((value, i) => (value - means[at(i)]) * factors[at(i)] * w[i % C] + (b?.[i % C] ?? 0)));
+    mean.store(means);
+    rstd.store(factors);
+  },
+  layerNormBackward: ({ x, weight, mean, rstd, dy, residual }, { dx, dweight }) => {
+    const [T, C] = x.check(floats, [-1, -1]).shape;
+    for (const operand of [dy, dx, ...(residual ? [residual] : [])]) operand.check(floats, x.shape);
+    const [values, d, w] = [x, dy, weight.check(floats, [C])].map((operand) => operand.values());
+    const [means, factors] = [mean, rstd].map((operand) => operand.check(['f32'], [T]).values());
+    const result = residual ? residual.values().slice() : new Float32Array(T * C);
+    const sums = Float64Array.from(dweight?.check(['f32'], [C]).values() ?? []);
+    for (let t = 0; t < T; t++) {
+      const normed = (c: number) => (values[t * C + c] - means[t]) * factors[t];
+      let [center, projection] = [0, 0];
+      for (let c = 0; c < C; c++) {
+        center += (d[t * C + c] * w[c]) / C;
+        projection += (d[t * C + c] * w[c] * normed(c)) / C;
+      }
+      for (let c = 0; c < C; c++) {
+        result[t * C + c] += factors[t] * (d[t * C + c] * w[c] - center - normed(c) * projection);
+        if (dweight) sums[c] += d[t * C + c] * normed(c);
       }
     }
     dx.store(result);

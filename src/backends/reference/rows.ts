@@ -51,7 +51,7 @@ export const rowOps: Kernels<'gatherRows' | 'writeRows' | 'addRows' | 'slice' | 
     });
     out.store(result);
   },
-  rope: ({ x, cos, sin, positions }, { out }, { headDim, back }) => {
+  rope: ({ x, cos, sin, positions }, { out }, { headDim, interleaved, back }) => {
     const [T, columns] = x.check(floats, [-1, -1]).shape;
     const [P, half] = cos.check(['f32'], [-1, -1]).shape;
     sin.check(['f32'], cos.shape);
@@ -66,9 +66,9 @@ export const rowOps: Kernels<'gatherRows' | 'writeRows' | 'addRows' | 'slice' | 
         for (let d = 0; d < half; d++) {
           const angle = places[t] * half + d;
           const sine = back ? -s[angle] : s[angle];
-          const [first, second] = [values[head + d], values[head + d + half]];
-          result[head + d] = first * c[angle] - sine * second;
-          result[head + d + half] = second * c[angle] + sine * first;
+          const [a, b] = interleaved ? [head + 2 * d, head + 2 * d + 1] : [head + d, head + d + half];
+          result[a] = values[a] * c[angle] - sine * values[b];
+          result[b] = values[b] * c[angle] + sine * values[a];
         }
       }
     }

@@ -54,6 +54,49 @@ function* rmsBackward(): Generator<Case> {
   yield call('rmsNorm', { x: zero, weight: uniform('f32', [4]) }, outputs, { eps: 1e-5, offset: 0 }, { rstd: normed });
 }
 
+/** The same numbers moved away from 0, whose variance is a difference that a sum of squares would lose. */
+function moved(operand: Given, by: number): Given {
+  return { ...operand, values: operand.values?.map((value) => value + by) };
+}
+
+function* layers(): Generator<Case> {
+  for (const [x, weight, y] of mixes(3)) {
+    for (const shape of shapes) {
+      const [T, C] = shape;
+      const eps = T === 3 ? 1e-2 : 1e-5;
+      const given = moved(uniform(x, shape), T === 5 ? 30 : 0);
+      const operands = { x: given, weight: uniform(weight, [C]), bias: T === 2 ? undefined : uniform(weight, [C]) };
+      const outputs = { y: result(y, shape), mean: result('f32', [T]), rstd: result('f32', [T]) };
+      // Terms of size 1 or 30, and rstd of about 2 for rows of several.
+      const size = T === 5 ? 30 : 1;
+      const tolerances = { y: { absolute: 512 * size * ulp }, mean: { absolute: 16 * size * ulp }, rstd: { relative: 256 * size * ulp } };
+      yield call('layerNorm', operands, outputs, { eps }, tolerances);
+    }
+  }
+}
+
+function* layersBackward(): Generator<Case> {
+  for (const [x, weight, dy] of mixes(3)) {
+    for (const shape of shapes) {
+      const [T, C] = shape;
+      for (const full of [true, false]) {
+        const operands = {
+          x: uniform(x, shape),
+          weight: uniform(weight, [C]),
+          mean: uniform('f32', [T]),
+          rstd: positive([T]),
+          dy: uniform(dy, shape),
+          residual: full ? uniform(dy, shape) : undefined,
+        };
+        const outputs = { dx: result(x, shape), dweight: full ? uniform('f32', [C]) : undefined };
+        // As of rmsNorm, with x − mean of up to 2.
+        const tolerances = { dx: { absolute: 192 * ulp }, dweight: { absolute: (16 + 16 * T) * ulp } };
+        yield call('layerNormBackward', operands, outputs, {}, tolerances);
+      }
+    }
+  }
+}
+
 function* softmaxes(): Generator<Case> {
   for (const [m, n, offset, window] of [
     [1, 1, 0, 0],
@@ -83,4 +126,4 @@ function* softmaxes(): Generator<Case> {
   }
 }
 
-export const normCases: readonly Case[] = [...rms(), ...rmsBackward(), ...softmaxes()];
+export const normCases: readonly Case[] = [...rms(), ...rmsBackward(), ...layers(), ...layersBackward(), ...softmaxes()];

@@ -61,7 +61,12 @@ function* rotations(): Generator<Case> {
       [3, 17, 80, 33],
       [300, 2, 128, 64],
     ]) {
-      for (const back of [false, true]) {
+      for (const [interleaved, back] of [
+        [false, false],
+        [false, true],
+        [true, false],
+        [true, true],
+      ]) {
         const shape = [T, heads * headDim];
         const operands = () => ({
           x: uniform(x, shape),
@@ -69,7 +74,7 @@ function* rotations(): Generator<Case> {
           sin: uniform('f32', [11, half]),
           positions: whole([T], 0, 11),
         });
-        yield call('rope', operands(), { out: result(out, shape) }, { headDim, back }, tolerances);
+        yield call('rope', operands(), { out: result(out, shape) }, { headDim, interleaved, back }, tolerances);
       }
     }
   }
