@@ -22,7 +22,7 @@ inline float dot(const float* a, const float* b, const float* c, int64_t n) {
   return sum;
 }
 
-inline float sum_of(const float* a, int64_t n) {
+inline float row_sum(const float* a, int64_t n) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; i++) sum += a[i];
@@ -120,7 +120,8 @@ void column_sum(const Call& call, Pool& pool) {
 
 void sum(const Call& call, Pool& pool) {
   using namespace sum_op;
-  sum_all(pool, call.inputs[i_x], call.outputs[o_out], Attributes(call.attributes).factor, sum_of);
+  const double factor = Attributes(call.attributes).factor;
+  sum_all(pool, call.inputs[i_x], call.outputs[o_out], factor, [](const float* x, int64_t n) { return row_sum(x, n); });
 }
 
 void sum_squares(const Call& call, Pool& pool) {
@@ -211,7 +212,7 @@ void layer_norm(const Call& call, Pool& pool) {
     auto* buffer = static_cast<float*>(pool.scratch(thread, Slot::rows, columns * sizeof(float)));
     for (int64_t i = begin; i < end; i++) {
       const float* row = load(x, i * columns, columns, buffer);
-      const float center = sum_of(row, columns) / static_cast<float>(columns);
+      const float center = row_sum(row, columns) / static_cast<float>(columns);
       const double variance = static_cast<double>(centered_squares(row, center, columns)) / static_cast<double>(columns);
       const float r = static_cast<float>(1 / std::sqrt(variance + eps));
       *f32_at(mean, i) = center;

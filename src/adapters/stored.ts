@@ -2,7 +2,6 @@ import { unscoped } from '../core/scope.js';
 import { empty, sameShape, type Tensor } from '../core/tensor.js';
 import type { Checkpoint, StoredTensor } from '../io/checkpoint.js';
 import { fillTensors, readFinite } from '../io/tensors.js';
-import { Linear } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import type { Adapter } from './adapter.js';

@@ -10,7 +10,7 @@ import type { GgufMetadata } from './gguf-metadata.js';
 export async function ggufConfig(
   gguf: GgufFile,
   metadata: GgufMetadata,
-  { architecture, config, numbers = {} }: GgufLayout,
+  { architecture, config, numbers = {}, flags = {}, renamed = {}, permuted }: GgufLayout,
 ): Promise<JsonObject> {
   const key = (name: string) => `${architecture}.${name}`;
   const count = (name: string) => {
@@ -22,7 +22,8 @@ export async function ggufConfig(
   const width = count('embedding_length');
   const headDim = metadata.count(key('attention.key_length')) ?? width / heads;
   const rotated = metadata.count(key('rope.dimension_count')) ?? headDim;
-  if (rotated !== headDim) {
+  // Where rows were permuted, it was whole heads of them.
+  if (rotated !== headDim && Object.keys(permuted).length > 0) {
     throw metadata.error(key('rope.dimension_count'), `is ${rotated}`, `${headDim}, the width of a head`);
   }
   const id = (name: string) => metadata.count(`tokenizer.ggml.${name}_token_id`);
@@ -34,8 +35,11 @@ export async function ggufConfig(
     throw new LowrankError('there is no tensor "token_embd.weight"', { place: gguf.file.name, mend: 'take a file of a whole model' });
   const contextLength = count('context_length');
   const epsilon = key('attention.layer_norm_rms_epsilon');
-  const named = Object.entries(numbers).map(([name, to]) => [to, metadata.number(key(name))]);
-  return {
+  const named = [
+    ...Object.entries(numbers).map(([name, to]) => [to, metadata.number(key(name))]),
+    ...Object.entries(flags).map(([name, to]) => [to, metadata.boolean(key(name))]),
+  ];
+  const result: JsonObject = {
     ...config,
     ...Object.fromEntries(named.filter(([, value]) => value !== undefined)),
     vocab_size: embedding.shape[0],
@@ -46,15 +50,20 @@ export async function ggufConfig(
     num_key_value_heads: metadata.count(key('attention.head_count_kv')) || heads,
     head_dim: headDim,
     max_position_embeddings: contextLength,
-    rms_norm_eps: metadata.required(epsilon, metadata.number(epsilon)),
-    attention_bias: tensor('blk.0.attn_q.bias') !== undefined,
+    rms_norm_eps: metadata.number(key('attention.layer_norm_epsilon')) ?? metadata.required(epsilon, metadata.number(epsilon)),
+    attention_bias: (tensor('blk.0.attn_q.bias') ?? tensor('blk.0.attn_qkv.bias')) !== undefined,
     mlp_bias: tensor('blk.0.ffn_up.bias') !== undefined,
     tie_word_embeddings: tensor('output.weight') === undefined,
-    rope_parameters: await ropeParameters(gguf, metadata, architecture, { headDim, contextLength }),
+    rope_parameters: {
+      ...(await ropeParameters(gguf, metadata, architecture, { headDim, contextLength })),
+      ...(rotated !== headDim && { partial_rotary_factor: rotated / headDim }),
+    },
     bos_token_id: id('bos') ?? null,
     eos_token_id: ends.length > 1 ? ends : (ends[0] ?? null),
     pad_token_id: id('padding') ?? null,
   };
+  for (const [usual, own] of Object.entries(renamed)) result[own] = result[usual];
+  return result;
 }
 
 /** Linear and yarn scaling are in the metadata; Llama 3's is a tensor of divisors, one for each frequency. */

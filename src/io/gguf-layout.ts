@@ -12,8 +12,19 @@ export interface GgufLayout {
   readonly layers: string;
   /** Modules (by llama.cpp's names) whose rows the converter permutes, with the key of config.json that says how many heads they have. */
   readonly permuted: Readonly<Record<string, 'num_attention_heads' | 'num_key_value_heads'>>;
+  /**
+   * Modules whose rows are all queries, all keys, all values, where the model has the three of each head together, with the key of
+   * config.json that says how many heads there are.
+   */
+  readonly regrouped?: Readonly<Record<string, 'num_attention_heads'>>;
+  /** Matrices, by the model's names, that Hugging Face's files hold as [in,out] and these as [out,in]. */
+  readonly fanInFanOut?: RegExp;
   /** What the converter adds to the weights of norms; default 0. */
   readonly normOffset?: number;
   /** Numbers of the metadata, by key behind the architecture's name, that become keys of config.json where they are there. */
   readonly numbers?: Readonly<Record<string, string>>;
+  /** The same of metadata that is true or false. */
+  readonly flags?: Readonly<Record<string, string>>;
+  /** Keys of config.json, as most families have them, with what this one calls them. */
+  readonly renamed?: Readonly<Record<string, string>>;
 }

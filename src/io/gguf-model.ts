@@ -75,27 +75,49 @@ function ggufCheckpoint({ tensors }: GgufFile, config: JsonObject, layout: GgufL
       throw new LowrankError(problem, { place: `${tensor.file.name}: tensor "${tensor.name}"`, mend });
     }
     const path = layer === undefined ? layout.modules[key] : `${layout.layers}.${layer}.${layout.modules[key]}`;
-    const heads = Object.hasOwn(layout.permuted, key) ? (config[layout.permuted[key]] as number) : undefined;
+    const order = rowOrder(layout, key, config);
     const offset = kind === 'weight' && tensor.shape.length === 1 ? layout.normOffset : undefined;
-    stored.set(`${path}.${kind}`, storedTensor(tensor, `${path}.${kind}`, { heads, offset }));
+    const name = `${path}.${kind}`;
+    const read = storedTensor(tensor, name, { order, offset });
+    stored.set(name, layout.fanInFanOut?.test(name) ? { ...read, fanInFanOut: true } : read);
   }
   return { tensors: stored, metadata: {} };
 }
 
-/** `heads`: of a projection whose rows the converter permuted; `added`: to each number of it. */
-function storedTensor(tensor: GgufTensor, name: string, { heads, offset: added = 0 }: { heads?: number; offset?: number }): StoredTensor {
+/** In which order a converter wrote the rows of a projection: as heads of `parts` with so many rows each. */
+interface RowOrder {
+  readonly heads: number;
+  readonly parts: number;
+  /** Which of all rows, `rows` in a part, was the model's row `row` of a part of a head. */
+  from(head: number, part: number, row: number, rows: number): number;
+}
+
+function rowOrder({ permuted, regrouped = {} }: GgufLayout, key: string, config: JsonObject): RowOrder | undefined {
+  if (Object.hasOwn(permuted, key)) {
+    // llama.cpp rotates neighbours where Hugging Face rotates the halves of a head, so its converter interleaves the halves' rows.
+    const from: RowOrder['from'] = (head, part, row, rows) => 2 * head * rows + 2 * row + part;
+    return { heads: config[permuted[key]] as number, parts: 2, from };
+  }
+  if (!Object.hasOwn(regrouped, key)) return undefined;
+  const heads = config[regrouped[key]] as number;
+  return { heads, parts: 3, from: (head, part, row, rows) => (part * heads + head) * rows + row };
+}
+
+/** `order`: of a projection whose rows the converter moved; `added`: to each number of it. */
+function storedTensor(tensor: GgufTensor, name: string, { order, offset: added = 0 }: { order?: RowOrder; offset?: number }): StoredTensor {
   const { file, type, shape, offset, byteLength } = tensor;
   const place = `${file.name}: tensor "${tensor.name}"`;
-  if (heads !== undefined && shape[0] % (2 * heads) !== 0) {
-    throw new LowrankError(`has ${shape[0]} rows`, { place, expected: `a multiple of 2 × ${heads} heads`, mend: 'convert the file again' });
+  if (order && shape[0] % (order.parts * order.heads) !== 0) {
+    const expected = `a multiple of ${order.parts} × ${order.heads} heads`;
+    throw new LowrankError(`has ${shape[0]} rows`, { place, expected, mend: 'convert the file again' });
   }
   const read = () => file.read(offset, byteLength);
   const readInto: StoredTensor['readInto'] = async (to, write) => {
-    const bytes = heads === undefined ? await read() : unpermuteRows(await read(), shape[0], heads);
+    const bytes = order ? inOrder(await read(), shape[0], order) : await read();
     const { decode } = type;
     return decode ? decodeBytes(bytes, { ...type, decode }, to, write) : convertBytes(bytes, type.name, to, place, write);
   };
-  const inPlace = !type.decode && heads === undefined;
+  const inPlace = !type.decode && !order;
   const stored = withReadAs({ name, dtype: type.name, shape, file, offset, byteLength, inPlace, read, readInto });
   return added === 0 ? stored : without(added, stored);
 }
@@ -110,19 +132,17 @@ function without(added: number, stored: StoredTensor): StoredTensor {
   return withReadAs({ ...stored, inPlace: false, readInto });
 }
 
-/**
- * llama.cpp rotates neighbouring elements where Hugging Face rotates the halves of a head, so its converter interleaves the halves of each
- * head's rows; this puts them back: row p D/2 + j of a head was stored as row 2 j + p.
- */
-function unpermuteRows(stored: Uint8Array, rows: number, heads: number): Uint8Array {
-  const rowBytes = stored.length / rows;
-  const half = rows / heads / 2;
+/** Rows put back into the model's order. */
+function inOrder(stored: Uint8Array, all: number, { heads, parts, from }: RowOrder): Uint8Array {
+  const rowBytes = stored.length / all;
+  const rows = all / heads / parts;
   const result = new Uint8Array(stored.length);
+  let to = 0;
   for (let head = 0; head < heads; head++) {
-    for (let j = 0; j < half; j++) {
-      for (let p = 0; p < 2; p++) {
-        const from = (head * 2 * half + 2 * j + p) * rowBytes;
-        result.set(stored.subarray(from, from + rowBytes), (head * 2 * half + p * half + j) * rowBytes);
+    for (let part = 0; part < parts; part++) {
+      for (let row = 0; row < rows; row++, to += rowBytes) {
+        const begin = from(head, part, row, rows) * rowBytes;
+        result.set(stored.subarray(begin, begin + rowBytes), to);
       }
     }
   }

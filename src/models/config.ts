@@ -65,6 +65,14 @@ export function windowOfType(c: { sliding_window?: number | null; layer_types?: 
   return type === undefined ? undefined : type === 'sliding_attention' ? (c.sliding_window ?? 0) : 0;
 }
 
+/** Rotary parameters by which this share of a head turns, where config.json says nothing. */
+export function ropeOfPart(partial_rotary_factor: number) {
+  return z.preprocess((rope) => {
+    const { partial_rotary_factor: said, ...rest } = rope as Record<string, unknown>;
+    return { ...rest, partial_rotary_factor: said ?? partial_rotary_factor };
+  }, ropeParameters);
+}
+
 /** Checks a config.json against an architecture's schema; the error names the model and every key that is wrong. */
 export function parseConfig<T>(schema: z.ZodType<T>, config: Readonly<Record<string, unknown>>, model: string): T {
   const result = schema.safeParse(config);

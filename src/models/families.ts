@@ -1,6 +1,7 @@
 import type { GgufLayout } from '../io/gguf-layout.js';
 import { LowrankError, nearest } from '../util/errors.js';
 import type { JsonObject } from '../util/json.js';
+import { cohere } from './cohere.js';
 import type { Family } from './family.js';
 import { gemma } from './gemma.js';
 import { gemma2 } from './gemma2.js';
@@ -16,6 +17,8 @@ import { phi3 } from './phi3.js';
 import { qwen2, qwen2Vl } from './qwen2.js';
 import { qwen3, qwen3Vl } from './qwen3.js';
 import { smollm3 } from './smollm3.js';
+import { stablelm } from './stablelm.js';
+import { starcoder2 } from './starcoder2.js';
 
 /** Every family that can be loaded: a new one is a file and a line here. */
 const families = new Map(
@@ -40,6 +43,9 @@ const families = new Map(
     glm4,
     gptNeox,
     gpt2,
+    starcoder2,
+    stablelm,
+    cohere,
   ].map((family): [string, Family] => [family.modelType, family]),
 );
 

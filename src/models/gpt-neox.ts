@@ -3,8 +3,8 @@ import { Attention } from '../nn/attention.js';
 import { Block } from '../nn/block.js';
 import type { Builder } from '../nn/builder.js';
 import { Mlp } from '../nn/mlp.js';
-import { RotaryEmbedding, ropeParameters } from '../nn/rotary.js';
-import { decoderSizes } from './config.js';
+import { RotaryEmbedding } from '../nn/rotary.js';
+import { decoderSizes, ropeOfPart } from './config.js';
 import { defineFamily, type Shape, shapesOf } from './family.js';
 
 const schema = decoderSizes
@@ -14,11 +14,7 @@ const schema = decoderSizes
     attention_bias: z.boolean().default(true),
     layer_norm_eps: z.number().positive().default(1e-5),
     use_parallel_residual: z.boolean().default(true),
-    // A quarter of each head turns, where config.json says nothing.
-    rope_parameters: z.preprocess(
-      (rope) => ({ ...(rope as object), partial_rotary_factor: (rope as Record<string, unknown>).partial_rotary_factor ?? 0.25 }),
-      ropeParameters,
-    ),
+    rope_parameters: ropeOfPart(0.25),
   })
   .refine((c) => c.hidden_size % c.num_attention_heads === 0, 'hidden_size must be a multiple of num_attention_heads');
 
@@ -64,6 +60,26 @@ export const gptNeox = defineFamily({
       maxPositions,
       keyWidth: C,
     };
+  },
+  gguf: {
+    architecture: 'gptneox',
+    config: { architectures: ['GPTNeoXForCausalLM'], model_type: 'gpt_neox', hidden_act: 'gelu' },
+    layers: 'gpt_neox.layers',
+    modules: {
+      token_embd: 'gpt_neox.embed_in',
+      output_norm: 'gpt_neox.final_layer_norm',
+      output: 'lm_head',
+      'blk.attn_norm': 'input_layernorm',
+      'blk.attn_qkv': 'attention.query_key_value',
+      'blk.attn_output': 'attention.dense',
+      'blk.ffn_norm': 'post_attention_layernorm',
+      'blk.ffn_up': 'mlp.dense_h_to_4h',
+      'blk.ffn_down': 'mlp.dense_4h_to_h',
+    },
+    permuted: {},
+    regrouped: { 'blk.attn_qkv': 'num_attention_heads' },
+    flags: { use_parallel_residual: 'use_parallel_residual' },
+    renamed: { rms_norm_eps: 'layer_norm_eps' },
   },
   shapes: shapesOf('gpt_neox', {
     'pythia-70m': pythia(512, 6, 8),

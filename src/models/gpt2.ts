@@ -23,6 +23,8 @@ const schema = z
   })
   .refine((c) => c.n_embd % c.n_head === 0, 'n_embd must be a multiple of n_head');
 
+const fanInFanOut = /\.(c_attn|c_proj|c_fc)\.weight$/;
+
 /** ln_1, attn, ln_2, mlp: both with biases everywhere. */
 function layerOf(index: number, path: string, c: z.output<typeof schema>, build: Builder): Block {
   const { n_embd: C, layer_norm_epsilon: eps } = c;
@@ -48,7 +50,7 @@ export const gpt2 = defineFamily({
   architecture: 'GPT2LMHeadModel',
   paths: { embedding: 'transformer.wte', layers: 'transformer.h', norm: 'transformer.ln_f', head: 'lm_head' },
   defaultTargets: ['c_attn'],
-  fanInFanOut: /\.(c_attn|c_proj|c_fc)\.weight$/,
+  fanInFanOut,
   // Causal masks, which old files hold.
   unused: /\.attn\.(masked_)?bias$/,
   schema,
@@ -64,6 +66,33 @@ export const gpt2 = defineFamily({
       maxPositions: c.n_positions,
       keyWidth: c.n_embd,
     };
+  },
+  gguf: {
+    architecture: 'gpt2',
+    config: { architectures: ['GPT2LMHeadModel'], model_type: 'gpt2', activation_function: 'gelu_new' },
+    layers: 'transformer.h',
+    modules: {
+      token_embd: 'transformer.wte',
+      position_embd: 'transformer.wpe',
+      output_norm: 'transformer.ln_f',
+      output: 'lm_head',
+      'blk.attn_norm': 'ln_1',
+      'blk.attn_qkv': 'attn.c_attn',
+      'blk.attn_output': 'attn.c_proj',
+      'blk.ffn_norm': 'ln_2',
+      'blk.ffn_up': 'mlp.c_fc',
+      'blk.ffn_down': 'mlp.c_proj',
+    },
+    permuted: {},
+    fanInFanOut,
+    renamed: {
+      hidden_size: 'n_embd',
+      num_hidden_layers: 'n_layer',
+      num_attention_heads: 'n_head',
+      intermediate_size: 'n_inner',
+      max_position_embeddings: 'n_positions',
+      rms_norm_eps: 'layer_norm_epsilon',
+    },
   },
   shapes: Object.fromEntries(
     Object.entries({ gpt2: [768, 12, 12], 'gpt2-medium': [1024, 24, 16], 'gpt2-large': [1280, 36, 20], 'gpt2-xl': [1600, 48, 25] }).map(

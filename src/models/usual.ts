@@ -4,7 +4,7 @@ import { Block, type NormPlaces } from '../nn/block.js';
 import type { Builder } from '../nn/builder.js';
 import type { DecoderParts } from '../nn/decoder.js';
 import type { Norm } from '../nn/layers.js';
-import { GatedMlp, type MlpProjections } from '../nn/mlp.js';
+import { GatedMlp, Mlp } from '../nn/mlp.js';
 import type { ModelPaths } from '../nn/model.js';
 import { type RopeParameters, RotaryEmbedding } from '../nn/rotary.js';
 import type { ActivationKind } from '../ops/index.js';
@@ -21,6 +21,8 @@ export interface LayerFacts {
   /** Biases of all four projections, or of all but the output's. */
   attentionBias?: boolean | 'qkv';
   mlpBias?: boolean;
+  /** The names of an MLP's projections up and down, where it has no gate. */
+  ungated?: readonly [up: string, down: string];
   activation?: ActivationKind;
   /** One projection for q, k and v (qkv_proj), and one for gate and up (gate_up_proj), or the latter alone. */
   fused?: boolean | 'mlp';
@@ -54,12 +56,12 @@ interface LayerPlace {
 /** Such a layer under the names that most checkpoints have. */
 function layerOf(place: LayerPlace, c: DecoderConfig, facts: LayerFacts, rotary: RotaryEmbedding | undefined, build: Builder): Block {
   const { path } = place;
-  const { norms = preNorms, activation = 'silu', residualScale, parallel } = facts;
+  const { norms = preNorms, residualScale, parallel } = facts;
   const norm = (name: string | undefined) => (name === undefined ? undefined : normOf(`${path}.${name}`, c, facts, build));
   const beforeAttention = norm(norms.beforeAttention);
   const attention = attentionOf(place, c, facts, rotary, build);
   const [afterAttention, beforeMlp] = [norm(norms.afterAttention), norm(norms.beforeMlp)];
-  const mlp = new GatedMlp(activation, mlpOf(`${path}.mlp`, c, facts, build));
+  const mlp = mlpOf(`${path}.mlp`, c, facts, build);
   return new Block({
     norms: { beforeAttention, afterAttention, beforeMlp, afterMlp: norm(norms.afterMlp) },
     attention,
@@ -74,11 +76,13 @@ function normOf(path: string, c: DecoderConfig, { layerNorm, normOffset }: Layer
   return build.rmsNorm(path, c.hidden_size, c.rms_norm_eps, normOffset);
 }
 
-function mlpOf(path: string, c: DecoderConfig, { mlpBias, fused }: LayerFacts, build: Builder): MlpProjections {
+function mlpOf(path: string, c: DecoderConfig, facts: LayerFacts, build: Builder): GatedMlp | Mlp {
+  const { activation = 'silu', mlpBias, fused, ungated } = facts;
   const [C, F] = [c.hidden_size, c.intermediate_size];
   const linear = (name: string, inputs: number, outputs: number) => build.linear(`${path}.${name}`, inputs, outputs, mlpBias);
-  if (fused) return { gateUp: linear('gate_up_proj', C, 2 * F), down: linear('down_proj', F, C) };
-  return { gate: linear('gate_proj', C, F), up: linear('up_proj', C, F), down: linear('down_proj', F, C) };
+  if (ungated) return new Mlp(activation, { up: linear(ungated[0], C, F), down: linear(ungated[1], F, C) });
+  if (fused) return new GatedMlp(activation, { gateUp: linear('gate_up_proj', C, 2 * F), down: linear('down_proj', F, C) });
+  return new GatedMlp(activation, { gate: linear('gate_proj', C, F), up: linear('up_proj', C, F), down: linear('down_proj', F, C) });
 }
 
 function attentionOf(

@@ -11,7 +11,10 @@ import { askPeers, distance, logitsOf, temporaryFolder } from './peers.js';
  * Goldens of families, with what is particular to their files in llama.cpp. Not those whose layers differ by a pattern that no file tells
  * (SmolLM3, Gemma 3): two layers of a golden are too few for the one that is built in.
  */
-const files: Record<string, { architecture: string; permuted?: boolean; norm_offset?: number; numbers?: Record<string, number> }> = {
+const files: Record<
+  string,
+  { architecture: string; permuted?: boolean; norm_offset?: number; numbers?: Record<string, number | boolean> }
+> = {
   'untied-wide-heads': { architecture: 'llama', permuted: true },
   qwen2: { architecture: 'qwen2' },
   qwen3: { architecture: 'qwen3' },
@@ -21,6 +24,12 @@ const files: Record<string, { architecture: string; permuted?: boolean; norm_off
     permuted: true,
     numbers: { 'attention.scale': 0.2, embedding_scale: 3, residual_scale: 0.4, logit_scale: 2 },
   },
+  glm4: { architecture: 'glm4' },
+  gpt2: { architecture: 'gpt2' },
+  'gpt-neox': { architecture: 'gptneox', numbers: { use_parallel_residual: true } },
+  cohere: { architecture: 'command-r', numbers: { logit_scale: 0.5 } },
+  starcoder2: { architecture: 'starcoder2', numbers: { 'attention.sliding_window': 9 } },
+  stablelm: { architecture: 'stablelm', numbers: { use_parallel_residual: false } },
   phi3: { architecture: 'phi3', numbers: { 'attention.sliding_window': 11 } },
   gemma: { architecture: 'gemma', norm_offset: 1 },
   gemma2: {

@@ -177,23 +177,31 @@ def write_gguf(folder, architecture, permuted, norm_offset, numbers, out):
     import gguf
     from safetensors.torch import load_file
 
-    config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+    # By the names that transformers has for all families.
+    known = transformers.AutoConfig.from_pretrained(folder)
+    config = {key: getattr(known, key) for key in known.attribute_map} | known.to_dict()
+    heads = config["num_attention_heads"]
     arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     writer = gguf.GGUFWriter(out, architecture)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    writer.add_feed_forward_length(config.get("intermediate_size") or config["n_inner"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
     writer.add_key_length(head_dim)
-    rope = config["rope_parameters"]
-    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    if "rms_norm_eps" in config:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    else:
+        writer.add_layer_norm_eps(next(config[key] for key in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon") if key in config))
+    if rope := config.get("rope_parameters"):
+        writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+        writer.add_rope_dimension_count(int(rope.get("partial_rotary_factor", 1) * head_dim))
     for key, value in numbers.items():
-        (writer.add_uint32 if key.endswith("window") else writer.add_float32)(f"{architecture}.{key}", value)
+        add = writer.add_bool if isinstance(value, bool) else writer.add_uint32 if key.endswith("window") else writer.add_float32
+        add(f"{architecture}.{key}", value)
     tokens = ["a", "b", "ab", *(f"t{i}" for i in range(3, config["vocab_size"]))]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
@@ -203,13 +211,14 @@ def write_gguf(folder, architecture, permuted, norm_offset, numbers, out):
     for name, tensor in load_file(pathlib.Path(folder) / "model.safetensors").items():
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
-        heads = (
-            {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(name.split(".")[-2])
-            if permuted
-            else None
-        )
-        if heads:
-            tensor = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+        module = name.split(".")[-2]
+        if permuted and module in ("q_proj", "k_proj"):
+            count = heads if module == "q_proj" else config["num_key_value_heads"]
+            tensor = tensor.reshape(count, 2, tensor.shape[0] // count // 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+        if module == "query_key_value":
+            tensor = tensor.reshape(heads, 3, head_dim, *tensor.shape[1:]).swapaxes(0, 1).reshape(tensor.shape)
+        if config["model_type"] == "gpt2" and module in ("c_attn", "c_proj", "c_fc") and tensor.dim() == 2:
+            tensor = tensor.T
         if name.endswith("norm.weight"):
             tensor = tensor + norm_offset
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), tensor.contiguous().numpy())
