@@ -68,6 +68,10 @@ export function findFamily(config: Readonly<Record<string, unknown>>): Family | 
   return typeof config.model_type === 'string' ? families.get(config.model_type) : undefined;
 }
 
+/** What a family's file has to say, for those whose model is of none. */
+const whatToDescribe =
+  'one file with the schema of its config.json, its layer, the paths of its parts and its default targets (docs/add-a-model.md)';
+
 /** The family of the model `name`; throws where its `model_type` is not known. */
 export function familyOf(config: Readonly<Record<string, unknown>>, name: string): Family {
   const family = findFamily(config);
@@ -77,7 +81,7 @@ export function familyOf(config: Readonly<Record<string, unknown>>, name: string
   throw new LowrankError(`model_type "${type}" is not supported`, {
     place: `${name}: config.json`,
     expected: modelTypes().join(', '),
-    mend: near ? `if it is one, write "${near}"` : 'choose a model of one of these architectures',
+    mend: `${near ? `if it is one, write "${near}"; else ` : ''}choose a model of one of these, or describe its family: ${whatToDescribe}`,
   });
 }
 

@@ -204,7 +204,10 @@ describe('a plan for a machine', () => {
 });
 
 test.each([
-  [{ model_type: 'mamba' }, /model_type "mamba" is not supported/],
+  [
+    { model_type: 'mamba' },
+    /model_type "mamba" is not supported\n.*llama, mistral,.*\n.*schema of its config.json, its layer, .*docs\/add-a-model\.md/,
+  ],
   [{ ...tinyConfig, hidden_size: -1 }, /hidden_size: .*>0/],
   [{ ...tinyConfig, vocab_size: 1e30 }, /vocab_size: /],
 ])('a config.json that says nothing sensible is refused: %j', (config, message) => {
