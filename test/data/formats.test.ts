@@ -145,6 +145,28 @@ describe('advice about unknown keys', () => {
   });
 });
 
+describe('rows as tables hold them', () => {
+  test('messages and tool calls as JSON in a text', async () => {
+    const messages = [asked, call({ id: 2512292042121000001n.toString() })];
+    const plain = await trained({ messages });
+    expect(await trained({ messages: JSON.stringify(messages) })).toBe(plain);
+    const written = messages.map((message) =>
+      'tool_calls' in message ? { ...message, tool_calls: JSON.stringify(message.tool_calls) } : message,
+    );
+    expect(await trained({ messages: written as JsonValue })).toBe(plain);
+    const broken = [asked, { role: 'assistant', tool_calls: 'w()' }];
+    await expect(prepare([{ messages: broken }])).rejects.toThrow(/messages\[1\]: a message's tool_calls are the text "w\(\)"/);
+  });
+
+  test.each<[string, JsonObject, RegExp]>([
+    ['a conversation under another name', { talk: [asked] }, /name the column of the conversation: field_messages: talk/],
+    ['a turn as a row', { role: 'user', content: 'a' }, /write each conversation as a row/],
+    ['a call of OpenAI’s earlier form', { messages: [{ role: 'assistant', content: null, function_call: {} }] }, /write it as tool_calls/],
+  ])('%s: how to mend it is said', async (_, row, message) => {
+    await expect(prepare([row])).rejects.toThrow(message);
+  });
+});
+
 describe('tool calls in ShareGPT’s rows, as LLaMA-Factory writes them', () => {
   const weather = { name: 'w', description: 'Weather', parameters: { type: 'object', properties: { city: { type: 'string' } } } };
   const row = (value: string): JsonObject => ({

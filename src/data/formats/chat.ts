@@ -2,7 +2,7 @@ import { LowrankError, messageOf, nearest } from '../../util/errors.js';
 import { isObject, JsonNumber, type JsonObject, type JsonValue, parseExactJson } from '../../util/json.js';
 import type { Message } from '../chat-template.js';
 import type { DatasetOptions, Format } from './index.js';
-import { kindOf, quoted, type RowReader, saysNothing } from './reader.js';
+import { kindOf, listOf, quoted, type RowReader, saysNothing } from './reader.js';
 
 /** Messages, and of each whether it is trained, where the row itself says so. */
 export interface Messages {
@@ -132,9 +132,29 @@ function readMessage(turn: JsonValue, place: string, roleKey: string, contentKey
       mend: 'correct the row',
     });
   }
-  if ((content === undefined || content === null) && turn.tool_calls === undefined) throw missing(contentKey);
-  return { ...others, role: aliases.get(role) ?? role, content: content === undefined ? null : flatText(content, place) };
+  if ((content === undefined || content === null) && turn.tool_calls === undefined)
+    throw turn.function_call === undefined ? missing(contentKey) : legacyCall(place);
+  const message: Message = { ...others, role: aliases.get(role) ?? role, content: content === undefined ? null : flatText(content, place) };
+  if (typeof message.tool_calls === 'string') message.tool_calls = callsOf(message.tool_calls, place);
+  return message;
 }
+
+/** Tool calls as JSON in a text, as tables hold them. */
+function callsOf(text: string, place: string): JsonValue {
+  const calls = text.trim() === '' ? [] : listOf(text);
+  if (calls) return calls;
+  throw new LowrankError(`a message's tool_calls are the text ${quoted(text)}`, {
+    place,
+    expected: 'a list of calls, or one as JSON in a text',
+    mend: 'correct the row',
+  });
+}
+
+const legacyCall = (place: string) =>
+  new LowrankError('a message has a function_call, OpenAI’s earlier form, which templates do not read', {
+    place,
+    mend: 'write it as tool_calls: [{"type": "function", "function": {"name": …, "arguments": …}}], and its result with the role tool',
+  });
 
 /** Content in parts ({type: text, text}), of text only, becomes one text. */
 function flatText(content: JsonValue, place: string): JsonValue {

@@ -1,5 +1,5 @@
 import { LowrankError, nearest } from '../../util/errors.js';
-import type { JsonValue } from '../../util/json.js';
+import { isObject, type JsonValue } from '../../util/json.js';
 import type { SupervisionOptions } from '../chat.js';
 import type { Message } from '../chat-template.js';
 import type { Row } from '../rows.js';
@@ -63,11 +63,26 @@ export function detectType(row: Row, options: DatasetOptions): DatasetType {
     place: row.place,
     expected: knownKeys.map((needed) => needed.join(' + ')).join('; or '),
     mend:
-      renaming(row) ?? 'write rows as {"prompt": …, "completion": …} or {"messages": […]}, or name a conversation’s key as field_messages',
+      conversationIn(row) ??
+      renaming(row) ??
+      'write rows as {"prompt": …, "completion": …} or {"messages": […]}, or name a conversation’s key as field_messages',
   });
 }
 
 const knownKeys = datasetTypes.flatMap((name) => formats[name].keys);
+
+const turnKeys = [
+  ['role', 'content'],
+  ['from', 'value'],
+];
+const isTurn = (value: JsonValue | undefined) => isObject(value) && turnKeys.some((keys) => keys.every((key) => Object.hasOwn(value, key)));
+
+/** How a row is read that is a turn itself, or holds a conversation in a column of another name. */
+function conversationIn({ value }: Row): string | undefined {
+  if (isTurn(value)) return 'write each conversation as a row: {"messages": [{"role": …, "content": …}, …]}';
+  const key = Object.keys(value).find((each) => Array.isArray(value[each]) && isTurn(value[each][0]));
+  return key === undefined ? undefined : `name the column of the conversation: field_messages: ${key}, in the entry of datasets`;
+}
 
 /** How a row's keys become those of a format: by misspelling, or because a row of two texts is a prompt and its completion. */
 function renaming({ value }: Row): string | undefined {

@@ -1,5 +1,5 @@
 import { LowrankError, nearest } from '../../util/errors.js';
-import type { JsonValue } from '../../util/json.js';
+import { type JsonValue, parseExactJson } from '../../util/json.js';
 import type { Row } from '../rows.js';
 
 /** Reads the columns of one row and remembers which: what nobody asked for is content that would be lost. Errors name the row. */
@@ -42,8 +42,10 @@ export class RowReader {
     return saysNothing(this.optional(key)) ? '' : this.text(key);
   }
 
+  /** A list; tables that cannot hold one have it as JSON in a text. */
   list(key: string): JsonValue[] {
-    const value = this.value(key);
+    const given = this.value(key);
+    const value = typeof given === 'string' ? (listOf(given) ?? given) : given;
     if (Array.isArray(value)) return value;
     throw this.fail(`${quoted(key)} is ${kindOf(value)}`, 'a list');
   }
@@ -56,6 +58,17 @@ export class RowReader {
 
   fail(problem: string, expected?: string, mend = 'correct the row'): LowrankError {
     return new LowrankError(problem, { place: this.place, expected, mend });
+  }
+}
+
+/** The list that a text holds as JSON, or undefined. */
+export function listOf(text: string): JsonValue[] | undefined {
+  if (!/^\s*\[/.test(text)) return undefined;
+  try {
+    const value = parseExactJson(text, 'a list');
+    return Array.isArray(value) ? value : undefined;
+  } catch {
+    return undefined;
   }
 }
 
