@@ -1,4 +1,4 @@
-import { Embedding, Linear } from '../nn/layers.js';
+import { Embedding, Linear, type Module } from '../nn/layers.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError, nearest } from '../util/errors.js';
 import { pythonPattern } from './pattern.js';
@@ -27,7 +27,7 @@ export function findTargets(model: CausalLM, config: TargetConfig): Target[] {
   const wanted = config.target_modules ?? [...model.defaultTargets];
   for (const [path, module] of model.modules) {
     if (!matches(path, wanted, config, model)) continue;
-    if (!(module instanceof Linear || module instanceof Embedding)) {
+    if (!isAdaptable(module)) {
       throw new LowrankError(`target module "${path}" is neither a linear layer nor an embedding`, {
         place: 'target_modules',
         mend: 'leave it out and name it in modules_to_save, which trains it whole',
@@ -91,10 +91,13 @@ function pathsAround(path: string): string[] {
   return parts.flatMap((_, i) => (i + 1 >= inLayer && (inLayer > 0 || i + 1 === parts.length) ? [parts.slice(0, i + 1).join('.')] : []));
 }
 
-/** The last parts of the linear layers' names: what users write as target modules. */
-export function endings(model: CausalLM): string[] {
-  return [...new Set([...model.modules.keys()].map((path) => path.slice(path.lastIndexOf('.') + 1)))];
+/** The last parts of the names of modules, of all or of some: what users write. */
+export function endings(model: CausalLM, wanted: (module: Module) => boolean = () => true): string[] {
+  const paths = [...model.modules].flatMap(([path, module]) => (wanted(module) ? [path] : []));
+  return [...new Set(paths.map((path) => path.slice(path.lastIndexOf('.') + 1)))];
 }
+
+const isAdaptable = (module: Module): module is Linear | Embedding => module instanceof Linear || module instanceof Embedding;
 
 /** What PEFT puts around a pattern: re.fullmatch, the end of a path, a container of numbered layers. */
 const whole = (inner: string) => `^(?:${inner})$`;
@@ -135,11 +138,12 @@ export function valueFor(patterns: Readonly<Record<string, number>> | null | und
 }
 
 function noTargets(model: CausalLM, wanted: string | readonly string[]): LowrankError {
-  const list = endings(model);
+  const list = endings(model, isAdaptable);
+  const example = [...model.modules].find(([path, module]) => path.includes('.0.') && isAdaptable(module));
   const near = typeof wanted === 'string' ? undefined : wanted.map((name) => nearest(name, list)).find(Boolean);
   return new LowrankError(`${JSON.stringify(wanted)} names no module of this model`, {
     place: 'target_modules',
-    expected: `endings such as ${list.join(', ')}, as in "${[...model.modules.keys()].find((path) => path.includes('.0.')) ?? list[0]}"`,
+    expected: `endings such as ${list.join(', ')}, as in "${example?.[0] ?? list[0]}"`,
     mend: near ? `write "${near}"` : 'use "all-linear", or some of these names',
   });
 }

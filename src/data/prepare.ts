@@ -251,6 +251,8 @@ export async function prepareRows(
     let labelled: Labelled;
     try {
       labelled = label(encoding);
+      if (options.invalid_rows_strategy === 'drop' && countSupervised(labelled.labels) === 0)
+        throw new LowrankError('the row has no supervised token', { place });
     } catch (error) {
       invalid.push(invalidRow(error, place));
       invalidAt.push(at);

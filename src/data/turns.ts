@@ -1,5 +1,6 @@
 import { LowrankError } from '../util/errors.js';
 import type { ChatTemplate, Message, RenderOptions, Span } from './chat-template.js';
+import { functionOf } from './tool-calls.js';
 
 /** Where a turn stands in the text of its conversation. */
 export interface Turn {
@@ -23,6 +24,8 @@ export function findTurn(template: ChatTemplate, text: string, messages: readonl
     const start = assistantStart(template, text, messages.slice(0, index), options, content);
     const upToEnd = index + 1 === messages.length ? text : attempt(() => template.render(messages.slice(0, index + 1), options).text);
     if (start !== undefined && upToEnd !== undefined && text.startsWith(upToEnd)) {
+      const printed = text.slice(start, upToEnd.length).trim() !== '' || namesOfCalls(messages[index]).length === 0;
+      if (!printed) throw notLocated(template, text, messages, index, options);
       return { span: [start, upToEnd.length], whole: true };
     }
     const end = content()?.[1] ?? (upToEnd === undefined ? undefined : sharedEnd(template, text, messages, index, upToEnd, options));
@@ -30,11 +33,58 @@ export function findTurn(template: ChatTemplate, text: string, messages: readonl
   }
   const span = content();
   if (span) return { span, whole: false };
-  throw new LowrankError(`the chat template renders turn ${index + 1} (${role}) so that its text cannot be located`, {
-    place: options.place,
-    mend: 'put {% generation %} and {% endgeneration %} around the assistant’s text in the template',
+  throw notLocated(template, text, messages, index, options);
+}
+
+/** Why a turn is not located, as far as its texts and those of others tell. */
+function notLocated(
+  template: ChatTemplate,
+  text: string,
+  messages: readonly Message[],
+  index: number,
+  options: RenderOptions,
+): LowrankError {
+  const fail = (problem: string, mend: string) =>
+    new LowrankError(`the chat template renders turn ${index + 1} (${messages[index].role}) ${problem}`, { place: options.place, mend });
+  const placesOf = (words: readonly string[]) => words.map((word) => text.lastIndexOf(word)).filter((at) => at >= 0);
+  const own = placesOf(textsOf(messages[index]));
+  if (own.length === 0 && !isPrinted(template, text, messages, index, options))
+    return fail('so that nothing of it is in the text', 'use a template that prints it, with its tool calls, or leave the row out');
+  const cannot = 'so that its text cannot be located';
+  const later = placesOf(messages.slice(index + 1).flatMap(textsOf));
+  if (later.some((at) => at > Math.min(...own) && at < Math.max(...own))) {
+    const mend = 'write what is said after a tool’s result as a message of its own, behind the result';
+    return fail(`in parts, with what later messages say between them, ${cannot}`, mend);
+  }
+  const tags = 'put {% generation %} and {% endgeneration %} around the assistant’s text in the template';
+  const before = attempt(() => template.render(messages.slice(0, index), options).text);
+  if (before === undefined || text.startsWith(before)) return fail(cannot, tags);
+  return fail(`${cannot}: what comes before it, such as tools, stands elsewhere when more turns follow`, `${tags}, or end the row with it`);
+}
+
+/** Whether the text depends on what a message says and calls, as where a template writes it in capitals. */
+function isPrinted(template: ChatTemplate, text: string, messages: readonly Message[], index: number, options: RenderOptions): boolean {
+  const { content, tool_calls: calls, ...others } = messages[index];
+  const says = typeof content === 'string' && content !== '' ? 'something else' : content;
+  const tool_calls = Array.isArray(calls) ? calls.map(() => ({ type: 'function', function: { name: 'other', arguments: {} } })) : calls;
+  const changed = messages.with(index, { ...others, content: says, ...(tool_calls === undefined ? {} : { tool_calls }) } as Message);
+  return attempt(() => template.render(changed, options).text) !== text;
+}
+
+/** The content of a message and the names of the functions that it calls. */
+function textsOf(message: Message): string[] {
+  const { content } = message;
+  const texts = [typeof content === 'string' ? content.trim() : '', ...namesOfCalls(message)];
+  return texts.filter((word) => word !== '');
+}
+
+function namesOfCalls({ tool_calls: calls }: Message): string[] {
+  return (Array.isArray(calls) ? calls : []).flatMap((call) => {
+    const name = functionOf(call)?.name;
+    return typeof name === 'string' ? [name] : [];
   });
 }
+
 /** Where the assistant begins to write: after the generation prompt. A template without one may put a role's name before the text. */
 function assistantStart(
   template: ChatTemplate,
@@ -116,7 +166,28 @@ function findContent(
     if (before.length > end || !text.startsWith(before) || !text.endsWith(after)) continue;
     return isOwn(template, text, messages, index, end, options) ? [before.length, end] : undefined;
   }
-  return undefined;
+  return findCalls(template, text, messages, index, options);
+}
+
+/** The calls of a turn, in `text`, without any content: what stands there instead of a content, whichever that is. */
+function findCalls(
+  template: ChatTemplate,
+  text: string,
+  messages: readonly Message[],
+  index: number,
+  options: RenderOptions,
+): Span | undefined {
+  const [name] = namesOfCalls(messages[index]);
+  const around = name === undefined ? undefined : surroundings(template, messages, index, {}, options);
+  if (name === undefined || !around) return undefined;
+  const { before, after } = around;
+  const start = commonLength(text, before);
+  const longest = Math.min(after.length, text.length - start);
+  let same = 0;
+  while (same < longest && text.at(-1 - same) === after.at(-1 - same)) same++;
+  const end = text.length - same;
+  const found = text.slice(start, end).includes(name) && isOwn(template, text, messages, index, end, options);
+  return found ? [start, end] : undefined;
 }
 
 /**

@@ -167,6 +167,11 @@ describe('rows that cannot be trained', () => {
     const { examples, statistics } = await prepare([chat(), twice, chat(), twice], template, { invalid_rows_strategy: 'drop' });
     expect(examples.map(({ row }) => row)).toEqual(['d.jsonl:1', 'd.jsonl:3']);
     expect(statistics).toMatchObject({ rows: 2, invalid: 2, invalid_example: expect.stringMatching(/^d\.jsonl:2: .*must alternate/) });
+    const nothing = { messages: [{ role: 'user', content: 'a' }] };
+    const { statistics: others } = await prepare([chat(), nothing], template, { invalid_rows_strategy: 'drop' });
+    expect(dataWarnings(others, 'd.jsonl', 512)).toEqual([
+      '1 row of d.jsonl cannot be trained and was left out, such as d.jsonl:2: the row has no supervised token',
+    ]);
     await expect(prepare([twice, twice], template, { invalid_rows_strategy: 'drop' })).rejects.toThrow(
       /2 rows of d\.jsonl cannot be trained/,
     );

@@ -60,6 +60,34 @@ test('a tool call of an earlier turn that is rendered otherwise is supervised wh
   );
 });
 
+describe('a turn that only calls', () => {
+  const calling = (before: string, after: string) =>
+    `${before}{% for m in messages %}{{ m.role + ':\\n' }}{% if m.tool_calls %}{{ '<call>' + m.tool_calls[0].function.name }}` +
+    `{% else %}{{ m.content or '' }}{% endif %}{{ '<|im_end|>' }}{% endfor %}${after}`;
+  const messages = [user('U1'), assistant('', call), { role: 'tool', content: 'T1' }, assistant('A2')];
+
+  test('is located though the template writes otherwise what comes before, as DeepSeek’s does of tools', async () => {
+    const source = calling(
+      "{% if messages[-1].role == 'user' %}tools{% endif %}",
+      "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}",
+    );
+    expect(await preview(source, messages)).toBe(
+      'user:\nU1<|im_end|>assistant:\n[[<call>weather<|im_end|>]]tool:\nT1<|im_end|>assistant:\n[[A2<|im_end|>]]',
+    );
+  });
+
+  test('and that is not in the text, or around a result, is refused for what it is', async () => {
+    const silent = "{% for m in messages if not m.tool_calls %}{{ m.role + ': ' + m.content + '<|im_end|>' }}{% endfor %}";
+    await expect(preview(silent, messages)).rejects.toThrow(/turn 2 \(assistant\) so that nothing of it is in the text\n.*use a template/);
+    const around =
+      "{% for m in messages if m.role != 'tool' %}{{ m.role + ': ' }}{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}" +
+      "{% for r in messages if r.role == 'tool' %}{{ r.content }}{% endfor %}{% endif %}{{ m.content }}" +
+      "{{ '<|im_end|>' }}{% endfor %}";
+    const both = [user('U1'), assistant('A1', call), { role: 'tool', content: 'T1' }, assistant('A2')];
+    await expect(preview(around, both)).rejects.toThrow(/turn 2 \(assistant\) in parts, with what later .*\n.*a message of its own/);
+  });
+});
+
 test('special tokens around a tool call do not end the turn that the eos token ends', async () => {
   const source =
     `{% for m in messages %}{{ m.role + ': ' + (m.content or '') }}{% for c in m.tool_calls or [] %}` +
@@ -129,7 +157,9 @@ describe('what a tool answered inside of the turn that called it', () => {
   });
 
   test('makes a turn that goes on behind it impossible to locate', async () => {
-    await expect(preview(inside, conversation('A1'))).rejects.toThrow(/renders turn 2 \(assistant\) so that its text cannot be located/);
+    await expect(preview(inside, conversation('A1'))).rejects.toThrow(
+      /renders turn 2 \(assistant\) in parts, .* so that its text cannot be located/,
+    );
   });
 });
 

@@ -98,7 +98,7 @@ function spanOf(template: ChatTemplate, text: string, messages: readonly Message
   try {
     return findTurn(template, text, messages, index, { tools }).span;
   } catch (error) {
-    expect((error as Error).message).toMatch(/cannot be located/);
+    expect((error as Error).message).toMatch(/cannot be located|nothing of it is in the text/);
     unlocated.push(`${index}`);
     return undefined;
   }
@@ -110,7 +110,8 @@ test('nearly all turns are located', () => {
   );
   const all = turns.flat().filter(({ role }) => role === 'assistant').length;
   expect(all).toBeGreaterThan(2500);
-  expect(unlocated.length).toBeLessThan(all / 100);
+  // Seven in parts, around a tool's result (Gemma 4); eight that are not in the text; four behind tools that move (Mistral).
+  expect(unlocated.length).toBeLessThanOrEqual(19);
 });
 
 /** Axolotl's template of the name. */
