@@ -60,7 +60,8 @@ export class Checks {
       // The names of a message's thinking stand for one value.
       const thinking = reasoningKeys.find((key) => !saysNothing(message[key]));
       for (const key of Object.keys(message))
-        if (key === thinking || !reasoningKeys.includes(key as never)) this.messageKey(message, key, rendering.readKeys[i], rendered, at);
+        if (key === thinking || !reasoningKeys.includes(key as never) || !sameValue(message[key], message[thinking ?? key]))
+          this.messageKey(message, key, rendering.readKeys[i], rendered, at);
       this.toolArguments(message, at);
       const trained = isTrained(sample, i, options.roles_to_train);
       if (trained && contentKeys.every((key) => blank(message[key]))) this.add('empty', 'turn', at, '');
@@ -214,6 +215,7 @@ class Rendered {
 }
 
 const withoutSpace = (text: string) => text.replace(/\s+/g, '');
+const sameValue = (a: JsonValue, b: JsonValue) => JSON.stringify(a) === JSON.stringify(b);
 const isPowerOfTwo = (n: number) => (n & (n - 1)) === 0;
 const blank = (value: JsonValue | undefined) => saysNothing(value) || (typeof value === 'string' && value.trim() === '');
 

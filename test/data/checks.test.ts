@@ -53,6 +53,17 @@ describe('content that does not reach the training', () => {
     ]);
   });
 
+  test('two thoughts of one message that differ: a template gets one', async () => {
+    const template = templateOf(
+      chatmlTemplate.portable().source.replace("message['content']", "(message['thinking'] or '') + message['content']"),
+    );
+    expect(await said([chat({ thinking: 'The first.', reasoning: 'The first.' })], template)).toEqual([]);
+    expect(await said([chat({ thinking: 'The first.', reasoning: 'The second.' })], template)).toEqual([
+      'the chat template leaves out text of "reasoning" of assistant messages: 1 message of d.jsonl, such as d.jsonl:1: message 2: ' +
+        '"The second"',
+    ]);
+  });
+
   test('a role whose content a template leaves out', async () => {
     const template = templateOf(
       "{% for m in messages %}{% if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\\n' + m.content + " +

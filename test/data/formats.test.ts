@@ -145,6 +145,13 @@ describe('advice about unknown keys', () => {
   });
 });
 
+test('one tool alone is a list of one', async () => {
+  const messages = [asked, { role: 'assistant', content: 'b' }];
+  const tool = { type: 'function', function: { name: 'w' } };
+  expect(await trained({ messages, tools: tool })).toBe(await trained({ messages, tools: [tool] }));
+  await expect(prepare([{ messages, tools: 3 }])).rejects.toThrow(/"tools" is a number\n.*a list of tools/);
+});
+
 describe('rows as tables hold them', () => {
   test('messages and tool calls as JSON in a text', async () => {
     const messages = [asked, call({ id: 2512292042121000001n.toString() })];

@@ -182,8 +182,9 @@ function readTools(row: RowReader, key: string): JsonValue | undefined {
     }
   };
   const list = typeof tools === 'string' ? parse(tools) : tools;
-  if (!Array.isArray(list)) return list;
-  const read = list.map((tool) => (typeof tool === 'string' ? parse(tool) : tool));
+  if (!Array.isArray(list) && !isObject(list)) throw row.fail(`${quoted(key)} is ${kindOf(list ?? null)}`, 'a list of tools');
+  // Templates go through a list: of an object they would take the keys for tools.
+  const read = [list].flat().map((tool) => (typeof tool === 'string' ? parse(tool) : tool));
   return read.length === 0 ? undefined : read;
 }
 
