@@ -7,6 +7,7 @@ export default defineConfig({
     reporters: ['default', './test/helpers/not-run.ts'],
     setupFiles: ['./test/helpers/messages.ts'],
     testTimeout: 3_600_000,
+    hookTimeout: 600_000,
     maxWorkers: 1,
     fileParallelism: false,
   },

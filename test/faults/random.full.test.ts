@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Random } from '../../src/util/philox.js';
 import { differences, type Kind, kinds, namesIn, Workbench } from './runs.js';
@@ -48,6 +49,7 @@ test(`${kills} random kills (LOWRANK_KILLS) of seed ${seed} (LOWRANK_SEED): ever
     runs++;
     const options = isOwn() ? { resume: true } : { overwrite: true };
     const differing = differences(await bench.whole(kind, folder, options), wanted.get(kind)!);
+    rmSync(folder, { recursive: true });
     if (differing.length > 0) failed.push(`${kind}: ${story.join(', ')}: ${differing.join('; ')}`);
   }
   console.log(`${done} kills of ${runs} runs, ${failed.length} of which did not end the same`);

@@ -132,7 +132,9 @@ export class Workbench {
 
   /** Goes on in this process from what a run has left, or begins where it left nothing to go on from. */
   async finish(kind: Kind, folder: string): Promise<Record<string, string>> {
-    return this.whole(kind, folder, { resume: namesIn(folder).some((name) => name.startsWith('checkpoint-')) });
+    const files = await this.whole(kind, folder, { resume: namesIn(folder).some((name) => name.startsWith('checkpoint-')) });
+    rmSync(folder, { recursive: true });
+    return files;
   }
 }
 

@@ -1,8 +1,9 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { beginningOf } from '../../src/io/node/process.js';
 import { localFolder, openCheckpoint, openFile, writeChunks, writeText } from '../../src/io/node.js';
 import type { TensorToWrite } from '../../src/io/safetensors.js';
 import { writeCheckpoint } from '../../src/io/safetensors-shards.js';
@@ -49,14 +50,61 @@ test('a write that fails leaves the old file and nothing else', async () => {
   await expect(writeText(join(path, 'below'), '')).rejects.toThrow(/choose a path whose parents are folders|exist/);
 });
 
+const host = hostname().replace(/[^\w-]/g, '_');
+const tag = (pid: number | undefined, began: string | undefined) => `${pid}-${began ?? ''}-0@${host}`;
+
 test('a new folder takes away what a dead process left of it, and nothing of a living one', async () => {
   const folder = localFolder(dir);
-  const dead = spawnSync(process.execPath, ['-e', '']).pid;
-  for (const name of [`.model.${dead}.tmp`, `.model.${dead}.old`, `.other.${dead}.tmp`, `.model.${process.ppid}.tmp`]) {
+  const dead = tag(spawnSync(process.execPath, ['-e', '']).pid, '1');
+  const living = tag(process.ppid, await beginningOf(process.ppid));
+  for (const name of [`.model.${dead}.tmp`, `.model.${dead}.old`, `.other.${dead}.tmp`, `.model.${living}.tmp`]) {
     await writeText(join(dir, name, 'part'), 'x');
   }
   await folder.create('model', (inner) => inner.writeText('whole', 'y'));
-  expect(readdirSync(dir).sort()).toEqual([`.model.${process.ppid}.tmp`, `.other.${dead}.tmp`, 'model']);
+  expect(readdirSync(dir).sort()).toEqual([`.model.${living}.tmp`, `.other.${dead}.tmp`, 'model'].sort());
+});
+
+test('a lock takes away what dead processes left under way, and nothing else', async () => {
+  const folder = localFolder(dir);
+  const dead = spawnSync(process.execPath, ['-e', '']).pid;
+  const living = tag(process.ppid, await beginningOf(process.ppid));
+  const gone = [`.checkpoint-3.${tag(dead, '1')}.tmp`, `.checkpoint-3.${tag(dead, '1')}.old`, `.result.${tag(dead, undefined)}.tmp`];
+  // One whose number another process has by now, where the system tells them apart; and paged memory that had not lost its name.
+  if (process.platform === 'linux') gone.push(`.result.${tag(process.ppid, '1')}.tmp`);
+  const stay = [
+    ...[
+      `.result.${living}.tmp`,
+      `.result.${dead}-1-0@elsewhere.tmp`,
+      '.report.2023.old',
+      `.notes.${dead}.tmp`,
+      `result.${tag(dead, '1')}.tmp`,
+    ],
+    '.paged-1234567',
+  ];
+  for (const name of [...gone, ...stay]) await writeText(join(dir, name, 'part'), 'x');
+  for (const name of ['.paged-aB3dEf', '.notes', `.trainer_log.jsonl.${tag(dead, '1')}.tmp`]) writeFileSync(join(dir, name), 'x');
+  let during: string[] = [];
+  await folder.create('busy', async (inner) => {
+    await inner.writeText('part', 'x');
+    const unlock = await folder.lock();
+    during = readdirSync(dir);
+    await unlock();
+  });
+  // What this process itself has under way is not left.
+  expect(during.filter((name) => name.startsWith('.busy.'))).toHaveLength(1);
+  expect(readdirSync(dir).sort()).toEqual([...stay, '.notes', 'busy'].sort());
+});
+
+test('a folder is gone in one step, and comes back where what was to take its place does not', async () => {
+  const folder = localFolder(dir);
+  await folder.create('model', (inner) => inner.writeText('whole', 'old'));
+  const failing = folder.create('model', async (inner) => {
+    await inner.writeText('whole', 'new');
+    rmSync(inner.path, { recursive: true });
+  });
+  await expect(failing).rejects.toThrow(/no such file/);
+  expect(readFileSync(join(dir, 'model', 'whole'), 'utf8')).toBe('old');
+  expect(readdirSync(dir)).toEqual(['model']);
 });
 
 test('published files appear together in place of the old ones, or not at all', async () => {
@@ -75,6 +123,26 @@ test('published files appear together in place of the old ones, or not at all', 
   expect(read()).toEqual(first);
   await publish('two', ['part-1', 'key']);
   expect(read()).toEqual({ key: 'two', 'part-1': 'two', mine: 'kept' });
+});
+
+test('published folders replace folders, and a file that a folder stands in the way of is found before anything is gone', async () => {
+  const folder = localFolder(join(dir, 'result'));
+  const publish = (text: string) =>
+    folder.publish('key', /^(part|templates)$/, async (inner) => {
+      for (const name of ['key', 'card', 'templates/one']) await inner.writeText(name, text);
+    });
+  await publish('first');
+  await publish('second');
+  expect(readFileSync(join(folder.path, 'templates', 'one'), 'utf8')).toBe('second');
+  rmSync(join(folder.path, 'card'));
+  await folder.writeText('card/mine', 'x');
+  await expect(publish('third')).rejects.toThrow(/card: is a folder[\s\S]*move it away/);
+  expect(['key', 'templates/one', 'card/mine'].map((name) => readFileSync(join(folder.path, name), 'utf8'))).toEqual([
+    'second',
+    'second',
+    'x',
+  ]);
+  expect(readdirSync(folder.path).sort()).toEqual(['card', 'key', 'templates']);
 });
 
 test('two writers of one path: one of them wins whole', async () => {

@@ -149,16 +149,8 @@ function memoryFolder(files: Files): Folder {
     list: async () => Object.keys(files),
     readText: async (name) => (files[name] ? textOf(files[name]) : undefined),
     folder: () => memoryFolder({}),
-    ...{
-      writeText: readOnly,
-      write: readOnly,
-      append: readOnly,
-      lock: readOnly,
-      remove: readOnly,
-      create: readOnly,
-      publish: readOnly,
-      checkAppendable: readOnly,
-    },
+    ...{ writeText: readOnly, write: readOnly, append: readOnly, checkAppendable: readOnly, lock: readOnly, remove: readOnly },
+    ...{ create: readOnly, publish: readOnly },
   };
 }
 

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { appendFile, lstat, mkdir, open, readdir, readFile, rename } from 'node:fs/promises';
+import { appendFile, lstat, mkdir, open, readdir, readFile, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LowrankError } from '../../util/errors.js';
 import type { Folder } from '../folder.js';
@@ -76,11 +76,10 @@ async function checkReplaceable(path: string, goes: boolean): Promise<void> {
 /** Throws where no line can be added to a file, without touching it. */
 async function checkAppendable(path: string): Promise<void> {
   await named(path, async () => {
-    const handle = await open(path, constants.O_WRONLY | constants.O_APPEND).catch((error) => {
-      if (error.code === 'EISDIR')
-        throw new LowrankError('is a folder, and lines are to be written', { place: path, mend: 'move it away' });
-      if (error.code !== 'ENOENT') throw error;
-    });
-    await handle?.close();
+    const stats = await stat(path).catch(() => undefined);
+    const what = stats?.isDirectory() ? 'a folder' : 'no file';
+    if (stats && !stats.isFile()) throw new LowrankError(`is ${what}, and lines are to be written`, { place: path, mend: 'move it away' });
+    // One that is protected does not open.
+    if (stats) await (await open(path, constants.O_WRONLY | constants.O_APPEND)).close();
   });
 }

@@ -9,7 +9,7 @@ import { beginningOf, isRunning } from './process.js';
  * What is written beside its place before it is moved there. Its name says which process writes it: `.<name>.<process>-<beginning>-
  * <number>@<host>.tmp`, so that what a killed process leaves can be told from what a living one is about to finish; `.old` is on its way out.
  */
-const pattern = /^\..+\.(\d+)(?:-(\d*)-\d+@([\w-]+))?\.(?:tmp|old)$/;
+const pattern = /^\..+\.(\d+)-(\d*)-\d+@([\w-]+)\.(?:tmp|old)$/;
 
 /** Paged memory before it has lost its name (native/platform/posix.cpp), which takes a moment. */
 const paged = /^\.paged-\w{6}$/;
@@ -66,7 +66,7 @@ export async function removeAbandoned(folder: string, name?: string): Promise<vo
 }
 
 async function hasEnded([, pid, began, onHost]: RegExpExecArray): Promise<boolean> {
-  if (onHost !== undefined && onHost !== host) return false;
+  if (onHost !== host) return false;
   return Number(pid) === process.pid || !(await isRunning(Number(pid), began));
 }
 
