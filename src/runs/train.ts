@@ -114,6 +114,12 @@ async function begin(inputs: TrainInputs, identity: RunIdentity): Promise<{ tuni
   const what = { recipe, source, model: text.model, texts: resultTexts(source, { ...text, contract }) };
   if (!resume) return { tuning: await beginTuning(what, start), state: { global_step: 0, num_input_tokens_seen: 0 } };
   const state = await readRunState(resume, identity, changeableKeys);
+  const { total_steps } = countSteps(recipe, data);
+  if (state.global_step > total_steps) {
+    const mend = 'resume from another checkpoint, or train anew with --overwrite';
+    const place = `${resume.path}/trainer_state.json`;
+    throw new LowrankError(`the run was at step ${state.global_step}`, { place, expected: `at most ${total_steps}, all its steps`, mend });
+  }
   return { tuning: await openTuning(what, resume), state };
 }
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { LowrankError } from '../../util/errors.js';
 import type { Folder } from '../folder.js';
 import { homePath, named, openFile, syncFolder, writeChunks, writeText } from './files.js';
-import { lockFolder } from './lock.js';
+import { keepLock, lockFolder } from './lock.js';
 import { removeAbandoned, removeAround, withTemporary } from './temporary.js';
 
 /** A folder on the local disk, created with its first file. */
@@ -17,6 +17,7 @@ export function localFolder(name: string): Folder {
     write: (name, chunks) => writeChunks(at(name), chunks),
     append: (name, line) =>
       named(at(name), async () => {
+        await keepLock(path);
         await mkdir(path, { recursive: true });
         await appendFile(at(name), `${line}\n`);
       }),
@@ -40,6 +41,7 @@ function absent(error: unknown): undefined {
 
 async function create(path: string, name: string, fill: (folder: Folder) => Promise<void>): Promise<void> {
   await named(path, async () => {
+    await keepLock(path);
     await removeAbandoned(path, name);
     await withTemporary(join(path, name), async (temporary) => {
       await mkdir(temporary, { recursive: true });
@@ -53,6 +55,7 @@ async function create(path: string, name: string, fill: (folder: Folder) => Prom
 async function publish(path: string, key: string, old: RegExp, fill: (folder: Folder) => Promise<void>): Promise<void> {
   await named(path, () =>
     withTemporary(join(path, 'result'), async (temporary) => {
+      await keepLock(path);
       await mkdir(temporary, { recursive: true });
       await fill(localFolder(temporary));
       const names = (await readdir(temporary)).filter((name) => name !== key);

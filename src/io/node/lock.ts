@@ -1,4 +1,4 @@
-import { mkdir, open, readFile, rm, rmdir } from 'node:fs/promises';
+import { lstat, mkdir, open, readFile, rm, rmdir } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
@@ -51,7 +51,7 @@ export async function lockFolder(path: string): Promise<() => Promise<void>> {
         return acquire(file, own);
       });
       if (holder) throw inUse(path, file, holder);
-      locks.add(file);
+      locks.set(file, own);
       await removeClaim(file);
       await removeAbandoned(folder);
     });
@@ -65,6 +65,20 @@ export async function lockFolder(path: string): Promise<() => Promise<void>> {
     locks.delete(file);
     await removeMade();
   };
+}
+
+/**
+ * Sees that the lock of a folder that this process has locked is there before it writes: whoever removed the folder during a run gets it
+ * again, locked again, with all that the run goes on to write. Throws where another run has taken it meanwhile.
+ */
+export async function keepLock(path: string): Promise<void> {
+  const folder = resolve(path);
+  const file = join(folder, lockName);
+  const own = locks.get(file);
+  if (own === undefined || (await readText(file)) === own) return;
+  await makeFolder(folder);
+  const holder = await acquire(file, own);
+  if (holder) throw inUse(path, file, holder);
 }
 
 /** Makes a folder with those above it; returns the ones that were not there, the innermost first. */
@@ -145,8 +159,10 @@ async function readText(file: string): Promise<string | undefined> {
   try {
     return await readFile(file, 'utf8');
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined;
-    throw error;
+    if (codeOf(error) !== 'ENOENT') throw error;
+    const isLink = (await lstat(file).catch(() => undefined))?.isSymbolicLink();
+    if (isLink) throw new LowrankError('is a link that leads nowhere', { place: file, mend: 'remove it' });
+    return undefined;
   }
 }
 

@@ -17,8 +17,8 @@ const paged = /^\.paged-\w{6}$/;
 const host = hostname().replace(/[^\w-]/g, '_');
 /** What this process has under way, */
 const underWay = new Set<string>();
-/** and the locks that it holds. */
-export const locks = new Set<string>();
+/** and the locks that it holds: what their files say, by their paths. */
+export const locks = new Map<string, string>();
 let count = 0;
 let ending = false;
 let beginning: Promise<string | undefined> | undefined;
@@ -84,5 +84,5 @@ export async function endWriting(): Promise<void> {
   const begin = performance.now();
   // What another thread has just begun may still put something into a folder: all that write have to see that they are to stop.
   while (underWay.size > 0 && performance.now() < begin + patience) await setTimeout(5);
-  for (const path of [...underWay, ...locks]) rmSync(path, { recursive: true, force: true });
+  for (const path of [...underWay, ...locks.keys()]) rmSync(path, { recursive: true, force: true });
 }
