@@ -101,6 +101,12 @@ test('a head that was trained is untied in both configurations', async () => {
   expect(merged.tensors.map(({ name }) => name)).toContain('lm_head.weight');
 });
 
+test('whether the head is tied the whole model’s config.json says before its text_config', async () => {
+  await expect(load(await open('gemma3-multimodal', undefined, { tie_word_embeddings: false }))).rejects.toThrow(
+    /"lm_head.weight": is missing/,
+  );
+});
+
 test('what sees is not quantised', async () => {
   const { tensors, quantizationConfig, dispose } = quantizeModel(await open('gemma3-multimodal'), backend, standardQuantization);
   dispose();
