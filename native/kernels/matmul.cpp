@@ -18,15 +18,9 @@ const Tensor* expect_residual(const Tensor& residual, const Tensor& out) {
   return &residual;
 }
 
-}  // namespace
-
-void matmul(const Call& call, Pool& pool) {
-  using namespace matmul_op;
-  const Tensor &a = call.inputs[i_a], &b = call.inputs[i_b], &out = call.outputs[o_out];
-  const auto [ta, tb, alpha, accumulate] = Attributes(call.attributes);
-  expect_floats(a, out);
-  const Codes codes = expect_weight(b, call.inputs[i_absmax], call.inputs[i_constants]);
-  expect(a.rank == 2 && b.rank == 2 && out.rank == 2, "matrices");
+// Computes out = alpha · op(a) · op(b) (+ out), as the op matmul has it.
+void multiply_matrices(const Tensor& a, const Tensor& b, const Tensor& out, const Codes& codes, bool ta, bool tb, double alpha,
+                       bool accumulate, Pool& pool) {
   const int64_t m = a.shape[ta ? 1 : 0], k = a.shape[ta ? 0 : 1], n = b.shape[tb ? 0 : 1];
   if (b.shape[tb ? 1 : 0] != k || out.shape[0] != m || out.shape[1] != n)
     fail("a [%lld, %lld], b [%lld, %lld] and out [%lld, %lld] do not fit", (long long)a.shape[0], (long long)a.shape[1],
@@ -41,6 +35,44 @@ void matmul(const Call& call, Pool& pool) {
                     .alpha = static_cast<float>(alpha),
                     .addend = accumulate ? &out : nullptr},
                    pool);
+}
+
+// Some rows of a matrix.
+Tensor rows_of(Tensor matrix, int64_t begin, int64_t end) {
+  matrix.data = static_cast<char*>(matrix.data) + begin * matrix.shape[1] * bytes_per_element(matrix.dtype);
+  matrix.shape[0] = end - begin;
+  return matrix;
+}
+
+}  // namespace
+
+void matmul(const Call& call, Pool& pool) {
+  using namespace matmul_op;
+  const Tensor &a = call.inputs[i_a], &b = call.inputs[i_b], &out = call.outputs[o_out];
+  const auto [ta, tb, alpha, accumulate] = Attributes(call.attributes);
+  expect_floats(a, out);
+  const Codes codes = expect_weight(b, call.inputs[i_absmax], call.inputs[i_constants]);
+  expect(a.rank == 2 && b.rank == 2 && out.rank == 2, "matrices");
+  multiply_matrices(a, b, out, codes, ta, tb, alpha, accumulate, pool);
+}
+
+void group_matmul(const Call& call, Pool& pool) {
+  using namespace group_matmul_op;
+  const Tensor &a = call.inputs[i_a], &b = call.inputs[i_b], &groups = call.inputs[i_groups], &out = call.outputs[o_out];
+  const auto [group, ta, tb, alpha, accumulate] = Attributes(call.attributes);
+  expect_floats(a, out);
+  const Codes codes = expect_weight(b, call.inputs[i_absmax], call.inputs[i_constants]);
+  expect(a.rank == 2 && b.rank == 2 && out.rank == 2, "matrices");
+  expect((ta ? b : out).shape[0] == a.shape[0] && !(ta && is_quantized(b)), "as many rows in both");
+  expect(groups.dtype == DType::i32 && groups.rank == 1 && group >= 0 && group + 1 < groups.shape[0], "an i32 group, inside groups");
+  const auto* bounds = static_cast<const int32_t*>(groups.data) + group;
+  const int64_t begin = bounds[0], end = bounds[1];
+  if (begin < 0 || end < begin || end > a.shape[0])
+    fail("group %lld, %lld … %lld, is not inside %lld rows", (long long)group, (long long)begin, (long long)end, (long long)a.shape[0]);
+  const Tensor some = rows_of(a, begin, end);
+  if (!ta) return multiply_matrices(some, b, rows_of(out, begin, end), codes, false, tb, alpha, accumulate, pool);
+  expect(!tb, "no product of two transposed matrices");
+  multiply_matrices(some, rows_of(b, begin, end), out, codes, true, false, alpha, accumulate, pool);
 }
 
 void lora_linear(const Call& call, Pool& pool) {

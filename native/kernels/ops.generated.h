@@ -40,6 +40,12 @@ enum class Op : int {
   softmax_backward,
   attention,
   attention_backward,
+  route,
+  route_backward,
+  group_rows,
+  group_matmul,
+  combine_rows,
+  combine_rows_backward,
   dropout_mask,
   dropout,
   cross_entropy,
@@ -344,6 +350,55 @@ struct Attributes {
         softcap(numbers[3]) {}
 };
 }  // namespace attention_backward_op
+namespace route_op {
+enum In { i_logits };
+enum Out { o_probabilities, o_experts, o_weights };
+struct Attributes {
+  bool normalize;
+  explicit Attributes(const double* numbers)
+      : normalize(numbers[0] != 0) {}
+};
+}  // namespace route_op
+namespace route_backward_op {
+enum In { i_probabilities, i_experts, i_dweights, i_counts };
+enum Out { o_dlogits };
+struct Attributes {
+  bool normalize;
+  double balance;
+  explicit Attributes(const double* numbers)
+      : normalize(numbers[0] != 0),
+        balance(numbers[1]) {}
+};
+}  // namespace route_backward_op
+namespace group_rows_op {
+enum In { i_experts };
+enum Out { o_tokens, o_places, o_groups, o_counts };
+}  // namespace group_rows_op
+namespace group_matmul_op {
+enum In { i_a, i_b, i_groups, i_absmax, i_constants };
+enum Out { o_out };
+struct Attributes {
+  int64_t group;
+  bool transpose_a;
+  bool transpose_b;
+  double alpha;
+  bool accumulate;
+  explicit Attributes(const double* numbers)
+      : group(static_cast<int64_t>(numbers[0])),
+        transpose_a(numbers[1] != 0),
+        transpose_b(numbers[2] != 0),
+        alpha(numbers[3]),
+        accumulate(numbers[4] != 0) {}
+};
+}  // namespace group_matmul_op
+namespace combine_rows_op {
+enum In { i_x, i_places, i_weights, i_residual };
+enum Out { o_out };
+}  // namespace combine_rows_op
+namespace combine_rows_backward_op {
+enum In { i_x, i_places, i_weights, i_dout };
+enum Out { o_dx, o_dweights };
+}  // namespace combine_rows_backward_op
 namespace dropout_mask_op {
 enum Out { o_mask };
 struct Attributes {
@@ -544,6 +599,12 @@ inline constexpr OpInfo op_infos[] = {
     {"softmaxBackward", 2, 2, 0},
     {"attention", 5, 2, 4},
     {"attentionBackward", 8, 4, 4},
+    {"route", 1, 3, 1},
+    {"routeBackward", 4, 1, 2},
+    {"groupRows", 1, 4, 0},
+    {"groupMatmul", 5, 1, 5},
+    {"combineRows", 4, 1, 0},
+    {"combineRowsBackward", 4, 2, 0},
     {"dropoutMask", 0, 1, 4},
     {"dropout", 2, 1, 1},
     {"crossEntropy", 3, 2, 2},

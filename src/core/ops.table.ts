@@ -212,6 +212,64 @@ export const opTable = {
   },
 
   /**
+   * The k experts of each token (Shazeer et al. 2017, §2.1): logits [T,E] f32; probabilities [T,E] f32 their softmax over E; experts [T,k]
+   * i32 those with the k largest logits, the largest first, of equal ones the first in order; weights [T,k] f32 their probabilities, with
+   * `normalize` divided by their sum.
+   */
+  route: {
+    inputs: ['logits'],
+    outputs: ['probabilities', 'experts', 'weights'],
+    attributes: { normalize: 'flag' },
+    group: 'experts',
+  },
+  /**
+   * dlogits[t,e] = p·(dp − Σ_e p·dp), p the probabilities. dp[t,e] is balance·counts[e] (f32 [E]; 0 where absent), and for expert j of t
+   * besides dweights[t,j], or with `normalize` (dweights[t,j] − Σ_i w[t,i]·dweights[t,i]) / s[t], s the sum of the p of t's experts and w
+   * their p / s. All f32.
+   */
+  routeBackward: {
+    inputs: ['probabilities', 'experts', 'dweights', 'counts?'],
+    outputs: ['dlogits'],
+    attributes: { normalize: 'flag', balance: 'number' },
+    group: 'experts',
+  },
+  /**
+   * Puts the choices experts [T,k] i32, each in [0,E), into the order of their experts, those of one expert as they stand. tokens [T·k] i32
+   * is the token t of the choice at each place of that order, places [T,k] i32 the place of each choice, groups [E+1] i32 where those of
+   * each expert begin, and the end. counts [E] f32 += the number of each expert's choices.
+   */
+  groupRows: { inputs: ['experts'], outputs: ['tokens', 'places', 'groups', 'counts?+'], attributes: {}, group: 'experts' },
+  /**
+   * matmul of the rows of one group, from groups[group] to groups[group + 1] (i32, ascending, inside a): NT and NN take these rows of a and
+   * write these rows of out, others stay; TN takes these rows of a and b, and out is the whole result.
+   */
+  groupMatmul: {
+    inputs: ['a', 'b', 'groups', 'absmax?', 'constants?'],
+    outputs: ['out+'],
+    attributes: { group: 'integer', transposeA: 'flag', transposeB: 'flag', alpha: 'number', accumulate: 'flag' },
+    group: 'experts',
+  },
+  /** out[t,:] = Σ_j weights[t,j]·x[places[t,j],:] (+ residual[t,:]); x [N,C], out, residual [T,C] float, places [T,k] i32, weights f32. */
+  combineRows: {
+    inputs: ['x', 'places', 'weights?', 'residual?'],
+    outputs: ['out'],
+    attributes: {},
+    inPlace: { out: ['residual'] },
+    group: 'experts',
+  },
+  /**
+   * Of combineRows with places that are each of 0 … N−1 once, p = places[t,j]: dx[p,:] = weights[t,j]·dout[t,:]; dweights[t,j] f32 =
+   * Σ_c dout[t,c]·x[p,c].
+   */
+  combineRowsBackward: {
+    inputs: ['x', 'places', 'weights', 'dout'],
+    outputs: ['dx', 'dweights'],
+    attributes: {},
+    inPlace: { dx: ['x'] },
+    group: 'experts',
+  },
+
+  /**
    * Random bits, each 0 with probability p, for a matrix of as many rows and up to 32 columns per word: bit j % 32 of word [t, ⌊j/32⌋]
    * belongs to element [t, j]. mask [T, words] i32. With w the flat number of a word, its bit 8·n + 2·lane + half is 1 iff the half (0 the
    * low one) of that lane of Philox4x32-10 with key (seed, stream), counter (4·w + n, step, 0, 0) is at least p·2¹⁶, rounded.
@@ -309,7 +367,7 @@ export interface AttributeTypes {
 }
 
 /** Ops that a backend may lack, but then all of a group. */
-export type OpGroup = 'quantizing' | 'dequantizing' | 'optimizers' | 'optimizers of 8 bits';
+export type OpGroup = 'quantizing' | 'dequantizing' | 'experts' | 'optimizers' | 'optimizers of 8 bits';
 
 export interface OpDeclaration {
   readonly inputs: readonly string[];

@@ -62,6 +62,14 @@ const formulas: { readonly [K in OpName]?: Formula<K> } = {
   addRows: ({ x, rows, out }) => ({ bytes: size(x) + size(rows) + 2 * size(out, elementsOf(x.shape)) }),
   slice: ({ x, out }) => ({ bytes: size(x, elementsOf(out.shape)) + size(out) }),
   place: ({ x, out }, { accumulate }) => ({ bytes: size(x) + (accumulate ? 2 : 1) * size(out, elementsOf(x.shape)) }),
+  // A group has its share of the rows.
+  groupMatmul: ({ a, b, groups, absmax, constants, out }, { transposeA, accumulate }) => {
+    const share = 1 / (groups.shape[0] - 1);
+    const moved = transposeA ? [a, b] : [a, out];
+    const whole = transposeA ? [out, accumulate ? out : undefined] : [b, absmax, constants];
+    const depth = transposeA ? b.shape[1] : elementsOf(b.shape) / a.shape[1];
+    return { flops: 2 * share * elementsOf(a.shape) * depth, bytes: share * sizes(moved) + sizes(whole) };
+  },
   // Scores and their sum over values.
   attention: ({ q, k, segments }, { window }) => ({ flops: 2 * 2 * attentionPairs(q, k, segments, window) * q.shape[1] }),
   // Scores again, dv, do·vᵀ, dq and dk.

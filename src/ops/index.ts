@@ -5,6 +5,17 @@ export { type AttentionHeads, type AttentionOptions, attention, type Segments } 
 export { columns } from './columns.js';
 export { type CrossEntropyOptions, likeliestTokens, linearCrossEntropy } from './cross-entropy.js';
 export { embedding } from './embedding.js';
+export {
+  type Balance,
+  combineRows,
+  dispatchRows,
+  type ExpertBranch,
+  type ExpertLinear,
+  groupedLinear,
+  type RouteOptions,
+  type Routing,
+  route,
+} from './experts.js';
 export { gated } from './gated.js';
 export { type DropoutKey, type LinearOptions, type LoraBranch, linear } from './linear.js';
 export { layerNorm, rmsNorm } from './norm.js';

@@ -20,7 +20,9 @@ export class Scratch {
   /** What a call of an op needs; the operands by name. */
   call(op: OpName, operands: Readonly<Record<string, TensorView | undefined>>): void {
     const { a, b, x, dy, weight, A, out, h, q, k, dh } = operands;
-    if (op === 'matmul' && a && b && out) this.product(out.shape[0], out.shape[1], (a.shape[0] * a.shape[1]) / out.shape[0]);
+    // A group may have all rows.
+    if ((op === 'matmul' || op === 'groupMatmul') && a && b && out)
+      this.product(out.shape[0], out.shape[1], (a.shape[0] * a.shape[1]) / out.shape[0]);
     if (op === 'loraLinear' && x && weight && A) this.product(x.shape[0], weight.shape[0], weight.shape[1], A.shape[0]);
     if (op === 'loraLinearBackward' && dy && weight && A) this.product(dy.shape[0], weight.shape[1], weight.shape[0], A.shape[0]);
     if (op === 'loraGradients' && x && h && dy && dh) {

@@ -4,18 +4,22 @@ import type { Backend } from '../../src/core/backend.js';
 import { activationKinds, type OpName, opDeclarations, opTable } from '../../src/core/ops.table.js';
 import { scope } from '../../src/core/scope.js';
 import { Gradients, Tape } from '../../src/core/tape.js';
-import { empty, fromArray, type Tensor } from '../../src/core/tensor.js';
+import { empty, fromArray, type Tensor, zeros } from '../../src/core/tensor.js';
 import {
   activation,
   add,
   attention,
+  combineRows,
+  dispatchRows,
   embedding,
   gated,
+  groupedLinear,
   layerNorm,
   linear,
   linearCrossEntropy,
   rmsNorm,
   rope,
+  route,
   softcap,
 } from '../../src/ops/index.js';
 import { Random } from '../../src/util/philox.js';
@@ -87,6 +91,34 @@ function weightedCrossEntropy(x: Tensor, backend: Backend, gradient?: Tensor): T
   return losses;
 }
 
+/** Three experts, of which the last gets no token; the choices lie far apart, so that small steps change none. */
+const choices = given('f32', [4, 3], [1.5, 0.5, -9, 0, 1, -9, 1, 0.25, -9, 0.25, 1.25, -9]);
+function experts(k: number, normalize: boolean, balance?: number): Differentiable {
+  const value = ({ x, gate, router, first, second, A, B, residual }: Parameters, backend: Backend) => {
+    const vector = () => zeros(backend, [3], 'f32');
+    const logits = linear(x, router, { dtype: 'f32', residual: upload(backend, choices) });
+    const counted = balance === undefined ? undefined : { counts: vector(), probabilities: vector(), factor: balance };
+    const routing = route(logits, { k, normalize, balance: counted });
+    const rows = dispatchRows(x, routing);
+    const stack = { A, B };
+    const branch = (i: number) => ({ A: A.rows(2 * i, 2), B: B.rows(4 * i, 4), scale: 0.5, within: stack });
+    const wide = groupedLinear(rows, routing.groups, [
+      { weight: gate, lora: branch(0) },
+      { weight: first, lora: branch(1) },
+      { weight: gate },
+    ]);
+    const narrow = groupedLinear(
+      wide,
+      routing.groups,
+      [second, upload(backend, narrowing), second].map((weight) => ({ weight })),
+    );
+    return combineRows(narrow, routing, residual);
+  };
+  const shapes = { x: [4, 2], gate: [4, 2], first: [4, 2], second: [2, 4], router: [3, 2], A: [4, 2], B: [8, 2], residual: [4, 2] };
+  return { name: `${k} experts${normalize ? ', normalised' : ''}`, shapes, value };
+}
+const narrowing = uniform('f32', [2, 4]);
+
 const functions: readonly Differentiable[] = [
   {
     name: 'embedding with repeated ids',
@@ -150,6 +182,9 @@ const functions: readonly Differentiable[] = [
       value: ({ gate, up }) => gated(gate, up, kind),
     }),
   ),
+  experts(1, false),
+  experts(2, true),
+  experts(2, false),
   { name: 'add', shapes: { a: [3, 4], b: [3, 4] }, value: ({ a, b }) => add(a, b) },
   { name: 'add of one tensor twice', shapes: { a: [3, 4] }, value: ({ a }) => add(a, add(a, a)) },
   attentionForm('packed, grouped queries', [4, 2, 3]),

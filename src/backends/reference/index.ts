@@ -11,6 +11,7 @@ import { type OpAttributes, type OpInputs, type OpName, type OpOutputs, opDeclar
 import { LowrankError } from '../../util/errors.js';
 import { attentionOps } from './attention.js';
 import { elementwise } from './elementwise.js';
+import { expertOps } from './experts.js';
 import { lossOps } from './loss.js';
 import { products } from './matmul.js';
 import { norms } from './norm.js';
@@ -28,6 +29,7 @@ const kernels: Kernels<OpName> = {
   ...attentionOps,
   ...randomOps,
   ...lossOps,
+  ...expertOps,
   ...optimizerOps,
   ...quantizers,
 };

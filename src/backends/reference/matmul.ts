@@ -80,28 +80,35 @@ function loraLinearBackward(
   dx.store(Float32Array.from(base, (sum, i) => sum + masked(i) + (rest?.[i] ?? 0)));
 }
 
-export const products: Kernels<'matmul' | 'loraLinear' | 'loraLinearBackward' | 'loraGradients' | 'addBias' | 'columnSum'> = {
-  matmul: ({ a, b, absmax, constants }, { out }, { transposeA, transposeB, alpha, accumulate }) => {
-    a.check(floats, [-1, -1]);
-    const [M, K] = transposeA ? [a.shape[1], a.shape[0]] : a.shape;
-    b.check(weights, transposeB ? [-1, K] : [K, -1]);
-    const N = transposeB ? b.shape[0] : b.shape[1];
-    out.check(floats, [M, N]);
-    const read = asFactor(a.dtype === 'bf16' || b.dtype === 'bf16');
-    const [x, y] = [read(a.values()), read(numbersOf(b, absmax, constants))];
-    const [xRow, xStep] = transposeA ? [1, M] : [K, 1];
-    const [yColumn, yStep] = transposeB ? [K, 1] : [1, N];
-    const before = accumulate ? out.values() : new Float32Array(M * N);
-    const result = new Float32Array(M * N);
-    for (let i = 0; i < M; i++) {
-      for (let j = 0; j < N; j++) {
-        let sum = 0;
-        for (let k = 0; k < K; k++) sum += x[i * xRow + k * xStep] * y[j * yColumn + k * yStep];
-        result[i * N + j] = before[i * N + j] + alpha * sum;
-      }
+/** out = alpha · op(a) · op(b) (+ out), as `matmul` has it. */
+export function multiplyMatrices(
+  { a, b, absmax, constants }: OpInputs<'matmul', Operand>,
+  out: Operand,
+  { transposeA, transposeB, alpha, accumulate }: OpAttributes<'matmul'>,
+): void {
+  a.check(floats, [-1, -1]);
+  const [M, K] = transposeA ? [a.shape[1], a.shape[0]] : a.shape;
+  b.check(weights, transposeB ? [-1, K] : [K, -1]);
+  const N = transposeB ? b.shape[0] : b.shape[1];
+  out.check(floats, [M, N]);
+  const read = asFactor(a.dtype === 'bf16' || b.dtype === 'bf16');
+  const [x, y] = [read(a.values()), read(numbersOf(b, absmax, constants))];
+  const [xRow, xStep] = transposeA ? [1, M] : [K, 1];
+  const [yColumn, yStep] = transposeB ? [K, 1] : [1, N];
+  const before = accumulate ? out.values() : new Float32Array(M * N);
+  const result = new Float32Array(M * N);
+  for (let i = 0; i < M; i++) {
+    for (let j = 0; j < N; j++) {
+      let sum = 0;
+      for (let k = 0; k < K; k++) sum += x[i * xRow + k * xStep] * y[j * yColumn + k * yStep];
+      result[i * N + j] = before[i * N + j] + alpha * sum;
     }
-    out.store(result);
-  },
+  }
+  out.store(result);
+}
+
+export const products: Kernels<'matmul' | 'loraLinear' | 'loraLinearBackward' | 'loraGradients' | 'addBias' | 'columnSum'> = {
+  matmul: (inputs, { out }, attributes) => multiplyMatrices(inputs, out, attributes),
   loraLinear,
   loraLinearBackward,
   loraGradients: ({ x, h, dy, dh, mask }, { dA, dB }, { maskScale }) => {

@@ -41,6 +41,7 @@ export class Operand {
   private readonly place: string;
   private readonly memory: ArrayBuffer;
   private readonly offset: number;
+  private readonly buffer: ReferenceBuffer;
 
   constructor(place: string, { offset, dtype, shape }: TensorView, buffer: ReferenceBuffer) {
     this.place = place;
@@ -49,6 +50,7 @@ export class Operand {
     this.size = elementsOf(shape);
     this.offset = offset;
     this.memory = buffer.memory;
+    this.buffer = buffer;
     buffer.checkRange(offset, bytesOf(dtype, this.size), place);
     if (offset % bytesOf(dtype, 1) !== 0) this.refuse(`the offset ${offset} is not aligned to ${dtype}`);
   }
@@ -59,6 +61,13 @@ export class Operand {
     const fits = !shape || (shape.length === this.shape.length && shape.every((n, i) => n === -1 || n === this.shape[i]));
     if (!fits) this.refuse(`has shape [${this.shape}]`, `[${shape.map((n) => (n === -1 ? '·' : n))}]`);
     return this;
+  }
+
+  /** Rows [begin, end) of a matrix. */
+  rows(begin: number, end: number): Operand {
+    const { dtype, buffer, offset } = this;
+    const [, C] = this.shape;
+    return new Operand(this.place, { buffer, offset: offset + begin * bytesOf(dtype, C), dtype, shape: [end - begin, C] }, buffer);
   }
 
   refuse(problem: string, expected?: string): never {

@@ -1,6 +1,7 @@
 import type { Case } from '../case.js';
 import { attentionCases } from './attention.js';
 import { elementwiseCases } from './elementwise.js';
+import { expertCases } from './experts.js';
 import { lossCases } from './loss.js';
 import { normCases } from './norm.js';
 import { optimizerCases } from './optimizer.js';
@@ -15,6 +16,7 @@ export const cases: readonly Case[] = [
   ...normCases,
   ...lossCases,
   ...attentionCases,
+  ...expertCases,
   ...optimizerCases,
   ...quantizeCases,
 ];
