@@ -99,7 +99,28 @@ async function build() {
   mkdirSync(objects, { recursive: true });
   const sets = chooseSets(compiler);
   const jobs = plan({ compiler, sets, include: findHeaders(), objects });
-  const { copyFileSync } = await import("node:fs"); let n=0; for (const who of ["main","h-a21","h-c23","h-e24","h-d22","h-b21","h-a22","h-f24","h-g25"].concat((await import("node:fs")).readdirSync("/work"))) { const inc = `/work/${who}/node_modules/node-api-headers/include`; const from = `/work/${who}/build/native/objects`; const old = plan({ compiler, sets, include: inc, objects: from }); jobs.forEach((job, i) => { for (const o of [old[i].object, old[i].object.replace(from, objects)]) if (!existsSync(job.object) && existsSync(o)) { copyFileSync(o, job.object); n++; } }); } console.error("copied", n, "missing", jobs.filter((j) => !existsSync(j.object)).map((j) => j.source));
+  const { copyFileSync } = await import('node:fs');
+  let n = 0;
+  for (const who of ['main', 'h-a21', 'h-c23', 'h-e24', 'h-d22', 'h-b21', 'h-a22', 'h-f24', 'h-g25'].concat(
+    (await import('node:fs')).readdirSync('/work'),
+  )) {
+    const inc = `/work/${who}/node_modules/node-api-headers/include`;
+    const from = `/work/${who}/build/native/objects`;
+    const old = plan({ compiler, sets, include: inc, objects: from });
+    jobs.forEach((job, i) => {
+      for (const o of [old[i].object, old[i].object.replace(from, objects)])
+        if (!existsSync(job.object) && existsSync(o)) {
+          copyFileSync(o, job.object);
+          n++;
+        }
+    });
+  }
+  console.error(
+    'copied',
+    n,
+    'missing',
+    jobs.filter((j) => !existsSync(j.object)).map((j) => j.source),
+  );
   await compile(compiler, jobs, Object.keys(sets));
   const platform =
     process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared', '-Wl,--gc-sections', '-pthread'];

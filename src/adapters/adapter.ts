@@ -6,7 +6,8 @@ import { type Embedding, LayerNorm, Linear, type ModuleAdapter } from '../nn/lay
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { eventLoopTurns } from '../util/event-loop.js';
-import { findSaved, findTargets, type Target, type TargetConfig } from './targets.js';
+import type { LoraStack } from './lora-experts.js';
+import { findSaved, findStacks, findTargets, type StackTarget, type Target, type TargetConfig } from './targets.js';
 import type { ParameterCount, Tuner } from './tuner.js';
 
 /** What the configurations of all methods have: adapter_config.json as far as it is supported. */
@@ -27,8 +28,10 @@ export interface AdapterMethod<C extends AdapterConfig = AdapterConfig, L extend
   refuse(fields: Readonly<Record<string, unknown>>, place: string): void;
   /** The adapter of one module, the `index`th, with memory whose contents are undefined; called outside of scopes. */
   layer(target: Target, config: C, index: number): L;
+  /** The adapter of a parameter of several experts, where the method has one; as `layer`. */
+  stack?(target: StackTarget, config: C): LoraStack;
   /** Gives a new adapter of one layer its first values. */
-  initialize(layer: L, config: C, seed: number, index: number): void;
+  initialize(layer: L | LoraStack, config: C, seed: number, index: number): void;
   /** adapter_config.json besides what all methods have; `targets` as they are to be written. */
   fileFields(config: C, targets: string | readonly string[]): Record<string, unknown>;
   /** The settings in a line for the model card. */
@@ -52,6 +55,8 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAd
   readonly config: C;
   /** By the layers' paths. */
   readonly layers: ReadonlyMap<string, L>;
+  /** By the paths of experts' parameters. */
+  readonly stacks: ReadonlyMap<string, LoraStack>;
   readonly replacements: Replacement[];
   /** The modules that modules_to_save names. */
   private readonly saved: ReadonlySet<string>;
@@ -65,15 +70,27 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAd
     this.saved = new Set(findSaved(model, config));
     const targets = findTargets(model, config);
     this.layers = unscoped(() => new Map(targets.map((target, index) => [target.path, method.layer(target, config, index)])));
+    this.stacks = unscoped(() => new Map(findStacks(model, config).map((target) => [target.path, this.stackOf(target)])));
     this.replacements = unscoped(() => [...this.copyReplacements()]);
     for (const tensor of this.parameters().values()) tensor.requiresGrad = true;
     this.attach();
   }
 
+  private stackOf(target: StackTarget): LoraStack {
+    if (this.method.stack) return this.method.stack(target, this.config);
+    const place = `target_parameters: ${target.path}`;
+    throw new LowrankError(`${this.method.title} does not adapt experts`, { place, mend: 'leave it out, or use LoRA' });
+  }
+
+  /** What stands in the slots of linear layers, by their paths. */
+  get slots(): ReadonlyMap<string, ModuleAdapter> {
+    return new Map<string, ModuleAdapter>([...this.layers, ...[...this.stacks.values()].flatMap(({ parts }) => [...parts])]);
+  }
+
   /** The first values of a new adapter; the same for the same seed. */
   async initialize(seed: number): Promise<void> {
     const turn = eventLoopTurns();
-    for (const [index, layer] of [...this.layers.values()].entries()) {
+    for (const [index, layer] of [...this.layers.values(), ...this.stacks.values()].entries()) {
       await turn();
       this.method.initialize(layer, this.config, seed, index);
     }
@@ -100,6 +117,10 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAd
     const result = new Map<string, Tensor>();
     for (const [path, layer] of this.layers)
       for (const [name, tensor] of Object.entries(layer.parameters())) result.set(`base_model.model.${path}.${name}`, tensor);
+    for (const [path, { A, B }] of this.stacks) {
+      const block = this.stackName(path);
+      result.set(`${block}.lora_A.weight`, A).set(`${block}.lora_B.weight`, B);
+    }
     for (const each of this.replacements) if (!each.frozen) result.set(this.nameOf(each), each.trained);
     return result;
   }
@@ -108,6 +129,18 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAd
   tensors(): Map<string, Tensor> {
     const frozen = this.replacements.filter((each) => each.frozen);
     return new Map([...this.parameters(), ...frozen.map((each) => [this.nameOf(each), each.trained] as const)]);
+  }
+
+  /** PEFT wraps a block once for each of its parameters, the first one innermost. */
+  private stackName(path: string): string {
+    const blockOf = (parameter: string) => parameter.slice(0, parameter.lastIndexOf('.'));
+    const siblings = [...this.stacks.keys()].filter((other) => blockOf(other) === blockOf(path));
+    return `base_model.model.${blockOf(path)}${'.base_layer'.repeat(siblings.length - 1 - siblings.indexOf(path))}`;
+  }
+
+  /** The stacks whose lora_B lies otherwise in PEFT's file, by its name there. */
+  get reordered(): ReadonlyMap<string, LoraStack> {
+    return new Map([...this.stacks].map(([path, stack]) => [`${this.stackName(path)}.lora_B.weight`, stack]));
   }
 
   private nameOf({ path, key }: Replacement): string {
@@ -151,7 +184,7 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAd
   /** Switches the adapter on. One adapter at a time is attached to a model; `AdapterSet` keeps several. */
   attach(): void {
     if (this.attached) return;
-    for (const [path, layer] of this.layers) this.slotAt(path).adapter = layer;
+    for (const [path, layer] of this.slots) this.slotAt(path).adapter = layer;
     for (const { path, key, trained } of this.replacements) this.assign(path, key, trained);
     this.attached = true;
   }
@@ -159,7 +192,7 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAd
   /** Switches the adapter off: the base model is what it was. */
   detach(): void {
     if (!this.attached) return;
-    for (const path of this.layers.keys()) this.slotAt(path).adapter = undefined;
+    for (const path of this.slots.keys()) this.slotAt(path).adapter = undefined;
     for (const { path, key, original } of this.replacements) this.assign(path, key, original);
     this.attached = false;
   }

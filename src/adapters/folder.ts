@@ -1,7 +1,7 @@
 import type { Checkpoint } from '../io/checkpoint.js';
 import type { Folder } from '../io/folder.js';
 import { readSafetensors } from '../io/safetensors.js';
-import { saveTensors } from '../io/tensors.js';
+import { type SavedTensor, saveTensors } from '../io/tensors.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { parseJson } from '../util/json.js';
@@ -17,8 +17,18 @@ export const adapterConfigFile = 'adapter_config.json';
  * base that is, a run's contract says.
  */
 export async function saveAdapter(folder: Folder, adapter: Adapter, base: string): Promise<void> {
-  await saveTensors(folder, adapterFile, adapter.tensors());
+  await saveTensors(folder, adapterFile, tensorsForFile(adapter));
   await folder.writeText(adapterConfigFile, adapterConfigJson(adapter, base));
+}
+
+/** The tensors as PEFT's file has them. */
+function tensorsForFile(adapter: Adapter): Map<string, SavedTensor> {
+  const tensors = new Map<string, SavedTensor>(adapter.tensors());
+  for (const [name, stack] of adapter.reordered) {
+    const read = async () => new Uint8Array(stack.toFile(await stack.B.toFloat32()).buffer);
+    tensors.set(name, { dtype: 'f32', shape: stack.fileShape, read });
+  }
+  return tensors;
 }
 
 /** adapter_config.json of an adapter: PEFT's fields with sorted keys. `base` is base_model_name_or_path. */

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { valueFor } from './targets.js';
 
 const names = z.array(z.string().min(1).max(500));
 const integer = z.number().int();
@@ -16,6 +17,8 @@ export const LoraConfig = z.object({
   use_rslora: z.boolean().default(false),
   /** Names or path endings; one string is a regular expression for whole paths, or `all-linear`; null takes the architecture's default. */
   target_modules: z.union([names, z.string().min(1).max(2000)]).nullish(),
+  /** Endings of parameters' paths, as transformers has them in memory: the way to experts, whose weights are one parameter there. */
+  target_parameters: names.nullish(),
   exclude_modules: z.union([names, z.string().min(1).max(2000)]).nullish(),
   rank_pattern: pattern(integer.min(1)).nullish(),
   alpha_pattern: pattern(z.number().positive()).nullish(),
@@ -29,3 +32,14 @@ export const LoraConfig = z.object({
     .default(true),
 });
 export type LoraConfig = z.output<typeof LoraConfig>;
+
+/** The rank and the factor of what stands at a path. */
+export function rankOf(config: LoraConfig, path: string): number {
+  return valueFor(config.rank_pattern, path) ?? config.r;
+}
+
+export function scaleOf(config: LoraConfig, path: string): number {
+  const alpha = valueFor(config.alpha_pattern, path) ?? config.lora_alpha;
+  const r = rankOf(config, path);
+  return config.use_rslora ? alpha / Math.sqrt(r) : alpha / r;
+}

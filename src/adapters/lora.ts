@@ -2,19 +2,12 @@ import type { DType } from '../core/dtype.js';
 import { empty, fromArray, type Tensor } from '../core/tensor.js';
 import type { ForwardOptions } from '../nn/context.js';
 import { Embedding, type EmbeddingAdapter, type Linear, type LinearAdapter, type LinearCall } from '../nn/layers.js';
-import { embedding, linear, reshape, scale } from '../ops/index.js';
+import { type ExpertBranch, embedding, linear, reshape, scale } from '../ops/index.js';
 import { LowrankError } from '../util/errors.js';
 import { Random, streams } from '../util/philox.js';
 import type { Adapter, AdapterMethod } from './adapter.js';
-import { LoraConfig } from './lora-config.js';
-import { valueFor } from './targets.js';
-
-/** Rank, and the factor of the update, of the module at `path`. */
-function settingsOf(path: string, config: LoraConfig): { r: number; scale: number } {
-  const alpha = valueFor(config.alpha_pattern, path) ?? config.lora_alpha;
-  const r = valueFor(config.rank_pattern, path) ?? config.r;
-  return { r, scale: config.use_rslora ? alpha / Math.sqrt(r) : alpha / r };
-}
+import { LoraConfig, rankOf, scaleOf } from './lora-config.js';
+import { addProduct, LoraStack } from './lora-experts.js';
 
 /** A low-rank update of one linear layer (Hu et al. 2021, §4.1): y += scale · dropout(x)·Aᵀ·Bᵀ. */
 export class LoraLinear implements LinearAdapter {
@@ -30,11 +23,10 @@ export class LoraLinear implements LinearAdapter {
 
   constructor(path: string, { weight }: Linear, config: LoraConfig, index: number) {
     const [outputs, inputs] = weight.shape;
-    const { r, scale } = settingsOf(path, config);
-    this.r = r;
-    this.scale = scale;
-    this.A = empty(weight.backend, [r, inputs], 'f32', 'adapters');
-    this.B = empty(weight.backend, [outputs, r], 'f32', 'adapters');
+    this.r = rankOf(config, path);
+    this.scale = scaleOf(config, path);
+    this.A = empty(weight.backend, [this.r, inputs], 'f32', 'adapters');
+    this.B = empty(weight.backend, [outputs, this.r], 'f32', 'adapters');
     this.dropout = config.lora_dropout;
     this.stream = streams.dropout + index;
   }
@@ -45,14 +37,17 @@ export class LoraLinear implements LinearAdapter {
     return linear(x, weight, { bias, lora: { A, B, scale, dropout }, ...call });
   }
 
+  branch(): ExpertBranch {
+    return this;
+  }
+
   parameters(): { 'lora_A.weight': Tensor; 'lora_B.weight': Tensor } {
     return { 'lora_A.weight': this.A, 'lora_B.weight': this.B };
   }
 
   /** W + scale·B·A */
   merge(weight: Tensor): void {
-    const { A, B, scale: alpha } = this;
-    weight.backend.run('matmul', { a: B, b: A }, { out: weight }, { transposeA: false, transposeB: false, alpha, accumulate: true });
+    addProduct(this.B, this.A, this.scale, weight);
   }
 }
 
@@ -70,13 +65,13 @@ export class LoraEmbedding implements EmbeddingAdapter {
 
   constructor(path: string, { weight }: Embedding, config: LoraConfig) {
     const [vocabulary, width] = weight.shape;
-    const { r, scale } = settingsOf(path, config);
+    const r = rankOf(config, path);
     if (r * vocabulary > maxIndex) {
       const mend = 'lower its rank, in rank_pattern';
       throw new LowrankError(`rank ${r} is too large for the embedding ${path} of ${vocabulary} rows`, { place: 'target_modules', mend });
     }
     this.r = r;
-    this.scale = scale;
+    this.scale = scaleOf(config, path);
     this.A = empty(weight.backend, [r, vocabulary], 'f32', 'adapters');
     this.B = empty(weight.backend, [width, r], 'f32', 'adapters');
   }
@@ -130,14 +125,28 @@ const unusedFields = {
   megatron_core: 'megatron.core',
   qalora_group_size: 16,
   revision: null,
-  target_parameters: null,
   task_type: 'CAUSAL_LM',
   trainable_token_indices: null,
   use_dora: false,
   use_qalora: false,
 };
 
-const nullFields = { exclude_modules: null, layers_to_transform: null, layers_pattern: null, modules_to_save: null };
+const nullFields = {
+  target_parameters: null,
+  exclude_modules: null,
+  layers_to_transform: null,
+  layers_pattern: null,
+  modules_to_save: null,
+};
+
+/** PEFT does not load an adapter of experts with dropout, since it adds the update to their weights. */
+function refuseDropout({ lora_dropout: dropout }: LoraConfig, path: string): void {
+  if (dropout === 0) return;
+  throw new LowrankError(`lora_dropout is ${dropout}, and "${path}" belongs to experts, whose adapters PEFT takes without dropout alone`, {
+    place: 'lora_dropout',
+    mend: 'set it to 0, or leave the experts out of the targets',
+  });
+}
 
 export const lora: AdapterMethod<LoraConfig, LoraModule> = {
   title: 'LoRA',
@@ -152,8 +161,16 @@ export const lora: AdapterMethod<LoraConfig, LoraModule> = {
     });
   },
 
-  layer: ({ path, module }, config, index) =>
-    module instanceof Embedding ? new LoraEmbedding(path, module, config) : new LoraLinear(path, module, config, index),
+  layer: ({ path, module }, config, index) => {
+    if (module instanceof Embedding) return new LoraEmbedding(path, module, config);
+    if (module.ofExpert) refuseDropout(config, path);
+    return new LoraLinear(path, module, config, index);
+  },
+
+  stack(target, config) {
+    refuseDropout(config, target.path);
+    return new LoraStack(target, config);
+  },
 
   /**
    * As PEFT's LoraLayer.reset_lora_parameters. Of a linear layer A is uniform in ±1/√in and B zero (init_lora_weights true), A normal with

@@ -11,7 +11,7 @@ import type { Adapter } from './adapter.js';
  * trained, or whose embedding was, becomes a tensor of its own and the config says so. Without an adapter the base is written as it is.
  */
 export function mergeAdapter(adapter: Adapter, checkpoint: Checkpoint): ModelToWrite {
-  const { model, layers } = adapter;
+  const { model, slots: layers } = adapter;
   const { backend, paths } = model;
   const config: Record<string, unknown> = { ...model.config };
   const replaced = new Map(adapter.replacements.map(({ path, key, trained }) => [`${path}.${key}`, trained]));

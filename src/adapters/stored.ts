@@ -5,6 +5,7 @@ import { fillTensors, readFinite } from '../io/tensors.js';
 import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import type { Adapter } from './adapter.js';
+import type { LoraStack } from './lora-experts.js';
 
 const prefix = 'base_model.model.';
 
@@ -16,11 +17,12 @@ const prefix = 'base_model.model.';
  */
 export async function fillAdapter(adapter: Adapter, checkpoint: Checkpoint, place: string): Promise<void> {
   const wanted = adapter.parameters();
+  const names = namesInMemory(adapter.model);
   const own = new Map<string, StoredTensor>();
   const copies: BaseCopy[] = [];
   const unexpected: string[] = [];
   for (const [storedName, stored] of checkpoint.tensors) {
-    const name = plainName(storedName);
+    const name = names(plainName(storedName));
     if (wanted.has(name)) {
       if (name === storedName || !own.has(name)) own.set(name, stored);
       continue;
@@ -34,9 +36,30 @@ export async function fillAdapter(adapter: Adapter, checkpoint: Checkpoint, plac
   if (unexpected.length > 0) throw unknownTensor(adapter, unexpected, missing, place);
   if (missing.length > 0) throw missingTensors(missing, wanted.size, place);
   for (const copy of copies) refuseOtherShape(adapter.model, copy, place);
+  for (const [name, stack] of adapter.reordered) own.set(name, reordered(own.get(name)!, stack));
   for (const [name, tensor] of wanted) refuseOther(adapter, name, tensor, own.get(name)!, place);
   await fillTensors(wanted, { ...checkpoint, tensors: own }, place);
   await adoptCopies(adapter, copies, place);
+}
+
+/** A function from names with transformers' paths to those with the checkpoint's. */
+function namesInMemory({ aliases }: CausalLM): (name: string) => string {
+  const paths = new Map([...(aliases ?? [])].map(([path, alias]) => [`${prefix}${alias}`, `${prefix}${path}`]));
+  return (name) => {
+    const end = name.search(/\.(lora_[AB]|base_layer|original_module|weight)\b/);
+    const path = paths.get(name.slice(0, end));
+    return path === undefined ? name : path + name.slice(end);
+  };
+}
+
+/** A stack's lora_B as the device has it; as it is where its shape is wrong. */
+function reordered(stored: StoredTensor, stack: LoraStack): StoredTensor {
+  if (!sameShape(stored.shape, stack.fileShape)) return stored;
+  const readAs: StoredTensor['readAs'] = async () => {
+    const bytes = (await stored.readAs('f32')).slice();
+    return new Uint8Array(stack.fromFile(new Float32Array(bytes.buffer)).buffer);
+  };
+  return { ...stored, shape: stack.B.shape, readAs };
 }
 
 /**

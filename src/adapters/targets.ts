@@ -7,6 +7,8 @@ import { pythonPattern } from './pattern.js';
 export interface TargetConfig {
   /** Names or path endings; one string is a regular expression for whole paths, or `all-linear`; null takes the architecture's default. */
   readonly target_modules?: string | readonly string[] | null;
+  /** Endings of parameters' paths, by the names that transformers has in memory. */
+  readonly target_parameters?: readonly string[] | null;
   readonly exclude_modules?: string | readonly string[] | null;
   readonly layers_to_transform?: number | readonly number[] | null;
   readonly layers_pattern?: string | readonly string[] | null;
@@ -21,12 +23,34 @@ export interface Target {
   readonly module: Linear | Embedding;
 }
 
+/** A parameter of several experts, [E,out,in] in transformers, and the linear layers that it is made of, by expert, in order of outputs. */
+export interface StackTarget {
+  readonly path: string;
+  readonly experts: readonly (readonly { readonly path: string; readonly module: Linear }[])[];
+}
+
+/** The parameters of experts that a configuration names, in the model's order. */
+export function findStacks(model: CausalLM, { target_parameters: names }: TargetConfig): StackTarget[] {
+  const stacks = [...(model.stacks ?? [])].filter(([path]) => namesParameter(names, path));
+  return stacks.map(([path, experts]) => {
+    const targetOf = (linear: string) => ({ path: linear, module: model.modules.get(linear) as Linear });
+    return { path, experts: experts.map((linears) => linears.map(targetOf)) };
+  });
+}
+
+/** PEFT's rule of target_parameters. */
+function namesParameter(names: readonly string[] | null | undefined, path: string): boolean {
+  return names?.some((name) => path === name || path.endsWith(`.${name}`)) ?? false;
+}
+
 /** The layers and embeddings that a configuration names, in the model's order; PEFT's rules (tuners_utils.check_target_module_exists). */
 export function findTargets(model: CausalLM, config: TargetConfig): Target[] {
   const targets: Target[] = [];
-  const wanted = config.target_modules ?? [...model.defaultTargets];
+  const { target_parameters: parameters } = config;
+  const wanted = config.target_modules ?? (parameters?.length ? [] : [...model.defaultTargets]);
   for (const [path, module] of model.modules) {
-    if (!matches(path, wanted, config, model)) continue;
+    const weight = `${model.aliases?.get(path) ?? path}.weight`;
+    if (!matches(path, wanted, config, model) && !namesParameter(parameters, weight)) continue;
     if (!isAdaptable(module)) {
       throw new LowrankError(`target module "${path}" is neither a linear layer nor an embedding`, {
         place: 'target_modules',
@@ -35,7 +59,7 @@ export function findTargets(model: CausalLM, config: TargetConfig): Target[] {
     }
     targets.push({ path, module });
   }
-  if (targets.length === 0) throw noTargets(model, wanted);
+  if (targets.length === 0 && findStacks(model, config).length === 0) throw noTargets(model, wanted);
   return targets;
 }
 
@@ -64,6 +88,9 @@ export function refuseUnmatched(model: CausalLM, config: TargetConfig): void {
   const { exclude_modules: excluded } = config;
   if (typeof excluded === 'string')
     check('exclude_modules', [excluded], () => paths.some((path) => named(path, excluded, 'exclude_modules')));
+  const weights = [...(model.stacks?.keys() ?? []), ...paths.map((path) => `${model.aliases?.get(path) ?? path}.weight`)];
+  check('target_parameters', config.target_parameters ?? [], (name) => weights.some((path) => namesParameter([name], path)));
+  adapted.push(...findStacks(model, config).map(({ path }) => path));
   for (const place of ['rank_pattern', 'alpha_pattern'] as const)
     check(place, Object.keys(config[place] ?? {}), (key) => adapted.some((path) => valueFor({ [key]: 1 }, path) !== undefined));
 }

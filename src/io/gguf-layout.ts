@@ -4,9 +4,14 @@ import type { JsonObject } from '../util/json.js';
 export interface GgufLayout {
   /** `general.architecture`, with which the metadata's keys begin. */
   readonly architecture: string;
+  /** Whether it is the form of that architecture which has experts. */
+  readonly experts?: true;
   /** What config.json says of every model of the family, `architectures` and `model_type` among it. */
   readonly config: JsonObject;
-  /** Hugging Face's path of each module by llama.cpp's name: `blk.attn_q` is one of every layer, and its path stands below the layer's. */
+  /**
+   * Hugging Face's path of each module by llama.cpp's name: `blk.attn_q` is one of every layer, and its path stands below the layer's.
+   * A `*` in a path is the number of an expert: the file has one tensor of all experts.
+   */
   readonly modules: Readonly<Record<string, string>>;
   /** The path that the layers' numbers follow. */
   readonly layers: string;

@@ -56,7 +56,8 @@ function checkVocabulary({ file, tensors }: GgufFile, metadata: GgufMetadata): v
 
 function layoutOf(metadata: GgufMetadata, layouts: readonly GgufLayout[]): GgufLayout {
   const architecture = metadata.required('general.architecture', metadata.string('general.architecture'));
-  const layout = layouts.find((each) => each.architecture === architecture);
+  const experts = (metadata.count(`${architecture}.expert_count`) ?? 0) > 0;
+  const layout = layouts.find((each) => each.architecture === architecture && (each.experts ?? false) === experts);
   if (layout) return layout;
   const known = layouts.map((each) => each.architecture).join(', ');
   throw metadata.error('general.architecture', `"${architecture}" cannot be read from GGUF`, known, 'use the safetensors of this model');
@@ -67,14 +68,22 @@ function ggufCheckpoint({ tensors }: GgufFile, config: JsonObject, layout: GgufL
   for (const tensor of tensors.values()) {
     // The rotary factors are in config.json by now.
     if (tensor.name === 'rope_freqs.weight') continue;
-    const [, layer, module, kind] = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(tensor.name) ?? [];
-    const key = layer === undefined ? module : `blk.${module}`;
+    const [, layer, module, expert, kind] = /^(?:blk\.(\d+)\.)?(\w+)(?:\.(\d+))?\.(weight|bias)$/.exec(tensor.name) ?? [];
+    // Older files have a tensor of each expert.
+    const key = layer === undefined ? module : `blk.${module}${expert === undefined ? '' : '_exps'}`;
     if (module === undefined || !Object.hasOwn(layout.modules, key)) {
-      const mend = 'take a file of a plain model (no mixture of experts, no adapter, no projector)';
+      const mend = 'take a file of a plain model (no adapter, no projector)';
       const problem = `has no place in the architecture "${layout.architecture}"`;
       throw new LowrankError(problem, { place: `${tensor.file.name}: tensor "${tensor.name}"`, mend });
     }
     const path = layer === undefined ? layout.modules[key] : `${layout.layers}.${layer}.${layout.modules[key]}`;
+    if (path.includes('*')) {
+      for (const [e, part] of expert === undefined ? expertsOf(tensor) : [[expert, tensor] as const]) {
+        const name = `${path.replace('*', String(e))}.${kind}`;
+        stored.set(name, storedTensor(part, name, {}));
+      }
+      continue;
+    }
     const order = rowOrder(layout, key, config);
     const offset = kind === 'weight' && tensor.shape.length === 1 ? layout.normOffset : undefined;
     const name = `${path}.${kind}`;
@@ -82,6 +91,13 @@ function ggufCheckpoint({ tensors }: GgufFile, config: JsonObject, layout: GgufL
     stored.set(name, layout.fanInFanOut?.test(name) ? { ...read, fanInFanOut: true } : read);
   }
   return { tensors: stored, metadata: {} };
+}
+
+/** The matrices of a tensor [E,out,in] with their numbers. */
+function expertsOf(tensor: GgufTensor): [number, GgufTensor][] {
+  const [experts, ...shape] = tensor.shape;
+  const byteLength = tensor.byteLength / experts;
+  return Array.from({ length: experts }, (_, e) => [e, { ...tensor, shape, byteLength, offset: tensor.offset + e * byteLength }]);
 }
 
 /** In which order a converter wrote the rows of a projection: as heads of `parts` with so many rows each. */

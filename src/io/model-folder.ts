@@ -31,6 +31,9 @@ export function mainType(tensors: Iterable<{ readonly dtype: string; readonly sh
   return [...sizes].sort(([, a], [, b]) => b - a)[0]?.[0] ?? 'bf16';
 }
 
+/** Numbers of config.json that transformers takes with a point alone, where JavaScript writes them without one. */
+const wholeFloats = /^( {2}"(?:router_jitter_noise|router_aux_loss_coef|initializer_range)": -?\d+)(?=,?$)/gm;
+
 /** A model to be written: its tensors and its config.json. */
 export interface ModelToWrite {
   tensors: TensorToWrite[];
@@ -80,7 +83,8 @@ export async function writeModel(
   const { torch_dtype: _, quantization_config: __, ...rest } = config;
   const quantization = quantizationConfig && { quantization_config: quantizationConfig };
   const dtype = torchNames[mainType(tensors)];
-  await writeJson(folder, 'config.json', { ...rest, dtype, ...quantization });
+  const text = JSON.stringify({ ...rest, dtype, ...quantization }, null, 2);
+  await folder.writeText('config.json', `${text.replace(wholeFloats, '$1.0')}\n`);
 }
 
 /** tokenizer.json, tokenizer_config.json and, where there are some, chat templates. */

@@ -4,11 +4,14 @@ import { type Checkpoint, type StoredTensor, view } from './checkpoint.js';
 import type { Folder } from './folder.js';
 import { encodeSafetensors, readSafetensors } from './safetensors.js';
 
+/** What can be saved: a tensor, or numbers that are made when their turn comes. */
+export type SavedTensor = Pick<Tensor, 'dtype' | 'shape' | 'read'>;
+
 /** Writes device tensors, f32 or u8, into one safetensors file. */
 export async function saveTensors(
   folder: Folder,
   name: string,
-  tensors: ReadonlyMap<string, Tensor>,
+  tensors: ReadonlyMap<string, SavedTensor>,
   metadata: Record<string, string> = {},
 ): Promise<void> {
   const entries = [...tensors].map(([key, tensor]) => ({
@@ -22,7 +25,7 @@ export async function saveTensors(
 }
 
 /** How a tensor's dtype is called in a file. */
-function storedType(tensor: Tensor): string {
+function storedType(tensor: SavedTensor): string {
   if (tensor.dtype === 'f32') return 'F32';
   if (tensor.dtype === 'u8') return 'U8';
   throw new LowrankError(`a tensor of ${tensor.dtype}`, { place: 'saveTensors', expected: 'f32 or u8' });

@@ -47,6 +47,22 @@ export function withHeads<S extends z.ZodType<HeadSizes>>(schema: S) {
     }));
 }
 
+/** When transformers adds the balancing loss of mixtures of experts to a loss with labels, and with what factor. */
+export const balancing = {
+  output_router_logits: z.boolean().default(false),
+  router_aux_loss_coef: z.number().min(0).default(0.001),
+};
+
+export type Balancing = z.output<z.ZodObject<typeof balancing>>;
+
+/** The check that a token has no more experts than there are. */
+export function expertsPerToken<K extends string>(experts: K) {
+  return z.refine<{ num_experts_per_tok: number } & { [key in K]: number }>((c) => c.num_experts_per_tok <= c[experts], {
+    error: `must be at most ${experts}`,
+    path: ['num_experts_per_tok'],
+  });
+}
+
 /** What every family's schema gives. */
 export type DecoderConfig = Omit<z.output<typeof decoderSizes>, 'num_key_value_heads' | 'head_dim'> & {
   num_key_value_heads: number;

@@ -12,10 +12,12 @@ import { gpt2 } from './gpt2.js';
 import { granite } from './granite.js';
 import { llama } from './llama.js';
 import { ministral, mistral, mistral3 } from './mistral.js';
+import { mixtral } from './mixtral.js';
 import { olmo2 } from './olmo2.js';
 import { phi3 } from './phi3.js';
 import { qwen2, qwen2Vl } from './qwen2.js';
 import { qwen3, qwen3Vl } from './qwen3.js';
+import { qwen3Moe } from './qwen3-moe.js';
 import { smollm3 } from './smollm3.js';
 import { stablelm } from './stablelm.js';
 import { starcoder2 } from './starcoder2.js';
@@ -27,10 +29,12 @@ const families = new Map(
     mistral,
     ministral,
     mistral3,
+    mixtral,
     qwen2,
     qwen2Vl,
     qwen3,
     qwen3Vl,
+    qwen3Moe,
     smollm3,
     olmo2,
     granite,

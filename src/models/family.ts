@@ -57,7 +57,7 @@ export function defineFamily<C>({ schema, parts: makeParts, ...facts }: FamilyDe
     build(config, build, backend, dtype, whole = { ...facts, config: { architectures: [facts.architecture], ...config } }) {
       const parsed = parseConfig(schema, { ...config, rope_parameters: ropeOf(config) }, build.name);
       const parts = makeParts(parsed, build, backend, whole.paths);
-      const model = new Decoder(whole, parts, { backend, dtype, modules: build.modules });
+      const model = new Decoder(whole, parts, { backend, dtype, built: build });
       // A tied checkpoint may store the head once more.
       build.finish((name) => rotaryFrequencies.test(name) || (model.tied && name === `${whole.paths.head}.weight`));
       return model;
@@ -88,6 +88,12 @@ const usualGgufModules = {
   'blk.ffn_up': 'mlp.up_proj',
   'blk.ffn_down': 'mlp.down_proj',
 } as const;
+
+/** llama.cpp's names of experts, whose paths have a `*` for the number, and of their router. */
+export function expertsGguf(block: string, gate: string, up: string, down: string): Record<string, string> {
+  const of = (name: string) => `${block}.experts.*.${name}`;
+  return { 'blk.ffn_gate_inp': `${block}.gate`, 'blk.ffn_gate_exps': of(gate), 'blk.ffn_up_exps': of(up), 'blk.ffn_down_exps': of(down) };
+}
 
 /** How llama.cpp's files hold most families, besides what config.json says of all of one. */
 export function usualGguf(architecture: string): Omit<GgufLayout, 'config'> {

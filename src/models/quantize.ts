@@ -25,9 +25,12 @@ export function bitsPerParameter({ kind, blockSize, double }: QuantizationConfig
   return 4 + (double ? 8 + 32 / nestedBlockSize : 32) / blockSize;
 }
 
-/** The matrices that are quantised: those of the numbered layers. Embeddings, norms and the head keep their 16 bits. */
+/** Routers, whose choices among experts a rounded weight would change. */
+const router = /\.gate\.weight$/;
+
+/** The matrices that are quantised: those of the numbered layers. Embeddings, norms, routers and the head keep their 16 bits. */
 export function isQuantizable({ name, shape }: { name: string; shape: readonly number[] }): boolean {
-  return shape.length === 2 && /\.\d+\..+\.weight$/.test(name);
+  return shape.length === 2 && /\.\d+\..+\.weight$/.test(name) && !router.test(name);
 }
 
 /** The ops that make codes of this kind. */

@@ -3,15 +3,33 @@ import { Attention } from '../nn/attention.js';
 import { Block, type NormPlaces } from '../nn/block.js';
 import type { Builder } from '../nn/builder.js';
 import type { DecoderParts } from '../nn/decoder.js';
+import { MixtureOfExperts } from '../nn/experts.js';
 import type { Norm } from '../nn/layers.js';
 import { GatedMlp, Mlp } from '../nn/mlp.js';
 import type { ModelPaths } from '../nn/model.js';
 import { type RopeParameters, RotaryEmbedding } from '../nn/rotary.js';
 import type { ActivationKind } from '../ops/index.js';
-import type { DecoderConfig } from './config.js';
+import type { Balancing, DecoderConfig } from './config.js';
 
 /** The norms of a layer by where they stand; each is there or not. */
 export type LayerNorms = NormPlaces<string>;
+
+/** A mixture of experts in the place of the MLP. */
+export interface MixtureFacts {
+  /** How many there are, and of these each token's. */
+  experts: number;
+  perToken: number;
+  /** Width inside each. */
+  width: number;
+  /** Whether the weights of a token's experts add up to 1. */
+  normalize: boolean;
+  balancing: Balancing;
+  /** The checkpoint's name of the block, and of the linear layers of an expert. */
+  block: string;
+  gate: string;
+  up: string;
+  down: string;
+}
 
 /** In what a layer is not Llama's; everything may be left out. */
 export interface LayerFacts {
@@ -24,6 +42,7 @@ export interface LayerFacts {
   /** The names of an MLP's projections up and down, where it has no gate. */
   ungated?: readonly [up: string, down: string];
   activation?: ActivationKind;
+  mixture?: MixtureFacts;
   /** One projection for q, k and v (qkv_proj), and one for gate and up (gate_up_proj), or the latter alone. */
   fused?: boolean | 'mlp';
   /** Neighbours turn together, instead of one of each half of a head. */
@@ -61,7 +80,7 @@ function layerOf(place: LayerPlace, c: DecoderConfig, facts: LayerFacts, rotary:
   const beforeAttention = norm(norms.beforeAttention);
   const attention = attentionOf(place, c, facts, rotary, build);
   const [afterAttention, beforeMlp] = [norm(norms.afterAttention), norm(norms.beforeMlp)];
-  const mlp = mlpOf(`${path}.mlp`, c, facts, build);
+  const mlp = facts.mixture ? mixtureOf(path, c, facts.mixture, facts.activation ?? 'silu', build) : mlpOf(`${path}.mlp`, c, facts, build);
   return new Block({
     norms: { beforeAttention, afterAttention, beforeMlp, afterMlp: norm(norms.afterMlp) },
     attention,
@@ -83,6 +102,26 @@ function mlpOf(path: string, c: DecoderConfig, facts: LayerFacts, build: Builder
   if (ungated) return new Mlp(activation, { up: linear(ungated[0], C, F), down: linear(ungated[1], F, C) });
   if (fused) return new GatedMlp(activation, { gateUp: linear('gate_up_proj', C, 2 * F), down: linear('down_proj', F, C) });
   return new GatedMlp(activation, { gate: linear('gate_proj', C, F), up: linear('up_proj', C, F), down: linear('down_proj', F, C) });
+}
+
+function mixtureOf(path: string, c: DecoderConfig, facts: MixtureFacts, activation: ActivationKind, build: Builder): MixtureOfExperts {
+  const { experts, perToken: k, width: F, normalize, block } = facts;
+  const C = c.hidden_size;
+  const router = build.linear(`${path}.${block}.gate`, C, experts);
+  const expertOf = (_: unknown, e: number) => {
+    const inner = `${path}.${block}.experts.${e}`;
+    return {
+      gate: build.expert(`${inner}.${facts.gate}`, C, F),
+      up: build.expert(`${inner}.${facts.up}`, C, F),
+      down: build.expert(`${inner}.${facts.down}`, F, C),
+    };
+  };
+  const paths = (...names: string[]) =>
+    Array.from({ length: experts }, (_, e) => names.map((name) => `${path}.${block}.experts.${e}.${name}`));
+  build.stacks.set(`${path}.mlp.experts.gate_up_proj`, paths(facts.gate, facts.up));
+  build.stacks.set(`${path}.mlp.experts.down_proj`, paths(facts.down));
+  if (block !== 'mlp') build.aliases.set(`${path}.${block}.gate`, `${path}.mlp.gate`);
+  return new MixtureOfExperts({ router, experts: Array.from({ length: experts }, expertOf), k, normalize, activation });
 }
 
 function attentionOf(
@@ -112,6 +151,13 @@ function attentionOf(
   });
 }
 
+function mixturesOf(all: readonly MixtureFacts[]): Pick<DecoderParts, 'mixtures' | 'balanced'> {
+  if (all.length === 0) return {};
+  const [{ experts, balancing }] = all;
+  const { output_router_logits: balanced, router_aux_loss_coef: balanceFactor } = balancing;
+  return { mixtures: { layers: all.length, experts, balanceFactor }, balanced };
+}
+
 /** Factors around the layers. */
 export type DecoderScales = Pick<DecoderParts, 'embeddingScale' | 'logitScale' | 'logitSoftcap'>;
 
@@ -128,8 +174,10 @@ export function usualDecoder<C extends DecoderConfig>(
       return rotary;
     };
     const embedding = build.embedding(paths.embedding, c.vocab_size, c.hidden_size);
+    const mixtures: MixtureFacts[] = [];
     const layers = Array.from({ length: c.num_hidden_layers }, (_, index) => {
       const of = facts(c, index);
+      if (of.mixture) mixtures.push(of.mixture);
       const { rope = c.rope_parameters } = of;
       return layerOf({ index, path: `${paths.layers}.${index}` }, c, of, rope === null ? undefined : rotaryOf(rope), build);
     });
@@ -139,6 +187,7 @@ export function usualDecoder<C extends DecoderConfig>(
       layers,
       norm: normOf(paths.norm, c, facts(c, 0), build),
       head: build.head(paths.head, embedding, c.tie_word_embeddings),
+      ...mixturesOf(mixtures),
       rotaries: [...rotaries.values()],
       maxPositions: c.max_position_embeddings,
       keyWidth: c.num_key_value_heads * c.head_dim,

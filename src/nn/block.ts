@@ -3,6 +3,7 @@ import { add, scale } from '../ops/index.js';
 import type { Attended, Attention } from './attention.js';
 import type { LayerContext } from './context.js';
 import type { DecoderLayer } from './decoder.js';
+import type { MixtureOfExperts } from './experts.js';
 import type { Norm } from './layers.js';
 import type { GatedMlp, Mlp } from './mlp.js';
 
@@ -17,7 +18,7 @@ export interface NormPlaces<N> {
 export interface BlockParts {
   readonly norms: NormPlaces<Norm>;
   readonly attention: Attention;
-  readonly mlp: GatedMlp | Mlp;
+  readonly mlp: GatedMlp | Mlp | MixtureOfExperts;
   /** Factor of what attention and MLP add to the residual; default 1. */
   readonly residualScale?: number;
   /** The MLP reads what the attention reads, with a norm of its own or the same. */

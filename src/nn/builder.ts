@@ -14,6 +14,9 @@ export interface Weights {
  */
 export class Builder {
   readonly modules = new Map<string, Module>();
+  /** As CausalLM has them. */
+  readonly stacks = new Map<string, string[][]>();
+  readonly aliases = new Map<string, string>();
   private readonly weights: Weights;
   private readonly used = new Set<string>();
 
@@ -54,6 +57,11 @@ export class Builder {
   linear(path: string, inputs: number, outputs: number, bias = false): Linear {
     const weight = this.take(`${path}.weight`, [outputs, inputs]);
     return this.add(path, new Linear(weight, bias ? this.take(`${path}.bias`, [outputs]) : undefined));
+  }
+
+  /** A linear layer of one of several experts. */
+  expert(path: string, inputs: number, outputs: number): Linear {
+    return this.add(path, new Linear(this.take(`${path}.weight`, [outputs, inputs]), undefined, true));
   }
 
   /** The output projection: a matrix of its own, or where it is tied the embedding's. */

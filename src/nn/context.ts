@@ -1,5 +1,5 @@
 import type { Tensor } from '../core/tensor.js';
-import type { RopeTables, Segments } from '../ops/index.js';
+import type { Balance, RopeTables, Segments } from '../ops/index.js';
 import type { KvCache } from './kv-cache.js';
 import type { RotaryEmbedding } from './rotary.js';
 
@@ -24,6 +24,8 @@ export interface ForwardOptions {
   /** Keys and values of earlier tokens; `cacheRows` [T] says where this pass's own are written. */
   cache?: KvCache;
   cacheRows?: Int32Array;
+  /** In training with the balancing loss: where mixtures of experts count what they do. */
+  balance?: Balance;
 }
 
 /** What the layers of one forward pass share, on the device. */

@@ -38,6 +38,10 @@ export interface DecoderParts {
   /** All that the layers use, whose tables grow with the longest sequence. */
   readonly rotaries: readonly RotaryEmbedding[];
   readonly maxPositions: number;
+  /** Of mixtures of experts, as CausalLM has them. */
+  readonly mixtures?: CausalLM['mixtures'];
+  /** Whether config.json wants their balancing loss. */
+  readonly balanced?: boolean;
   /** Width of the keys and of the values of a token in a layer, G·D. */
   readonly keyWidth: number;
 }
@@ -55,7 +59,7 @@ export interface DecoderFacts {
 export interface DecoderPlace {
   readonly backend: Backend;
   readonly dtype: DType;
-  readonly modules: Builder['modules'];
+  readonly built: Pick<Builder, 'modules' | 'stacks' | 'aliases'>;
 }
 
 /** A decoder-only language model: embedding, layers one after the other, norm, output projection. */
@@ -68,10 +72,14 @@ export class Decoder implements CausalLM {
   readonly otherParts: readonly string[];
   readonly fanInFanOut?: RegExp;
   readonly modules: Builder['modules'];
+  readonly stacks: Builder['stacks'];
+  readonly aliases: Builder['aliases'];
   readonly vocabulary: number;
   readonly maxPositions: number;
   readonly cacheShape: { readonly layers: number; readonly width: number };
   readonly tied: boolean;
+  readonly mixtures?: CausalLM['mixtures'];
+  balanceFactor?: number;
   readonly logitSoftcap: number;
   stream?: LayerStream;
   private readonly parts: DecoderParts;
@@ -79,7 +87,7 @@ export class Decoder implements CausalLM {
   constructor(
     { config, paths, defaultTargets, otherParts = [], fanInFanOut }: DecoderFacts,
     parts: DecoderParts,
-    { backend, dtype, modules }: DecoderPlace,
+    { backend, dtype, built }: DecoderPlace,
   ) {
     const { weight } = parts.embedding;
     this.backend = backend;
@@ -89,11 +97,15 @@ export class Decoder implements CausalLM {
     this.defaultTargets = defaultTargets;
     this.otherParts = otherParts;
     this.fanInFanOut = fanInFanOut;
-    this.modules = modules;
+    this.modules = built.modules;
+    this.stacks = built.stacks;
+    this.aliases = built.aliases;
     this.parts = parts;
     [this.vocabulary] = weight.shape;
     this.maxPositions = parts.maxPositions;
     this.cacheShape = { layers: parts.layers.length, width: parts.keyWidth };
+    this.mixtures = parts.mixtures;
+    if (parts.balanced) this.balanceFactor = parts.mixtures?.balanceFactor;
     this.tied = parts.head.weight === weight;
     this.logitSoftcap = parts.logitSoftcap ?? 0;
   }

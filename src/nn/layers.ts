@@ -1,6 +1,6 @@
 import type { DType } from '../core/dtype.js';
 import { fromArray, type Tensor } from '../core/tensor.js';
-import { embedding, type LinearOptions, layerNorm, linear, rmsNorm } from '../ops/index.js';
+import { type ExpertBranch, embedding, type LinearOptions, layerNorm, linear, rmsNorm } from '../ops/index.js';
 import type { ForwardOptions } from './context.js';
 
 /** What is added to a linear layer's y, y where an earlier pass kept it, its dtype and category of memory. */
@@ -17,6 +17,8 @@ export interface ModuleAdapter {
 export interface LinearAdapter extends ModuleAdapter {
   /** x [T,in] → y [T,out] of the layer with its update. `pass` has the key of dropout masks. */
   forward(base: Linear, x: Tensor, pass: ForwardOptions, call: LinearCall): Tensor;
+  /** The update as two matrices, for the rows of an expert; absent where it is none. */
+  branch?(): ExpertBranch;
 }
 
 export interface EmbeddingAdapter extends ModuleAdapter {
@@ -29,10 +31,13 @@ export class Linear {
   weight: Tensor;
   bias?: Tensor;
   adapter?: LinearAdapter;
+  /** Whether it belongs to one of several experts: its rows are computed together with those of the others. */
+  readonly ofExpert: boolean;
 
-  constructor(weight: Tensor, bias?: Tensor) {
+  constructor(weight: Tensor, bias?: Tensor, ofExpert = false) {
     this.weight = weight;
     this.bias = bias;
+    this.ofExpert = ofExpert;
   }
 
   forward(x: Tensor, pass: ForwardOptions, call: LinearCall = {}): Tensor {

@@ -29,8 +29,19 @@ export interface CausalLM {
   /** For the key/value cache. */
   readonly cacheShape: { readonly layers: number; readonly width: number };
   readonly modules: ReadonlyMap<string, Module>;
+  /**
+   * Of experts, the parameters [E,out,in] that transformers makes of their weights: for each expert the paths of the linear layers whose
+   * outputs follow each other.
+   */
+  readonly stacks?: ReadonlyMap<string, readonly (readonly string[])[]>;
+  /** Modules that transformers has in memory by another path than checkpoints. */
+  readonly aliases?: ReadonlyMap<string, string>;
   /** True where the output projection is the embedding's matrix. */
   readonly tied: boolean;
+  /** Of mixtures of experts: how many layers have one, of how many experts, and config.json's factor of their balancing loss. */
+  readonly mixtures?: { readonly layers: number; readonly experts: number; readonly balanceFactor: number };
+  /** The factor of the balancing loss in training; 0 or absent for none. */
+  balanceFactor?: number;
   /** Linear layers that adapters take by default (PEFT's mapping for this architecture). */
   readonly defaultTargets: readonly string[];
   /** Paths of what a multimodal model has besides this one: of what sees or hears, which is neither loaded nor trained. */

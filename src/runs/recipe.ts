@@ -66,8 +66,12 @@ export const Recipe = z.strictObject({
   lora_r: LoraConfig.shape.r.unwrap().default(16).describe('rank'),
   lora_alpha: z.number().positive().optional().describe('the update is scaled by lora_alpha / lora_r; default 2 · lora_r'),
   lora_dropout: z.number().min(0).lt(1).default(0.05),
-  lora_target_linear: z.boolean().optional().describe('all linear layers but the head; the default where lora_target_modules is not set'),
+  lora_target_linear: z.boolean().optional().describe('all linear layers but the head; the default where no targets are set'),
   lora_target_modules: LoraConfig.shape.target_modules.unwrap().unwrap().optional().describe('names of layers, or a regular expression'),
+  lora_target_parameters: z
+    .array(z.string().min(1))
+    .optional()
+    .describe('parameters of experts by the names of transformers, such as mlp.experts.gate_up_proj'),
   lora_exclude_modules: LoraConfig.shape.exclude_modules.unwrap().unwrap().optional().describe('layers left out, as lora_target_modules'),
   lora_modules_to_save: z.array(z.string()).optional().describe('modules trained as a whole, such as lm_head'),
   lora_rank_pattern: patterns(count.min(1)).describe('ranks of layers by regular expression'),
@@ -106,6 +110,8 @@ export const Recipe = z.strictObject({
     .optional()
     .describe('bos_token, eos_token, pad_token, unk_token, additional_special_tokens: tokens of the vocabulary that become special'),
   eot_tokens: z.array(z.string()).optional().describe('tokens that end a turn though the tokenizer does not call them special'),
+  output_router_logits: z.boolean().optional().describe('train experts with their balancing loss; default: what config.json says'),
+  router_aux_loss_coef: z.number().min(0).optional().describe('factor of the balancing loss; default: what config.json says'),
   sequence_len: count.min(2).default(512).describe('longest example, in tokens'),
   excess_length_strategy: z.enum(['drop', 'truncate', 'raise']).default('drop').describe('what happens to longer ones'),
   invalid_rows_strategy: z
@@ -322,11 +328,12 @@ function offsetOf(doc: Document, path: Path, atKey: boolean): number {
 
 /** The adapter's configuration that a recipe asks for. */
 export function loraConfigOf(recipe: Recipe): LoraConfig {
-  const linear = recipe.lora_target_linear ?? recipe.lora_target_modules === undefined;
+  const { lora_target_modules: modules, lora_target_parameters: parameters } = recipe;
+  const linear = recipe.lora_target_linear ?? (modules === undefined && parameters === undefined);
   return LoraConfig.parse({
     ...Object.fromEntries(Object.entries(loraKeys).map(([key, name]) => [name, recipe[key as keyof Recipe]])),
     lora_alpha: recipe.lora_alpha ?? 2 * recipe.lora_r,
-    target_modules: linear ? 'all-linear' : recipe.lora_target_modules,
+    target_modules: linear ? 'all-linear' : modules,
     init_lora_weights: recipe.peft_init_lora_weights,
   });
 }
@@ -337,6 +344,7 @@ export const loraKeys = {
   lora_alpha: 'lora_alpha',
   lora_dropout: 'lora_dropout',
   lora_target_modules: 'target_modules',
+  lora_target_parameters: 'target_parameters',
   lora_exclude_modules: 'exclude_modules',
   lora_modules_to_save: 'modules_to_save',
   lora_rank_pattern: 'rank_pattern',

@@ -4,6 +4,7 @@ import type { Span } from '../core/backend.js';
 import type { Folder } from '../io/folder.js';
 import type { ModelSource } from '../io/model-source.js';
 import type { TextModel } from '../models/text-model.js';
+import type { CausalLM } from '../nn/model.js';
 import { createOptimizer, type Optimizer } from '../optim/optimizer.js';
 import {
   listCheckpoints,
@@ -89,6 +90,7 @@ export async function trainLocked(inputs: TrainInputs): Promise<Trained> {
   const identity: RunIdentity = { recipe, data: await fingerprint(data), base: { name: source.name, identity: source.identity } };
   // A log that cannot be written is found before the first step, not after it.
   await inputs.folder.checkAppendable(logFile);
+  text.model.balanceFactor = balanceFactorOf(recipe, text.model);
   const { tuning, state } = await begin(inputs, identity);
   const { tuner } = tuning;
   const limit = recipe.memory_limit && recipe.memory_limit * 1e9;
@@ -106,6 +108,15 @@ export async function trainLocked(inputs: TrainInputs): Promise<Trained> {
   } finally {
     optimizer?.dispose();
   }
+}
+
+/** The factor of the balancing loss of experts: the recipe's, else config.json's where that wants the loss. */
+function balanceFactorOf(recipe: Recipe, { mixtures, balanceFactor }: CausalLM): number | undefined {
+  const { output_router_logits: wanted, router_aux_loss_coef: factor } = recipe;
+  const place = wanted === undefined ? 'router_aux_loss_coef' : 'output_router_logits';
+  if (!mixtures && (wanted || factor)) throw new LowrankError('the model has no experts', { place, mend: 'remove the key' });
+  if (!(wanted ?? (factor !== undefined || balanceFactor !== undefined))) return undefined;
+  return factor ?? mixtures?.balanceFactor;
 }
 
 async function begin(inputs: TrainInputs, identity: RunIdentity): Promise<{ tuning: Tuning; state: RunState }> {

@@ -6,7 +6,7 @@ import { fromArray, type Tensor, zeros } from '../core/tensor.js';
 import type { ForwardOptions } from '../nn/context.js';
 import type { CausalLM } from '../nn/model.js';
 import { notFiniteWeight } from '../nn/not-finite.js';
-import { likeliestTokens, linearCrossEntropy } from '../ops/index.js';
+import { type Balance, likeliestTokens, linearCrossEntropy } from '../ops/index.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import { LowrankError } from '../util/errors.js';
 import { eventLoopTurns } from '../util/event-loop.js';
@@ -52,6 +52,7 @@ export async function trainStep(
   const { objective = crossEntropy } = options;
   const place = `step ${optimizer.steps + 1}`;
   const supervised = microBatches.reduce((sum, { labels }) => sum + supervisedRows(labels).length, 0);
+  const tokens = microBatches.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
   const terms = microBatches.reduce((sum, batch) => sum + objective.count(batch), 0);
   if (supervised === 0 || terms === 0)
     throw new LowrankError('no token is supervised', { place, mend: 'check the data set’s roles and lengths' });
@@ -69,7 +70,7 @@ export async function trainStep(
       const dropout = { seed, step: optimizer.steps * passes + i };
       const offloadFolder = checkpointing === 'offload_disk' ? options.offloadFolder : undefined;
       const pass = { dropout, recompute: checkpointing !== false, offloadFolder };
-      const sink = { scale: 1 / terms, gradients, lossSum };
+      const sink = { scale: 1 / terms, share: batch.inputIds.length / tokens, gradients, lossSum };
       if (objective.weigh) await accumulateWeighted(tuner, batch, objective, pass, sink);
       else scope(() => accumulateGradients(tuner.model, batch, pass, sink));
     }
@@ -86,7 +87,6 @@ export async function trainStep(
     // PyTorch's clip_grad_norm_ adds the same 1e-6.
     const gradientScale = limit > 0 ? Math.min(1, limit / (norm + 1e-6)) : 1;
     optimizer.step(gradients, options.learning_rate, gradientScale);
-    const tokens = microBatches.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
     return { loss, grad_norm: norm, supervised, tokens };
   } finally {
     gradients.clear();
@@ -96,10 +96,11 @@ export async function trainStep(
 
 /**
  * Where a micro-batch's results go: `scale` times the sum of its terms is added to `lossSum` [1] f32, and that sum's gradient to
- * `gradients`.
+ * `gradients`; where there is a balancing loss, so is `share` times that, the micro-batch's part of the step's tokens.
  */
 export interface StepSums {
   scale: number;
+  share?: number;
   gradients: Gradients;
   lossSum: Tensor;
 }
@@ -109,11 +110,13 @@ export function accumulateGradients(
   model: CausalLM,
   batch: LabelledTokens,
   pass: ForwardOptions,
-  { scale, gradients, lossSum }: StepSums,
+  { scale, share = 1, gradients, lossSum }: StepSums,
 ): void {
   const tape = new Tape();
   model.backend.mark?.('forward');
-  const hidden = tape.record(() => model.hidden(batch, pass));
+  const balance = balanceOf(model, batch, share);
+  const hidden = tape.record(() => model.hidden(batch, { ...pass, balance }));
+  addBalance(balance, lossSum);
   model.backend.mark?.('loss');
   const { losses, dx } = tokenLosses(model, hidden, batch.labels, pass, { scale, gradients });
   model.backend.run('sum', { x: losses }, { out: lossSum }, { factor: scale });
@@ -129,7 +132,7 @@ async function accumulateWeighted(
   batch: LabelledTokens,
   objective: Objective,
   pass: ForwardOptions,
-  { scale, gradients, lossSum }: StepSums,
+  { scale, share = 1, gradients, lossSum }: StepSums,
 ): Promise<void> {
   const { model } = tuner;
   const { backend } = model;
@@ -138,9 +141,11 @@ async function accumulateWeighted(
   const reference = await base?.toFloat32();
   base?.dispose();
   const tape = new Tape();
+  const balance = balanceOf(model, batch, share);
   let hidden: Tensor | undefined;
   try {
-    hidden = scope(() => tape.record(() => model.hidden(batch, pass)));
+    hidden = scope(() => tape.record(() => model.hidden(batch, { ...pass, balance })));
+    scope(() => addBalance(balance, lossSum));
     const output = hidden;
     const losses = scope(() => withoutTape(() => lossesOf(output)));
     const { value, weights } = objective.weigh!(await losses.toFloat32(), batch, reference);
@@ -153,7 +158,30 @@ async function accumulateWeighted(
   } finally {
     tape.clear();
     hidden?.dispose();
+    balance?.counts.dispose();
+    balance?.probabilities.dispose();
   }
+}
+
+/**
+ * The balancing loss of a pass, as transformers' load_balancing_loss_func has it for all layers together: factor·E·Σ_e (counts/R)·(p/R),
+ * R the tokens of a batch in all layers that have experts.
+ */
+function balanceOf(model: CausalLM, { inputIds }: LabelledTokens, share: number): Balance | undefined {
+  const { mixtures, balanceFactor, backend } = model;
+  if (!mixtures || !balanceFactor) return undefined;
+  const rows = mixtures.layers * inputIds.length;
+  const [counts, probabilities] = [0, 1].map(() => zeros(backend, [mixtures.experts], 'f32', 'workspace'));
+  return { counts, probabilities, factor: (share * balanceFactor * mixtures.experts) / rows ** 2 };
+}
+
+/** Adds the balancing loss of a forward pass to a sum of losses. */
+function addBalance(balance: Balance | undefined, lossSum: Tensor): void {
+  if (!balance) return;
+  const { counts, probabilities, factor } = balance;
+  const products = zeros(lossSum.backend, counts.shape, 'f32', 'workspace');
+  lossSum.backend.run('mul', { a: counts, b: probabilities }, { out: products }, {});
+  lossSum.backend.run('sum', { x: products }, { out: lossSum }, { factor });
 }
 
 /** The losses [n] f32 of the supervised positions, and dx [T,C] where gradients are asked for. */

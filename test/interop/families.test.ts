@@ -11,13 +11,31 @@ import { askPeers, distance, logitsOf, temporaryFolder } from './peers.js';
  * Goldens of families, with what is particular to their files in llama.cpp. Not those whose layers differ by a pattern that no file tells
  * (SmolLM3, Gemma 3): two layers of a golden are too few for the one that is built in.
  */
-const files: Record<
-  string,
-  { architecture: string; permuted?: boolean; norm_offset?: number; numbers?: Record<string, number | boolean> }
-> = {
+interface File {
+  architecture: string;
+  golden?: string;
+  permuted?: boolean;
+  norm_offset?: number;
+  numbers?: Record<string, number | boolean>;
+  /** Whether all experts are one tensor. */
+  stacked?: boolean;
+}
+const files: Record<string, File> = {
   'untied-wide-heads': { architecture: 'llama', permuted: true },
   qwen2: { architecture: 'qwen2' },
   qwen3: { architecture: 'qwen3' },
+  mixtral: { architecture: 'llama', permuted: true, numbers: { expert_count: 5, expert_used_count: 2 } },
+  'mixtral, a tensor for each expert': {
+    architecture: 'llama',
+    golden: 'mixtral',
+    permuted: true,
+    stacked: false,
+    numbers: { expert_count: 5, expert_used_count: 2 },
+  },
+  'qwen3-moe': {
+    architecture: 'qwen3moe',
+    numbers: { expert_count: 6, expert_used_count: 3, expert_feed_forward_length: 20 },
+  },
   olmo2: { architecture: 'olmo2' },
   granite: {
     architecture: 'granite',
@@ -44,15 +62,18 @@ const goldens = resolve('test/golden/models');
 beforeAll(() =>
   askPeers(
     folder.path,
-    Object.entries(files).map(([name, { permuted = false, norm_offset = 0, numbers = {}, architecture }]) => ({
-      do: 'write_gguf',
-      folder: join(goldens, name),
-      out: join(folder.path, `${name}.gguf`),
-      architecture,
-      permuted,
-      norm_offset,
-      numbers,
-    })),
+    Object.entries(files).map(
+      ([name, { permuted = false, norm_offset = 0, numbers = {}, stacked = true, golden = name, architecture }]) => ({
+        do: 'write_gguf',
+        folder: join(goldens, golden),
+        stacked,
+        out: join(folder.path, `${name}.gguf`),
+        architecture,
+        permuted,
+        norm_offset,
+        numbers,
+      }),
+    ),
   ),
 );
 afterAll(() => folder.remove());
@@ -61,7 +82,7 @@ test.each(Object.keys(files))('%s as GGUF under llama.cpp’s names gives transf
   const backend = await openBest();
   const source = await openModel(join(folder.path, `${name}.gguf`));
   const { model } = await loadModel(source, backend, { precision: 'fp32' });
-  const golden = await readSafetensors(await openFile(join(goldens, name, 'golden.safetensors')));
+  const golden = await readSafetensors(await openFile(join(goldens, files[name].golden ?? name, 'golden.safetensors')));
   for (const i of [0, 1]) {
     const ids = new Int32Array((await golden.tensors.get(`ids.${i}`)!.read()).slice().buffer);
     const expected = new Float32Array((await golden.tensors.get(`logits.${i}`)!.readAs('f32')).slice().buffer);

@@ -46,9 +46,24 @@ MODELS = {
     "biases": dict(attention_bias=True, mlp_bias=True, num_key_value_heads=6),
     "mistral": dict(model_type="mistral", sliding_window=9, head_dim=8),
     "ministral": dict(model_type="ministral", sliding_window=7, head_dim=8, layer_types=["sliding_attention", "full_attention"]),
+    "mixtral": dict(model_type="mixtral", num_local_experts=5, intermediate_size=40, tie_word_embeddings=False),
     "qwen2": dict(model_type="qwen2"),
     "qwen2-window": dict(model_type="qwen2", use_sliding_window=True, sliding_window=5, max_window_layers=1, tie_word_embeddings=False),
     "qwen3": dict(model_type="qwen3", head_dim=12),
+    "qwen3-moe": dict(
+        model_type="qwen3_moe", head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=20, norm_topk_prob=True
+    ),
+    "qwen3-moe-balanced": dict(
+        model_type="qwen3_moe",
+        num_hidden_layers=3,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        norm_topk_prob=False,
+        mlp_only_layers=[1],
+        output_router_logits=True,
+        router_aux_loss_coef=0.5,
+    ),
     "olmo2": dict(model_type="olmo2", num_key_value_heads=3, attention_bias=True),
     "granite": dict(model_type="granite", embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=2.0),
     "phi3": dict(model_type="phi3", sliding_window=11, pad_token_id=0),
@@ -157,6 +172,11 @@ def examples(vocabulary):
 
 
 def loss_of(model, pairs):
+    if getattr(model.config, "output_router_logits", False):
+        # The balancing loss is of a whole batch; padding does not count.
+        pad = lambda tensors, value: torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+        ids, labels = pad([i for i, _ in pairs], 0), pad([l for _, l in pairs], -100)
+        return model(input_ids=ids, attention_mask=pad([torch.ones_like(i) for i, _ in pairs], 0), labels=labels).loss
     supervised = sum(int((labels[1:] != -100).sum()) for _, labels in pairs)
     total = 0.0
     for ids, labels in pairs:

@@ -42,7 +42,8 @@ def write_adapters(base, examples, adapters):
     """
     for i, adapter in enumerate(adapters):
         torch.manual_seed(i)
-        model = get_peft_model(LlamaForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **adapter["config"])).eval()
+        config = LoraConfig(task_type="CAUSAL_LM", **adapter["config"])
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config).eval()
         randomise(model, i)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -57,14 +58,17 @@ def class_of(folder):
     return getattr(transformers, json.loads((pathlib.Path(folder) / "config.json").read_text())["architectures"][0])
 
 
-def read_adapter(base, folder, examples, out):
-    """Loads an adapter; fails on any missing or unexpected tensor."""
+def read_adapter(base, folder, examples, out, converted=False):
+    """Loads an adapter; fails on any missing or unexpected tensor. `converted`: PEFT makes its own names of those in the file."""
     tensors = load_file(pathlib.Path(folder) / "adapter_model.safetensors")
     fresh = get_peft_model(class_of(base).from_pretrained(base), PeftConfig.from_pretrained(folder))
     wanted = set(get_peft_model_state_dict(fresh, save_embedding_layers=False))
-    assert set(tensors) == wanted, f"missing {sorted(wanted - set(tensors))}, unexpected {sorted(set(tensors) - wanted)}"
+    if not converted:
+        assert set(tensors) == wanted, f"missing {sorted(wanted - set(tensors))}, unexpected {sorted(set(tensors) - wanted)}"
     result = set_peft_model_state_dict(fresh, tensors)
     assert not result.unexpected_keys, result.unexpected_keys
+    missing = [key for key in result.missing_keys if "lora_" in key]
+    assert not missing, missing
     model = PeftModel.from_pretrained(class_of(base).from_pretrained(base), folder).eval()
     save_file(logits_of(model, examples), out)
 
@@ -172,7 +176,7 @@ def tokenize(folder, file, texts, out):
     pathlib.Path(out).write_text(json.dumps({"ids": ids, "eos": tokenizer.eos_token_id, "bos": tokenizer.bos_token_id}))
 
 
-def write_gguf(folder, architecture, permuted, norm_offset, numbers, out):
+def write_gguf(folder, architecture, permuted, norm_offset, numbers, out, stacked=True):
     """A model as llama.cpp's converter writes it: names from the gguf package's own map, rows interleaved by head."""
     import gguf
     from safetensors.torch import load_file
@@ -200,7 +204,8 @@ def write_gguf(folder, architecture, permuted, norm_offset, numbers, out):
         writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
         writer.add_rope_dimension_count(int(rope.get("partial_rotary_factor", 1) * head_dim))
     for key, value in numbers.items():
-        add = writer.add_bool if isinstance(value, bool) else writer.add_uint32 if key.endswith("window") else writer.add_float32
+        whole = key.endswith(("window", "count", "length"))
+        add = writer.add_bool if isinstance(value, bool) else writer.add_uint32 if whole else writer.add_float32
         add(f"{architecture}.{key}", value)
     tokens = ["a", "b", "ab", *(f"t{i}" for i in range(3, config["vocab_size"]))]
     writer.add_tokenizer_model("gpt2")
@@ -208,7 +213,17 @@ def write_gguf(folder, architecture, permuted, norm_offset, numbers, out):
     writer.add_token_list(tokens)
     writer.add_token_types([1] * len(tokens))
     writer.add_token_merges(["a b"])
-    for name, tensor in load_file(pathlib.Path(folder) / "model.safetensors").items():
+    tensors = load_file(pathlib.Path(folder) / "model.safetensors")
+    for name in [name for name in tensors if ".experts.0." in name]:
+        # One tensor of all experts; older files have one of each.
+        parts = [tensors.pop(name.replace(".experts.0.", f".experts.{e}.")) for e in range(numbers["expert_count"])]
+        if not stacked:
+            path = names.get_name(name.replace(".experts.0.", ".experts."), try_suffixes=(".weight",))
+            for e, part in enumerate(parts):
+                writer.add_tensor(path.replace("_exps", f".{e}"), part.contiguous().numpy())
+            continue
+        tensors[name.replace(".experts.0.", ".experts.")] = torch.stack(parts)
+    for name, tensor in tensors.items():
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
         module = name.split(".")[-2]
