@@ -38,8 +38,8 @@ struct Mapping {
   void* keeper = nullptr;  // what the system wants to be closed behind it, or what looks after its pages
 };
 
-// Both throw std::runtime_error with the reason. Paths are UTF-8. Pages that cannot be had when they are used, since somebody has cut off the
-// file or its disk fails, would end the process on POSIX (SIGBUS): they read as zeros instead, and `lost_file` says so.
+// Both throw std::runtime_error with the reason. Paths are UTF-8. Pages that cannot be had when they are used, since somebody has cut
+// off the file or its disk fails, would end the process on POSIX (SIGBUS): they read as zeros instead, and `lost_file` says so.
 Mapping map_file(const std::string& path, size_t offset, size_t bytes);
 // Zeros in a file of `folder` that nobody else sees and that ends with the mapping; its room on the disk is taken at once.
 Mapping map_temporary_file(const std::string& folder, size_t bytes);

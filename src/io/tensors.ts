@@ -79,7 +79,7 @@ export async function fillTensors(tensors: ReadonlyMap<string, Tensor>, checkpoi
   }
 }
 
-/** A stored tensor's elements as f32. Throws a LowrankError that names it where one is NaN or infinite: it would spoil all that is computed. */
+/** A stored tensor's elements as f32. Throws a LowrankError that names it where one is NaN or infinite: it would spoil everything. */
 export async function readFinite(stored: StoredTensor, place: string): Promise<Uint8Array> {
   const bytes = await stored.readAs('f32');
   const values = view(Float32Array, bytes);

@@ -11,8 +11,8 @@ export function fatalMoments(operations: readonly string[], code: NonNullable<Fa
 }
 
 /**
- * Lets a run meet a disk that fails from its file operation of this number on: it says so and ends. The disk is mended, the run goes on: what
- * then differs from a run whose disk was well.
+ * Lets a run meet a disk that fails from its file operation of this number on: it says so and ends. The disk is mended, the run goes on:
+ * what then differs from a run whose disk was well.
  */
 export async function failedFrom(
   bench: Workbench,

@@ -9,9 +9,11 @@ const bench = new Workbench();
 beforeAll(() => bench.prepare());
 afterAll(() => bench.dispose());
 
-const changing =
-  'open,openat,openat2,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,link,linkat,symlink,symlinkat,write,pwrite64,writev,' +
-  'pwritev,pwritev2,sendfile,copy_file_range,truncate,ftruncate,fallocate,fsync,fdatasync,msync,chmod,fchmod,utimensat,io_uring_enter';
+const changing = [
+  'open,openat,openat2,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,link,linkat,symlink,symlinkat',
+  'write,pwrite64,writev,pwritev,pwritev2,sendfile,copy_file_range,truncate,ftruncate,fallocate,fsync,fdatasync,msync',
+  'chmod,fchmod,utimensat,io_uring_enter',
+].join(',');
 
 /** System calls that have changed something below a folder, as the preload calls its operations: `write NAME`. */
 function changesOf(trace: string, folder: string): string[] {

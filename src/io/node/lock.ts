@@ -24,8 +24,8 @@ interface Holder {
 
 /**
  * Makes this process the only one that writes a folder, until what it returns is called; makes the folder where there is none. Throws a
- * LowrankError that names the holder where somebody writes it already, this process included. What processes that have ended left under way in
- * it is removed.
+ * LowrankError that names the holder where somebody writes it already, this process included. What processes that have ended left
+ * under way in it is removed.
  *
  * The lock is a file with the process's number and beginning, not a file whose time is renewed (as in `hub.ts`): the plain loops of
  * `reference` keep JavaScript's thread for longer than any renewal could wait, and so does a laptop that sleeps. A lock whose process has

@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
 
 /**
- * Whether the process of this number runs, whoever's it is. Numbers are given out again: with `began`, as `beginningOf` said it then, it must
- * be the same process.
+ * Whether the process of this number runs, whoever's it is. Numbers are given out again: with `began`, as `beginningOf` said it then, it
+ * must be the same process.
  */
 export async function isRunning(pid: number, began?: string): Promise<boolean> {
   try {

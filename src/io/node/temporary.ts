@@ -7,7 +7,8 @@ import { beginningOf, isRunning } from './process.js';
 
 /**
  * What is written beside its place before it is moved there. Its name says which process writes it: `.<name>.<process>-<beginning>-
- * <number>@<host>.tmp`, so that what a killed process leaves can be told from what a living one is about to finish; `.old` is on its way out.
+ * <number>@<host>.tmp`, so that what a killed process leaves can be told from what a living one is about to finish; `.old` is on its
+ * way out.
  */
 const pattern = /^\..+\.(\d+)-(\d*)-\d+@([\w-]+)\.(?:tmp|old)$/;
 
