@@ -229,8 +229,8 @@ class Run {
   private nothingLeft(): string {
     const { total_steps } = this.options;
     const key = this.tuning.kind === 'adapter' ? 'lora_model_dir' : 'base_model';
-    const where = `the checkpoint is at step ${this.firstStep} of ${total_steps}`;
-    return `${where}: there is nothing left to train, only the result is written; to train further begin a new run with this ${this.tuning.kind} (${key})`;
+    const where = `the checkpoint is at step ${this.firstStep} of ${total_steps}: there is nothing left to train`;
+    return `${where}, only the result is written; to train further begin a new run with this ${this.tuning.kind} (${key})`;
   }
 
   /** Whether the held-out loss is due after a step. */

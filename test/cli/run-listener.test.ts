@@ -1,6 +1,7 @@
 import { beforeEach, expect, test, vi } from 'vitest';
 import { Terminal } from '../../src/cli/console.js';
 import { runListener } from '../../src/cli/run-listener.js';
+import type { MemoryUse } from '../../src/core/backend.js';
 import type { RunEvent } from '../../src/runs/events.js';
 
 /** What a terminal is told, in order: lines as they are, bars as `[share] text`, and `[]` where a bar is removed. */
@@ -57,4 +58,28 @@ test('in a terminal a step moves the bar, in a pipe it is a line where it is to 
   listener(false)({ ...step, logged: false });
   listener(false)({ type: 'checkpoint', step: 3, path: 'out/checkpoint-3' });
   expect(told).toEqual([`[0.25] ${text}`, `step ${text} lr 2.00e-4 1.50 s/it`, `[0.25] ${text}`, 'saved out/checkpoint-3']);
+});
+
+test.each([
+  [{ steps: 10, trained_steps: 10 }, '10 steps in 1:05, 1,234 tokens/s, loss 0.5000'],
+  [{ steps: 10, trained_steps: 4 }, '4 steps, on from step 6, in 1:05, 1,234 tokens/s, loss 0.5000'],
+  [
+    { steps: 7, trained_steps: 1, interrupted: true },
+    '1 step, on from step 6, interrupted after step 7 of 10 in 1:05, 1,234 tokens/s, loss 0.5000',
+  ],
+  [{ steps: 10, trained_steps: 0 }, 'no step was left after step 10; loss 0.5000'],
+])('the closing line counts what this run did: %j', (made, line) => {
+  const memory = { current: 0, peak: 7e6, currentOf: {}, peakOf: {} } as unknown as MemoryUse;
+  const speeds = {
+    seconds: 65,
+    tokens: 9,
+    tokens_per_second: 1234,
+    loss: 0.4,
+    mean_loss: 0.5,
+    peak_rss_bytes: 1e8,
+    planned_rss_bytes: 2e8,
+  };
+  const result = { total_steps: 10, interrupted: false, framing: 'chat', adapter_dir: 'out', memory, ...speeds, ...made } as const;
+  listener(false)({ type: 'end', result });
+  expect(told.filter((text) => text.startsWith('done'))).toEqual([`done       ${line}`]);
 });
