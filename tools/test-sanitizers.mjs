@@ -1,6 +1,6 @@
 /**
- * `npm run test:asan`: the kernels' conformance under AddressSanitizer and UndefinedBehaviorSanitizer, in an addon of its own in build/asan,
- * and the queue under ThreadSanitizer, in a program without Node. Needs GCC; takes some minutes, and runs once a release.
+ * `npm run test:asan`: the kernels' conformance under AddressSanitizer and UndefinedBehaviorSanitizer, in an addon of its own in
+ * build/asan, and the queue under ThreadSanitizer, in a program without Node. Needs GCC; takes some minutes, and runs once a release.
  *
  *   --isa A,B    instruction sets; default: generic and avx2, or neon
  */

@@ -14,8 +14,8 @@ const parts = { normalizer: 'normalizers', pre_tokenizer: 'pretokenizers', post_
 const fail = (problem: string, expected?: string) => new LowrankError(problem, { place: 'tokenizer.json', expected, mend: reload });
 
 /**
- * Checks what the engine relies on without checking it: the model's type, vocabulary and merges, the added tokens, and the forms of all other
- * parts. Returns `model`. Throws a LowrankError that says which is wrong.
+ * Checks what the engine relies on without checking it: the model's type, vocabulary and merges, the added tokens, and the forms of all
+ * other parts. Returns `model`. Throws a LowrankError that says which is wrong.
  */
 export function checkTokenizer(tokenizerJson: JsonObject): JsonObject {
   const { model, added_tokens: added = [] } = tokenizerJson;

@@ -4,7 +4,8 @@ import { decodeUtf8, type FileSource } from './source.js';
 
 /**
  * GGUF (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), version 2 or 3: magic, version, counts; key-value pairs; tensor infos;
- * then the data, each tensor aligned, with nothing but padding between them. Everything is little-endian; strings and arrays carry their length as u64.
+ * then the data, each tensor aligned, with nothing but padding between them. Everything is little-endian; strings and arrays carry their
+ * length as u64.
  */
 const magic = 0x46554747;
 const defaultAlignment = 32;

@@ -29,10 +29,14 @@ if (kinds.some((each) => !Object.hasOwn(targets, each))) {
 if (values.replay !== undefined) {
   const folder = resolve(values.replay);
   const files = Object.fromEntries(readdirSync(folder).map((name) => [name, new Uint8Array(readFileSync(join(folder, name)))]));
-  const { died, raw, cpuSeconds, growth } = await replayFolder(files, { kind });
-  console.log(died ? 'it died, or did not end within 30 s' : `${cpuSeconds.toFixed(2)} s, ${Math.round(growth / 1e6)} MB more`);
+  const { end, raw, cpuSeconds, growth } = await replayFolder(files, { kind });
+  console.log(
+    end !== 'ended'
+      ? `it ${end} (with 350 MB of memory and 30 s of processor time)`
+      : `${cpuSeconds.toFixed(2)} s, ${Math.round(growth / 1e6)} MB more`,
+  );
   if (raw !== undefined) console.log(raw);
-  process.exit(died || raw !== undefined ? 1 : 0);
+  process.exit(end !== 'ended' || raw !== undefined ? 1 : 0);
 }
 
 let failed = false;

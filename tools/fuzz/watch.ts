@@ -17,7 +17,10 @@ export interface FuzzOptions {
   module?: string;
   /** Where inputs that failed are put, a folder each. */
   failures: string;
-  onProgress?: (report: Report) => void;
+  /** How long an input that failed may take when it is tried again alone; default 30. */
+  patience?: number;
+  /** Failures after which it ends; default 20. */
+  most?: number;
 }
 
 export interface Failure {
@@ -45,7 +48,8 @@ const growthLimit = 300e6;
 
 /** Runs inputs in a process that is watched from here, until the time or the number is reached, and gathers what went wrong. */
 export async function fuzz(options: FuzzOptions): Promise<Report> {
-  const { kind, seed, seconds = Number.POSITIVE_INFINITY, inputs = Number.MAX_SAFE_INTEGER, module = './targets.js' } = options;
+  const { kind, seed, seconds = Number.POSITIVE_INFINITY, inputs = Number.MAX_SAFE_INTEGER, module = './targets.js', most = 20 } = options;
+  const again = options.patience ?? 30;
   const folder = mkdtempSync(join(tmpdir(), 'lowrank-fuzz-'));
   const current = join(folder, 'current');
   const until = Date.now() + seconds * 1000;
@@ -53,28 +57,38 @@ export async function fuzz(options: FuzzOptions): Promise<Report> {
   const task = { module, kind, seed, to: inputs, until: Math.min(until, Number.MAX_SAFE_INTEGER), current };
   const known = new Set<string>();
   const fail = (what: Failure['what'], detail: string, input: Uint8Array, group = detail) => {
-    if (known.has(what + group)) return;
+    if (known.has(what + group) || report.failures.length >= most) return;
     known.add(what + group);
     report.failures.push({ what, detail, input: saveInput(options, report.failures.length, input) });
   };
+  // What took long among others may have waited for the machine: what it costs alone decides.
+  const judge = ({ end, cpuSeconds, growth }: Replay, input: Uint8Array, index: number) => {
+    if (end === 'hung') fail('hang', `no end within ${again} s of processor time`, input, String(index));
+    else if (end === 'died') fail('memory', 'does not fit 350 MB', input, String(index));
+    else if (cpuSeconds > hangs) fail('hang', `${cpuSeconds.toFixed(1)} s of processor time`, input, String(index));
+    else if (growth > growthLimit) fail('memory', `${Math.round(growth / 1e6)} MB more`, input, String(index));
+  };
   try {
-    for (let from = 0; from < inputs && Date.now() < until; ) {
-      const outcome = await watchOnce({ ...task, from }, report, options, async (message) => {
+    let replaying: Promise<void> = Promise.resolve();
+    const enough = () => report.failures.length >= most;
+    for (let from = 0; from < inputs && Date.now() < until && !enough(); ) {
+      const outcome = await watchOnce({ ...task, from }, report, enough, async (message) => {
         const input = Buffer.from(message.input, 'base64');
+        report.inputs = Math.max(report.inputs, message.index + 1);
         if (message.type === 'raw') fail('raw exception', `${message.message}\n${message.stack}`, input, firstFrames(message.stack));
-        else {
-          const { growth, died } = await replayInput(task, input);
-          if (died || growth > growthLimit)
-            fail('memory', died ? 'does not fit 350 MB' : `${Math.round(growth / 1e6)} MB more`, input, String(message.index));
-        }
+        // One at a time: each may take much memory.
+        else
+          await (replaying = replaying.then(
+            async () => void (enough() || judge(await replayInput(task, input, again), input, message.index)),
+          ));
       });
       if (outcome === undefined) break;
       const input = readFileSync(current);
-      from = (deserialize(input) as { index: number }).index + 1;
-      if (outcome === 'hung') {
-        const { cpuSeconds, died } = await replayInput(task, input);
-        if (died || cpuSeconds > hangs) fail('hang', died ? 'no end within 30 s' : `${cpuSeconds.toFixed(1)} s`, input, String(from));
-      } else fail('death', outcome, input, String(from));
+      const { index } = deserialize(input) as { index: number };
+      from = index + 1;
+      report.inputs = Math.max(report.inputs, from);
+      if (outcome === 'hung') judge(await replayInput(task, input, again), input, index);
+      else fail('death', outcome, input, String(index));
     }
   } finally {
     rmSync(folder, { recursive: true, force: true });
@@ -89,11 +103,11 @@ const firstFrames = (stack: string): string => (stack.match(/^ {4}at .*/gm) ?? [
 async function watchOnce(
   task: WorkerTask,
   report: Report,
-  { onProgress }: FuzzOptions,
+  enough: () => boolean,
   onFailure: (message: WorkerMessage & { type: 'raw' | 'memory' }) => Promise<void>,
 ): Promise<string | undefined> {
   const child = startWorker(task, 2048);
-  const before = { inputs: report.inputs, parsed: report.parsed };
+  const before = { inputs: task.from, parsed: report.parsed };
   const pending: Promise<void>[] = [];
   let [ended, hung] = [false, false];
   child.on('message', (message: WorkerMessage) => {
@@ -101,13 +115,13 @@ async function watchOnce(
     else if (message.type === 'progress') {
       const { inputs, parsed, kept, places } = message;
       Object.assign(report, { inputs: before.inputs + inputs, parsed: before.parsed + parsed, kept, places });
-      onProgress?.(report);
     } else if (message.type !== 'replayed') pending.push(onFailure(message));
   });
   const watch = setInterval(() => {
     const written = statSync(task.current, { throwIfNoEntry: false })?.mtimeMs;
-    if (written === undefined || Date.now() - written < patience * 1000 || ended) return;
-    hung = true;
+    if (ended || written === undefined || (Date.now() - written < patience * 1000 && !enough())) return;
+    hung = !enough();
+    ended = enough();
     child.kill('SIGKILL');
   }, 250);
   const death = await ending(child);
@@ -116,22 +130,48 @@ async function watchOnce(
   return ended ? undefined : hung ? 'hung' : death;
 }
 
-/** The input alone in a process of its own, with little memory and 30 seconds. */
-async function replayInput(
-  task: Omit<WorkerTask, 'from'>,
-  input: Uint8Array,
-): Promise<{ cpuSeconds: number; growth: number; died: boolean; raw?: string }> {
-  const replay = `${task.current}.replay`;
+/** What one input costs and throws alone. */
+export interface Replay {
+  end: 'ended' | 'hung' | 'died';
+  cpuSeconds: number;
+  growth: number;
+  raw?: string;
+}
+
+let replays = 0;
+
+/** The input in a process of its own, with little memory and so many seconds of processor time. */
+async function replayInput(task: Omit<WorkerTask, 'from'>, input: Uint8Array, seconds = 30): Promise<Replay> {
+  const replay = `${task.current}.${replays++}`;
   writeFileSync(replay, input);
   const child = startWorker({ ...task, from: 0, replay }, 350);
-  let found: { cpuSeconds: number; growth: number; raw?: string } | undefined;
+  let found: Omit<Replay, 'end'> | undefined;
   child.on('message', (message: WorkerMessage) => {
     if (message.type === 'replayed') found = message;
   });
-  const timer = setTimeout(() => child.kill('SIGKILL'), 30_000);
+  const began = Date.now();
+  let hung = false;
+  const watch = setInterval(() => {
+    if (processorSeconds(child.pid, (Date.now() - began) / 1000) < seconds) return;
+    hung = true;
+    child.kill('SIGKILL');
+  }, 250);
   await ending(child);
-  clearTimeout(timer);
-  return found ? { ...found, died: false } : { cpuSeconds: 0, growth: 0, died: true };
+  clearInterval(watch);
+  return found ? { ...found, end: 'ended' } : { cpuSeconds: seconds, growth: 0, end: hung ? 'hung' : 'died' };
+}
+
+/** Seconds that a process has computed, where the system says so; else the time that has gone by. */
+function processorSeconds(pid: number | undefined, gone: number): number {
+  try {
+    // Behind the name, which may hold anything: fields 14 and 15 of proc(5), in hundredths.
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+      .replace(/^.*\) /s, '')
+      .split(' ');
+    return (Number(fields[11]) + Number(fields[12])) / 100;
+  } catch {
+    return gone;
+  }
 }
 
 /** Runs one input out of a folder that a failure left, and says what it did. */
