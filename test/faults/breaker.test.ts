@@ -72,6 +72,11 @@ test('output_dir is a link to a folder, to a file, to nothing, or is a file', as
   expect(existsSync(bench.at('nowhere'))).toBe(false);
 });
 
+test.runIf(process.platform === 'linux').each(['/proc/nobody', '/proc/no/body', '/dev/null', '/dev/null/below'])(
+  'output_dir is %s, where nothing can be made',
+  async (folder) => expect(await failure(run(folder))).toMatch(/^\/.*: .*\n *to mend: /),
+);
+
 test('output_dir leads to the base’s folder', async () => {
   symlinkSync(bench.at('model'), bench.at('to-model'));
   const before = filesOf(bench.at('model'));

@@ -91,7 +91,11 @@ async function makeFolder(path: string): Promise<string[]> {
     if (code === 'EEXIST') return [];
     if (code !== 'ENOENT' || dirname(path) === path) throw error;
     const outer = await makeFolder(dirname(path));
-    return [...(await makeFolder(path)), ...outer];
+    // Where there is no place for it, as in /proc, there still is none.
+    await mkdir(path).catch((again) => {
+      if (codeOf(again) !== 'EEXIST') throw again;
+    });
+    return [path, ...outer];
   }
 }
 
