@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { Template } from '../../src/data/jinja/template.js';
 
 const doubled = '{% set m = namespace(x=[]) %}{% for i in range(60) %}{% set m.x = [m.x, m.x] %}{% endfor %}';
-const long = '{% set a = "a" * 10000000 %}{% set b = "a" * 10000000 %}';
+const long = '{% set a = "a" * 4000000 %}{% set b = "a" * 4000000 %}';
 
 // Each would take minutes, or gigabytes, if what it does were not counted.
 test.each<[string, string, RegExp]>([
@@ -24,6 +24,13 @@ test.each<[string, string, RegExp]>([
   ['searching long texts', `${long}{% for i in range(99999) %}{{ "b" in a }}{% endfor %}`, /text grows/],
   ['searching long texts in long texts', `${long}{{ a.find(a[1:] ~ "b") }}{{ ("b" ~ a[1:]) in a }}`, /searches a long text/],
   ['stripping long texts', '{% set a = " " * 10000000 %}{% for i in range(99999) %}{{ a.strip() }}{% endfor %}', /text grows/],
+  ['one long text', '{% set a = "a" * 4194305 %}', /text grows beyond 4194304/],
+  ['escaping long texts', '{% set a = "漢" * 4000000 %}{% for i in range(99) %}{% set b = a | urlencode %}{% endfor %}', /text grows/],
+  [
+    'keeping many small lists',
+    '{% set m = namespace(x=[]) %}{% for i in range(40) %}{% set m.x = [range(99999) | batch(1) | list, m.x] %}{% endfor %}',
+    /list grows/,
+  ],
   ['sorting', '{% set a = range(99999) | list %}{% for i in range(99999) %}{% set b = a | sort %}{% endfor %}', /come to an end/],
   ['a width', '{{ "%999999999d" % 1 }}', /too large/],
   ['a number', '{% set m = namespace(x=9) %}{% for i in range(99) %}{% set m.x = m.x * m.x %}{% endfor %}', /beyond 4300 digits/],

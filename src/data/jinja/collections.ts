@@ -163,10 +163,9 @@ function* batch(value: Value, size: Value, fill: Value = null): Generator<Value>
   let part: Value[] = [];
   for (const item of iterate(value)) {
     if (part.length === count) {
-      yield part;
+      yield madeList(part.slice());
       part = [];
     }
-    spendItems(1);
     part.push(item);
   }
   if (part.length === 0) return;
@@ -174,7 +173,7 @@ function* batch(value: Value, size: Value, fill: Value = null): Generator<Value>
     spendItems(count - part.length);
     while (part.length < count) part.push(fill);
   }
-  yield part;
+  yield madeList(part);
 }
 
 function* slices(value: Value, slicesOf: Value, fill: Value = null): Generator<Value> {

@@ -144,14 +144,10 @@ function fileSize(value: Value, binary: Value = false): string {
 
 /** Percent-encoding of a text's UTF-8. */
 function quoteUrl(value: Value, query: boolean): string {
-  const kept = /[\w.~-]/;
-  const encoded = pointsOf(str(value)).map((character) => {
-    if (character.charCodeAt(0) < 128 && kept.test(character)) return character;
-    if (!query && character === '/') return character;
-    if (query && character === ' ') return '+';
-    return Array.from(new TextEncoder().encode(character), (byte) => `%${byte.toString(16).toUpperCase().padStart(2, '0')}`).join('');
-  });
-  return made(encoded.join(''));
+  // Half a pair cannot be written in UTF-8.
+  const text = made(str(value)).replace(/\p{Cs}/gu, '\ufffd');
+  const encoded = encodeURIComponent(text).replace(/[!'()*]/g, (character) => `%${character.charCodeAt(0).toString(16).toUpperCase()}`);
+  return made(query ? encoded.replaceAll('%20', '+') : encoded.replaceAll('%2F', '/'));
 }
 
 function urlEncode(value: Value): string {

@@ -10,12 +10,13 @@ export const limits = {
   /** Evaluated expressions and turns of loops. */
   steps: 2e6,
   range: 1e5,
-  /** Items of one list, and of all lists, tuples and dicts that a rendering makes. */
+  /** Items of one list, and of all lists, tuples and dicts that a rendering makes; such a thing is itself worth `collection` items. */
   list: 1e6,
   items: 4e6,
+  collection: 4,
   /** Characters of one text, and of all texts that a rendering makes. */
-  text: 1 << 26,
-  characters: 1 << 28,
+  text: 1 << 22,
+  characters: 1 << 27,
 } as const;
 
 let steps = 0;
@@ -31,9 +32,10 @@ export function spend(count = 1): void {
   if ((steps += count) > limits.steps) throw new Error('it does not come to an end');
 }
 
-/** Counts the items of a collection that is made or copied. */
+/** Counts the items of a collection that is made or copied, and the collection itself. */
 export function spendItems(count: number): void {
-  if (count > limits.list || (items += count) > limits.items) throw new Error(`a list grows beyond ${limits.list} items`);
+  if (count > limits.list || (items += count + limits.collection) > limits.items)
+    throw new Error(`a list grows beyond ${limits.list} items`);
 }
 
 /** Counts characters that are read or made. */
@@ -44,8 +46,9 @@ export function spendText(count: number): void {
 /** Counts a search of one text in another, which may look at each character of the one for each of the other. */
 export function spendSearch(text: string, part: string): void {
   spendText(text.length);
-  if (text.length * part.length > 16 * limits.text) throw new Error('it searches a long text in a long text');
-  spendText((text.length * part.length) / 16);
+  const comparisons = text.length * part.length;
+  if (comparisons > 1 << 30 || (characters += comparisons / 16) > limits.characters)
+    throw new Error('it searches a long text in a long text');
 }
 
 /** A text that was made. */
