@@ -27,6 +27,7 @@ function addresses() {
     UBSAN_OPTIONS: 'print_stacktrace=1:halt_on_error=1',
     LD_PRELOAD: `${library('asan')} ${library('ubsan')}`,
     LOWRANK_SANITIZED_SETS: isa,
+    LOWRANK_REQUIRE_NATIVE: '1',
   };
   run(process.execPath, ['node_modules/vitest/vitest.mjs', 'run', '--config', 'vitest.asan.config.ts'], env);
 }

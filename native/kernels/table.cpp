@@ -111,6 +111,8 @@ constexpr bool complete(const KernelTable& table) {
 }  // namespace
 
 extern constexpr KernelTable table = make_table();
+#ifndef __SANITIZE_ADDRESS__  // With it GCC does not know at compile time that functions have addresses.
 static_assert(complete(table), "an op of the table has no kernel");
+#endif
 
 }  // namespace lowrank::LOWRANK_ISA
