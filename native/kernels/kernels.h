@@ -11,8 +11,9 @@
   X(quantize8bit) X(quantize_rows) X(dequantize) X(add_bias) X(column_sum) X(gather_rows) X(write_rows) X(add_rows) X(slice)       \
   X(place) X(rms_norm) X(rms_norm_backward) X(layer_norm) X(layer_norm_backward) X(rope) X(activation) X(activation_backward)      \
   X(gated) X(gated_backward) X(softcap) X(softcap_backward) X(softmax) X(softmax_backward) X(attention) X(attention_backward)      \
-  X(route) X(route_backward) X(group_rows) X(group_matmul) X(combine_rows) X(combine_rows_backward) X(dropout_mask) X(dropout)     \
-  X(cross_entropy) X(sum) X(sum_squares) X(argmax) X(adamw) X(adamw8bit) X(lion) X(lion8bit) X(sgd) X(adafactor)
+  X(route) X(route_backward) X(group_rows) X(group_matmul) X(combine_rows) X(combine_rows_backward) X(short_conv)                  \
+  X(short_conv_backward) X(dropout_mask) X(dropout) X(cross_entropy) X(sum) X(sum_squares) X(argmax) X(adamw) X(adamw8bit)         \
+  X(lion) X(lion8bit) X(sgd) X(adafactor)
 
 namespace lowrank {
 

@@ -46,6 +46,8 @@ enum class Op : int {
   group_matmul,
   combine_rows,
   combine_rows_backward,
+  short_conv,
+  short_conv_backward,
   dropout_mask,
   dropout,
   cross_entropy,
@@ -399,6 +401,19 @@ namespace combine_rows_backward_op {
 enum In { i_x, i_places, i_weights, i_dout };
 enum Out { o_dx, o_dweights };
 }  // namespace combine_rows_backward_op
+namespace short_conv_op {
+enum In { i_x, i_weight, i_segments };
+enum Out { o_y, o_state };
+struct Attributes {
+  int64_t capacity;
+  explicit Attributes(const double* numbers)
+      : capacity(static_cast<int64_t>(numbers[0])) {}
+};
+}  // namespace short_conv_op
+namespace short_conv_backward_op {
+enum In { i_x, i_weight, i_dy, i_segments };
+enum Out { o_dx, o_dweight };
+}  // namespace short_conv_backward_op
 namespace dropout_mask_op {
 enum Out { o_mask };
 struct Attributes {
@@ -605,6 +620,8 @@ inline constexpr OpInfo op_infos[] = {
     {"groupMatmul", 5, 1, 5},
     {"combineRows", 4, 1, 0},
     {"combineRowsBackward", 4, 2, 0},
+    {"shortConv", 3, 2, 1},
+    {"shortConvBackward", 4, 2, 0},
     {"dropoutMask", 0, 1, 4},
     {"dropout", 2, 1, 1},
     {"crossEntropy", 3, 2, 2},

@@ -270,6 +270,27 @@ export const opTable = {
   },
 
   /**
+   * Causal convolution of each column by itself, block-diagonal over packed examples: y[t,c] = Σ_{j<K} weight[c,j]·x[t−K+1+j,c]; x, y
+   * [T,C], weight [C,K] float; segments as in attention, of the queries, and x is 0 before an example. state [slots·(K−1), C] float
+   * remembers examples whose inputs come in several calls: rows [s·(K−1), (s+1)·(K−1)) are the last inputs so far of slot s, the newest
+   * last. A segment of slot kStart/capacity goes on behind them if it has more keys than queries, and begins behind zeros if not.
+   * Afterwards they are brought up to date.
+   */
+  shortConv: {
+    inputs: ['x', 'weight', 'segments'],
+    outputs: ['y', 'state?+'],
+    attributes: { capacity: 'integer' },
+    group: 'short convolutions',
+  },
+  /** dx[t,c] = Σ_{j<K} weight[c,j]·dy[t+K−1−j,c] within an example; dweight [C,K] (f32) += Σ_t dy[t,c]·x[t−K+1+j,c]. */
+  shortConvBackward: {
+    inputs: ['x', 'weight', 'dy', 'segments'],
+    outputs: ['dx', 'dweight?+'],
+    attributes: {},
+    group: 'short convolutions',
+  },
+
+  /**
    * Random bits, each 0 with probability p, for a matrix of as many rows and up to 32 columns per word: bit j % 32 of word [t, ⌊j/32⌋]
    * belongs to element [t, j]. mask [T, words] i32. With w the flat number of a word, its bit 8·n + 2·lane + half is 1 iff the half (0 the
    * low one) of that lane of Philox4x32-10 with key (seed, stream), counter (4·w + n, step, 0, 0) is at least p·2¹⁶, rounded.
@@ -367,7 +388,7 @@ export interface AttributeTypes {
 }
 
 /** Ops that a backend may lack, but then all of a group. */
-export type OpGroup = 'quantizing' | 'dequantizing' | 'experts' | 'optimizers' | 'optimizers of 8 bits';
+export type OpGroup = 'quantizing' | 'dequantizing' | 'experts' | 'short convolutions' | 'optimizers' | 'optimizers of 8 bits';
 
 export interface OpDeclaration {
   readonly inputs: readonly string[];

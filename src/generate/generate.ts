@@ -41,7 +41,7 @@ export async function generate(model: CausalLM, prompts: readonly (readonly numb
   const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
   checkPrompts(model, prompts, longest);
   const capacity = Math.min(longest + Math.max(1, options.max_new_tokens), model.maxPositions);
-  const cache = new KvCache(model.backend, { ...model.cacheShape, slots: prompts.length, capacity, dtype: model.dtype });
+  const cache = new KvCache(model.backend, { slots: prompts.length, capacity, dtype: model.dtype });
   const sequences = prompts.map((prompt, slot): Sequence => {
     const random = new Random(options.seed ?? 0, streams.sampling + slot);
     return { slot, ids: [], finish: 'length', cached: 0, pending: prompt, prompt, random };

@@ -10,7 +10,7 @@ import type { GgufMetadata } from './gguf-metadata.js';
 export async function ggufConfig(
   gguf: GgufFile,
   metadata: GgufMetadata,
-  { architecture, config, numbers = {}, flags = {}, renamed = {}, permuted }: GgufLayout,
+  { architecture, config, numbers = {}, flags = {}, renamed = {}, permuted, attentionLayers }: GgufLayout,
 ): Promise<JsonObject> {
   const key = (name: string) => `${architecture}.${name}`;
   const count = (name: string) => {
@@ -34,6 +34,8 @@ export async function ggufConfig(
   if (!embedding)
     throw new LowrankError('there is no tensor "token_embd.weight"', { place: gguf.file.name, mend: 'take a file of a whole model' });
   const contextLength = count('context_length');
+  const groups = metadata.counts(key('attention.head_count_kv')) ?? [];
+  const attending = [...groups.keys()].filter((layer) => groups[layer] > 0);
   const epsilon = key('attention.layer_norm_rms_epsilon');
   const named = [
     ...Object.entries(numbers).map(([name, to]) => [to, metadata.number(key(name))]),
@@ -47,7 +49,8 @@ export async function ggufConfig(
     intermediate_size: count('feed_forward_length'),
     num_hidden_layers: count('block_count'),
     num_attention_heads: heads,
-    num_key_value_heads: metadata.count(key('attention.head_count_kv')) || heads,
+    num_key_value_heads: groups.reduce((most, n) => Math.max(most, n), 0) || heads,
+    ...(attentionLayers && groups.length > 1 && { [attentionLayers]: attending }),
     head_dim: headDim,
     max_position_embeddings: contextLength,
     rms_norm_eps: metadata.number(key('attention.layer_norm_epsilon')) ?? metadata.required(epsilon, metadata.number(epsilon)),

@@ -26,6 +26,10 @@ export interface GgufLayout {
   readonly fanInFanOut?: RegExp;
   /** What the converter adds to the weights of norms; default 0. */
   readonly normOffset?: number;
+  /** Modules that are convolutions of each column by itself: the file has [C,K], Hugging Face [C,1,K]. */
+  readonly convolutions?: readonly string[];
+  /** The key of config.json for the numbers of the layers that attend, where the metadata has a count of key heads for each layer. */
+  readonly attentionLayers?: string;
   /** Numbers of the metadata, by key behind the architecture's name, that become keys of config.json where they are there. */
   readonly numbers?: Readonly<Record<string, string>>;
   /** The same of metadata that is true or false. */

@@ -25,6 +25,12 @@ export class GgufMetadata {
     return this.typed(key, 'a whole number', isCount) as number | undefined;
   }
 
+  /** The same for each layer: a list, or one number. */
+  counts(key: string): number[] | undefined {
+    const value = this.values.get(key);
+    return Array.isArray(value) ? this.numbers(key) : value === undefined ? undefined : [this.count(key)!];
+  }
+
   boolean(key: string): boolean | undefined {
     return this.typed(key, 'true or false', (value) => typeof value === 'boolean') as boolean | undefined;
   }

@@ -68,7 +68,7 @@ function ggufCheckpoint({ tensors }: GgufFile, config: JsonObject, layout: GgufL
   for (const tensor of tensors.values()) {
     // The rotary factors are in config.json by now.
     if (tensor.name === 'rope_freqs.weight') continue;
-    const [, layer, module, expert, kind] = /^(?:blk\.(\d+)\.)?(\w+)(?:\.(\d+))?\.(weight|bias)$/.exec(tensor.name) ?? [];
+    const [, layer, module, expert, kind] = /^(?:blk\.(\d+)\.)?(\w+(?:\.[a-z_]+)*)(?:\.(\d+))?\.(weight|bias)$/.exec(tensor.name) ?? [];
     // Older files have a tensor of each expert.
     const key = layer === undefined ? module : `blk.${module}${expert === undefined ? '' : '_exps'}`;
     if (module === undefined || !Object.hasOwn(layout.modules, key)) {
@@ -84,10 +84,11 @@ function ggufCheckpoint({ tensors }: GgufFile, config: JsonObject, layout: GgufL
       }
       continue;
     }
+    const shape = layout.convolutions?.includes(key) ? [tensor.shape[0], 1, ...tensor.shape.slice(1)] : tensor.shape;
     const order = rowOrder(layout, key, config);
     const offset = kind === 'weight' && tensor.shape.length === 1 ? layout.normOffset : undefined;
     const name = `${path}.${kind}`;
-    const read = storedTensor(tensor, name, { order, offset });
+    const read = storedTensor({ ...tensor, shape }, name, { order, offset });
     stored.set(name, layout.fanInFanOut?.test(name) ? { ...read, fanInFanOut: true } : read);
   }
   return { tensors: stored, metadata: {} };

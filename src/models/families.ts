@@ -10,6 +10,7 @@ import { glm, glm4 } from './glm4.js';
 import { gptNeox } from './gpt-neox.js';
 import { gpt2 } from './gpt2.js';
 import { granite } from './granite.js';
+import { lfm2 } from './lfm2.js';
 import { llama } from './llama.js';
 import { ministral, mistral, mistral3 } from './mistral.js';
 import { mixtral } from './mixtral.js';
@@ -50,6 +51,7 @@ const families = new Map(
     starcoder2,
     stablelm,
     cohere,
+    lfm2,
   ].map((family): [string, Family] => [family.modelType, family]),
 );
 

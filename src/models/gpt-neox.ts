@@ -58,7 +58,6 @@ export const gptNeox = defineFamily({
       head: build.head(paths.head, embedding, c.tie_word_embeddings),
       rotaries: [rotary],
       maxPositions,
-      keyWidth: C,
     };
   },
   gguf: {

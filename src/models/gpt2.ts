@@ -64,7 +64,6 @@ export const gpt2 = defineFamily({
       head: build.head(paths.head, embedding, c.tie_word_embeddings),
       rotaries: [],
       maxPositions: c.n_positions,
-      keyWidth: c.n_embd,
     };
   },
   gguf: {

@@ -190,7 +190,6 @@ export function usualDecoder<C extends DecoderConfig>(
       ...mixturesOf(mixtures),
       rotaries: [...rotaries.values()],
       maxPositions: c.max_position_embeddings,
-      keyWidth: c.num_key_value_heads * c.head_dim,
     };
   };
 }

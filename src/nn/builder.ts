@@ -1,6 +1,6 @@
 import { sameShape, type Tensor } from '../core/tensor.js';
 import { LowrankError } from '../util/errors.js';
-import { Embedding, LayerNorm, Linear, type Module, RMSNorm } from './layers.js';
+import { Embedding, LayerNorm, Linear, type Module, RMSNorm, ShortConv } from './layers.js';
 
 /** The tensors of a checkpoint by their Hugging Face names, already on the device. */
 export interface Weights {
@@ -81,6 +81,10 @@ export class Builder {
   layerNorm(path: string, width: number, eps: number, bias = true): LayerNorm {
     const weight = this.take(`${path}.weight`, [width]);
     return this.add(path, new LayerNorm(weight, bias ? this.take(`${path}.bias`, [width]) : undefined, eps));
+  }
+
+  shortConv(path: string, columns: number, taps: number): ShortConv {
+    return this.add(path, new ShortConv(this.take(`${path}.weight`, [columns, 1, taps])));
   }
 
   private add<M extends Module>(path: string, module: M): M {

@@ -42,8 +42,6 @@ export interface DecoderParts {
   readonly mixtures?: CausalLM['mixtures'];
   /** Whether config.json wants their balancing loss. */
   readonly balanced?: boolean;
-  /** Width of the keys and of the values of a token in a layer, G·D. */
-  readonly keyWidth: number;
 }
 
 /** What is known of a model without its weights. */
@@ -76,7 +74,6 @@ export class Decoder implements CausalLM {
   readonly aliases: Builder['aliases'];
   readonly vocabulary: number;
   readonly maxPositions: number;
-  readonly cacheShape: { readonly layers: number; readonly width: number };
   readonly tied: boolean;
   readonly mixtures?: CausalLM['mixtures'];
   balanceFactor?: number;
@@ -103,7 +100,6 @@ export class Decoder implements CausalLM {
     this.parts = parts;
     [this.vocabulary] = weight.shape;
     this.maxPositions = parts.maxPositions;
-    this.cacheShape = { layers: parts.layers.length, width: parts.keyWidth };
     this.mixtures = parts.mixtures;
     if (parts.balanced) this.balanceFactor = parts.mixtures?.balanceFactor;
     this.tied = parts.head.weight === weight;

@@ -2,33 +2,49 @@ import type { Backend } from '../core/backend.js';
 import type { DType } from '../core/dtype.js';
 import { unscoped } from '../core/scope.js';
 import { type Tensor, zeros } from '../core/tensor.js';
+import type { ConvState } from '../ops/index.js';
 
-/**
- * Keys and values of `slots` sequences of at most `capacity` tokens each, per layer [slots·capacity, G·D]; sequence s owns rows from
- * s·capacity.
- */
+/** What `slots` sequences of at most `capacity` tokens each leave behind in the layers; a layer's part is made when it is first used. */
 export class KvCache {
   readonly capacity: number;
-  private readonly layers: { k: Tensor; v: Tensor }[];
+  private readonly backend: Backend;
+  private readonly slots: number;
+  private readonly dtype: DType;
+  private readonly parts = new Map<string, Tensor>();
 
-  constructor(backend: Backend, shape: { layers: number; slots: number; capacity: number; width: number; dtype: DType }) {
-    this.capacity = shape.capacity;
-    const make = () => zeros(backend, [shape.slots * shape.capacity, shape.width], shape.dtype);
-    this.layers = unscoped(() => Array.from({ length: shape.layers }, () => ({ k: make(), v: make() })));
+  constructor(backend: Backend, { slots, capacity, dtype }: { slots: number; capacity: number; dtype: DType }) {
+    this.backend = backend;
+    this.slots = slots;
+    this.capacity = capacity;
+    this.dtype = dtype;
   }
 
-  /** Stores the keys and values [T, G·D] of one layer at the given rows and returns all of them. */
+  /**
+   * Stores the keys and values [T, G·D] of one layer at the given rows and returns all of them, [slots·capacity, G·D]; sequence s owns rows
+   * from s·capacity.
+   */
   extend(layer: number, k: Tensor, v: Tensor, rows: Tensor): { k: Tensor; v: Tensor } {
-    const cached = this.layers[layer];
-    k.backend.run('writeRows', { x: k, rows }, { out: cached.k }, {});
-    k.backend.run('writeRows', { x: v, rows }, { out: cached.v }, {});
-    return cached;
+    const keep = (name: string, x: Tensor) => {
+      const out = this.part(`${name} ${layer}`, this.slots * this.capacity, x.shape[1]);
+      this.backend.run('writeRows', { x, rows }, { out }, {});
+      return out;
+    };
+    return { k: keep('k', k), v: keep('v', v) };
+  }
+
+  /** The last `inputs` of each sequence in a layer that is a convolution over C columns. */
+  lastInputs(layer: number, inputs: number, C: number): ConvState {
+    return { rows: this.part(`inputs ${layer}`, this.slots * inputs, C), capacity: this.capacity };
+  }
+
+  private part(name: string, rows: number, width: number): Tensor {
+    const part = this.parts.get(name) ?? unscoped(() => zeros(this.backend, [rows, width], this.dtype));
+    this.parts.set(name, part);
+    return part;
   }
 
   dispose(): void {
-    for (const { k, v } of this.layers) {
-      k.dispose();
-      v.dispose();
-    }
+    for (const part of this.parts.values()) part.dispose();
+    this.parts.clear();
   }
 }

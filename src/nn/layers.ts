@@ -1,6 +1,16 @@
 import type { DType } from '../core/dtype.js';
 import { fromArray, type Tensor } from '../core/tensor.js';
-import { type ExpertBranch, embedding, type LinearOptions, layerNorm, linear, rmsNorm } from '../ops/index.js';
+import {
+  type ConvState,
+  type ExpertBranch,
+  embedding,
+  type LinearOptions,
+  layerNorm,
+  linear,
+  rmsNorm,
+  type Segments,
+  shortConv,
+} from '../ops/index.js';
 import type { ForwardOptions } from './context.js';
 
 /** What is added to a linear layer's y, y where an earlier pass kept it, its dtype and category of memory. */
@@ -97,5 +107,24 @@ export class LayerNorm {
   }
 }
 
+/** Causal convolution over K inputs of each of C columns by itself, weight [C,1,K]. */
+export class ShortConv {
+  weight: Tensor;
+  bias?: undefined;
+
+  constructor(weight: Tensor) {
+    this.weight = weight;
+  }
+
+  /** K */
+  get taps(): number {
+    return this.weight.shape[2];
+  }
+
+  forward(x: Tensor, segments: Segments, state?: ConvState): Tensor {
+    return shortConv(x, this.weight, segments, state);
+  }
+}
+
 export type Norm = RMSNorm | LayerNorm;
-export type Module = Linear | Embedding | Norm;
+export type Module = Linear | Embedding | Norm | ShortConv;

@@ -26,8 +26,6 @@ export interface CausalLM {
   readonly paths: ModelPaths;
   readonly vocabulary: number;
   readonly maxPositions: number;
-  /** For the key/value cache. */
-  readonly cacheShape: { readonly layers: number; readonly width: number };
   readonly modules: ReadonlyMap<string, Module>;
   /**
    * Of experts, the parameters [E,out,in] that transformers makes of their weights: for each expert the paths of the linear layers whose
@@ -54,8 +52,9 @@ export interface CausalLM {
   hidden(tokens: PackedTokens, pass?: ForwardOptions): Tensor;
   /** Logits [n,V] f32 of hidden states [n,C]. */
   logits(hidden: Tensor, pass?: ForwardOptions): Tensor;
-  /** The logits' soft cap, 0 for none, and the same logits before it: the loss brings the cap in itself (`linearCrossEntropy`). */
+  /** The soft cap of the logits; 0 for none. */
   readonly logitSoftcap: number;
+  /** The same logits before their cap: the loss brings that in itself (`linearCrossEntropy`). */
   uncappedLogits(hidden: Tensor, pass?: ForwardOptions): Tensor;
   /** Frees the tables that the model made itself; its weights belong to the checkpoint. */
   dispose(): void;

@@ -18,8 +18,10 @@ export {
 } from './experts.js';
 export { gated } from './gated.js';
 export { type DropoutKey, type LinearOptions, type LoraBranch, linear } from './linear.js';
+export { mul } from './mul.js';
 export { layerNorm, rmsNorm } from './norm.js';
 export { reshape } from './reshape.js';
 export { type RopeOptions, type RopeTables, rope } from './rope.js';
 export { scale } from './scale.js';
+export { type ConvState, shortConv } from './short-conv.js';
 export { softcap } from './softcap.js';

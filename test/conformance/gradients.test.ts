@@ -17,9 +17,11 @@ import {
   layerNorm,
   linear,
   linearCrossEntropy,
+  mul,
   rmsNorm,
   rope,
   route,
+  shortConv,
   softcap,
 } from '../../src/ops/index.js';
 import { Random } from '../../src/util/philox.js';
@@ -194,6 +196,12 @@ const functions: readonly Differentiable[] = [
   attentionForm('soft cap', [4, 2, 3], { softcap: 0.5 }),
   attentionForm('sinks', [4, 2, 3], { sinks: true }),
   attentionForm('window, soft cap and sinks', [2, 1, 4], { window: 3, softcap: 0.7, sinks: true }),
+  { name: 'mul', shapes: { a: [3, 4], b: [3, 4] }, value: ({ a, b }) => mul(a, b) },
+  {
+    name: 'shortConv, packed',
+    shapes: { x: [9, 3], weight: [3, 1, 4] },
+    value: ({ x, weight }, backend) => shortConv(x, weight, table(backend, segments)),
+  },
   { name: 'softcap', shapes: { x: [3, 4] }, value: ({ x }) => softcap(x, 0.6) },
   ...[0, 0.8].map(
     (cap): Differentiable => ({

@@ -30,7 +30,6 @@ export const nightjar = defineFamily({
       head: build.head('song', embedding, c.tie_word_embeddings),
       rotaries: [rotary],
       maxPositions: c.max_position_embeddings,
-      keyWidth: c.num_key_value_heads * c.head_dim,
     };
   },
   shapes: shapesOf('nightjar', { 'nightjar-1b': [2048, 5632, 22, 32, 4, 32000] }),

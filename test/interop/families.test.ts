@@ -50,6 +50,7 @@ const files: Record<string, File> = {
   stablelm: { architecture: 'stablelm', numbers: { use_parallel_residual: false } },
   phi3: { architecture: 'phi3', numbers: { 'attention.sliding_window': 11 } },
   gemma: { architecture: 'gemma', norm_offset: 1 },
+  lfm2: { architecture: 'lfm2', numbers: { 'shortconv.l_cache': 4 } },
   gemma2: {
     architecture: 'gemma2',
     norm_offset: 1,

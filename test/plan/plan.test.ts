@@ -44,6 +44,8 @@ const published: Record<string, number> = {
   'gemma-2-2b': 2_614_341_888,
   'gemma-2-9b': 9_241_705_984,
   'gemma-2-27b': 27_227_128_320,
+  'lfm2-350m': 354_483_968,
+  'lfm2-1.2b': 1_170_340_608,
 };
 
 test.each(Object.entries(published))('%s has %d parameters', (name, parameters) => {

@@ -152,6 +152,14 @@ MODELS = {
     "stablelm-parallel": dict(model_type="stablelm", use_parallel_residual=True),
     "gpt-neox": dict(model_type="gpt_neox", tie_word_embeddings=False),
     "gpt-neox-sequential": dict(model_type="gpt_neox", use_parallel_residual=False, hidden_act="gelu_new", attention_bias=False),
+    "lfm2": dict(
+        model_type="lfm2",
+        norm_eps=1e-5,
+        layer_types=["conv", "full_attention", "conv"],
+        num_hidden_layers=3,
+        block_multiple_of=16,
+        conv_L_cache=4,
+    ),
     "smollm3": dict(model_type="smollm3", no_rope_layer_interval=2, pad_token_id=0),
 }
 # What is adapted, where it is not all linear layers: here an embedding that is scaled and whose matrix is the head's as well.

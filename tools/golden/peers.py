@@ -191,9 +191,13 @@ def write_gguf(folder, architecture, permuted, norm_offset, numbers, out, stacke
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config.get("intermediate_size") or config["n_inner"])
+    tensors = load_file(pathlib.Path(folder) / "model.safetensors")
+    # Of LFM2 config.json does not say the width of the MLP itself.
+    gate = tensors.get("model.layers.0.feed_forward.w1.weight")
+    writer.add_feed_forward_length(gate.shape[0] if gate is not None else config.get("intermediate_size") or config["n_inner"])
     writer.add_head_count(heads)
-    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
+    types, groups = config.get("layer_types") or [], config.get("num_key_value_heads") or heads
+    writer.add_head_count_kv([0 if kind == "conv" else groups for kind in types] if "conv" in types else groups)
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     writer.add_key_length(head_dim)
     if "rms_norm_eps" in config:
@@ -204,7 +208,7 @@ def write_gguf(folder, architecture, permuted, norm_offset, numbers, out, stacke
         writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
         writer.add_rope_dimension_count(int(rope.get("partial_rotary_factor", 1) * head_dim))
     for key, value in numbers.items():
-        whole = key.endswith(("window", "count", "length"))
+        whole = key.endswith(("window", "count", "length", "l_cache"))
         add = writer.add_bool if isinstance(value, bool) else writer.add_uint32 if whole else writer.add_float32
         add(f"{architecture}.{key}", value)
     tokens = ["a", "b", "ab", *(f"t{i}" for i in range(3, config["vocab_size"]))]
@@ -213,7 +217,6 @@ def write_gguf(folder, architecture, permuted, norm_offset, numbers, out, stacke
     writer.add_token_list(tokens)
     writer.add_token_types([1] * len(tokens))
     writer.add_token_merges(["a b"])
-    tensors = load_file(pathlib.Path(folder) / "model.safetensors")
     for name in [name for name in tensors if ".experts.0." in name]:
         # One tensor of all experts; older files have one of each.
         parts = [tensors.pop(name.replace(".experts.0.", f".experts.{e}.")) for e in range(numbers["expert_count"])]
@@ -224,6 +227,8 @@ def write_gguf(folder, architecture, permuted, norm_offset, numbers, out, stacke
             continue
         tensors[name.replace(".experts.0.", ".experts.")] = torch.stack(parts)
     for name, tensor in tensors.items():
+        if name.endswith("conv.conv.weight"):
+            tensor = tensor.squeeze(1)
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
         module = name.split(".")[-2]

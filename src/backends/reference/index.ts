@@ -20,12 +20,14 @@ import { optimizerOps } from './optimizer.js';
 import { quantizers } from './quantize.js';
 import { randomOps } from './random.js';
 import { rowOps } from './rows.js';
+import { shortConvOps } from './short-conv.js';
 
 const kernels: Kernels<OpName> = {
   ...elementwise,
   ...products,
   ...rowOps,
   ...norms,
+  ...shortConvOps,
   ...attentionOps,
   ...randomOps,
   ...lossOps,

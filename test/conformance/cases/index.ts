@@ -8,11 +8,13 @@ import { optimizerCases } from './optimizer.js';
 import { productCases } from './products.js';
 import { quantizeCases } from './quantize.js';
 import { rowCases } from './rows.js';
+import { shortConvCases } from './short-conv.js';
 
 export const cases: readonly Case[] = [
   ...elementwiseCases,
   ...productCases,
   ...rowCases,
+  ...shortConvCases,
   ...normCases,
   ...lossCases,
   ...attentionCases,
