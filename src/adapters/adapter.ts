@@ -77,6 +77,11 @@ export class Adapter<C extends AdapterConfig = AdapterConfig, L extends ModuleAd
   }
 
   private stackOf(target: StackTarget): LoraStack {
+    const twice = target.experts.flat().find(({ path }) => this.layers.has(path));
+    if (twice) {
+      const [place, mend] = ['target_parameters', 'name experts in target_modules or in target_parameters'];
+      throw new LowrankError(`"${twice.path}" is adapted twice: it is a part of "${target.path}"`, { place, mend });
+    }
     if (this.method.stack) return this.method.stack(target, this.config);
     const place = `target_parameters: ${target.path}`;
     throw new LowrankError(`${this.method.title} does not adapt experts`, { place, mend: 'leave it out, or use LoRA' });

@@ -59,7 +59,7 @@ export function findTargets(model: CausalLM, config: TargetConfig): Target[] {
     }
     targets.push({ path, module });
   }
-  if (targets.length === 0 && findStacks(model, config).length === 0) throw noTargets(model, wanted);
+  if (targets.length === 0 && findStacks(model, config).length === 0) throw noTargets(model, wanted, parameters);
   return targets;
 }
 
@@ -74,7 +74,7 @@ export function refuseUnmatched(model: CausalLM, config: TargetConfig): void {
     const wrong = names.find((name) => !fits(name));
     if (wrong === undefined) return;
     const near = nearest(wrong, endings(model));
-    throw new LowrankError(`"${wrong}" fits no ${place.endsWith('_pattern') ? 'adapted layer' : 'module'} of this model`, {
+    throw new LowrankError(`"${wrong}" fits no ${fitting[place] ?? 'module'} of this model`, {
       place,
       expected: `names such as ${endings(model).join(', ')}`,
       mend: near && near !== wrong ? `write "${near}"` : 'remove it, or name layers of this model',
@@ -94,6 +94,13 @@ export function refuseUnmatched(model: CausalLM, config: TargetConfig): void {
   for (const place of ['rank_pattern', 'alpha_pattern'] as const)
     check(place, Object.keys(config[place] ?? {}), (key) => adapted.some((path) => valueFor({ [key]: 1 }, path) !== undefined));
 }
+
+/** What names and patterns fit, where that is not a module. */
+const fitting: Readonly<Record<string, string>> = {
+  rank_pattern: 'adapted layer',
+  alpha_pattern: 'adapted layer',
+  target_parameters: 'parameter',
+};
 
 /** The modules that modules_to_save names: those whose path, or that of a module around them, ends with one of the names, as in PEFT. */
 export function findSaved(model: CausalLM, config: TargetConfig): string[] {
@@ -164,7 +171,15 @@ export function valueFor(patterns: Readonly<Record<string, number>> | null | und
   return undefined;
 }
 
-function noTargets(model: CausalLM, wanted: string | readonly string[]): LowrankError {
+function noTargets(model: CausalLM, wanted: string | readonly string[], parameters?: readonly string[] | null): LowrankError {
+  if (wanted.length === 0 && parameters?.length) {
+    const known = [...(model.stacks?.keys() ?? [])].slice(0, 2);
+    return new LowrankError(`${JSON.stringify(parameters)} names no parameter of this model`, {
+      place: 'target_parameters',
+      expected: known.length > 0 ? `endings of parameters such as ${known.join(', ')}` : 'endings of weights, such as q_proj.weight',
+      mend: 'name some of these, or set target_modules',
+    });
+  }
   const list = endings(model, isAdaptable);
   const example = [...model.modules].find(([path, module]) => path.includes('.0.') && isAdaptable(module));
   const near = typeof wanted === 'string' ? undefined : wanted.map((name) => nearest(name, list)).find(Boolean);

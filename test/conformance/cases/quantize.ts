@@ -66,6 +66,12 @@ function* products(): Generator<Case> {
           yield call('matmul', forward, { out: target(outputs) }, { ...attributes, transposeB: true }, { out: sums(inputs) });
           const backward = { a: uniform(a, [T, outputs]), b: weight, ...rest };
           yield call('matmul', backward, { out: target(inputs) }, { ...attributes, transposeB: false }, { out: sums(outputs) });
+          // The rows of a group, here the last ones.
+          const groups = given('i32', [3], [0, Math.floor(T / 3), T]);
+          const part = { ...attributes, group: 1 };
+          const [y, dx] = [uniform(out, [T, outputs]), uniform(out, [T, inputs])];
+          yield call('groupMatmul', { ...forward, groups }, { out: y }, { ...part, transposeB: true }, { out: sums(inputs) });
+          yield call('groupMatmul', { ...backward, groups }, { out: dx }, { ...part, transposeB: false }, { out: sums(outputs) });
         }
       }
     }
