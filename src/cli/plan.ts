@@ -122,7 +122,7 @@ const rows: readonly [string, (plan: MethodPlan) => number][] = [
 ];
 
 function describe(plan: Plan): string {
-  const { methods, recommendation, parameters, memory_bytes, micro_batch_tokens } = plan;
+  const { methods, recommendation, parameters, active_parameters: active, memory_bytes, micro_batch_tokens } = plan;
   const [{ seconds_per_step: timed, run }] = methods;
   const full = plan.arithmetic.full_16_bit;
   const line = (label: string, cells: string[]) => label.padEnd(18) + cells.map((cell) => cell.padStart(20)).join('');
@@ -131,7 +131,7 @@ function describe(plan: Plan): string {
     [gradient_checkpointing && 'ckpt', optimizer.startsWith('paged') && 'paged', stream_base && 'streamed'].filter(Boolean).join(' ') ||
     'plain';
   return [
-    `${plan.model}: ${thousands(parameters)} parameters, ${counted(micro_batch_tokens, 'token')} in ` +
+    `${plan.model}: ${thousands(parameters)} parameters, ${active < parameters ? `${thousands(active)} of them for a token, ` : ''}${counted(micro_batch_tokens, 'token')} in ` +
       `${run ? 'the largest' : 'a'} micro-batch, ${bytes(memory_bytes)} of memory`,
     '',
     line(

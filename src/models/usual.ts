@@ -153,9 +153,9 @@ function attentionOf(
 
 function mixturesOf(all: readonly MixtureFacts[]): Pick<DecoderParts, 'mixtures' | 'balanced'> {
   if (all.length === 0) return {};
-  const [{ experts, balancing }] = all;
+  const [{ experts, perToken, balancing }] = all;
   const { output_router_logits: balanced, router_aux_loss_coef: balanceFactor } = balancing;
-  return { mixtures: { layers: all.length, experts, balanceFactor }, balanced };
+  return { mixtures: { layers: all.length, experts, perToken, balanceFactor }, balanced };
 }
 
 /** Factors around the layers. */

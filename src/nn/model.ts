@@ -36,8 +36,11 @@ export interface CausalLM {
   readonly aliases?: ReadonlyMap<string, string>;
   /** True where the output projection is the embedding's matrix. */
   readonly tied: boolean;
-  /** Of mixtures of experts: how many layers have one, of how many experts, and config.json's factor of their balancing loss. */
-  readonly mixtures?: { readonly layers: number; readonly experts: number; readonly balanceFactor: number };
+  /**
+   * Of mixtures of experts: how many layers have one, of how many experts, how many answer for a token, and config.json's factor of
+   * their balancing loss.
+   */
+  readonly mixtures?: { readonly layers: number; readonly experts: number; readonly perToken: number; readonly balanceFactor: number };
   /** The factor of the balancing loss in training; 0 or absent for none. */
   balanceFactor?: number;
   /** Linear layers that adapters take by default (PEFT's mapping for this architecture). */

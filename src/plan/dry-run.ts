@@ -9,6 +9,7 @@ import { buildModel, layersOf } from '../models/load.js';
 import { isQuantizable, type QuantizationConfig } from '../models/quantize.js';
 import { Builder } from '../nn/builder.js';
 import { LayerStream } from '../nn/layer-stream.js';
+import { Linear } from '../nn/layers.js';
 import { createOptimizer, type OptimizerName } from '../optim/optimizer.js';
 import { fourBitConstantsSize } from '../quant/four-bit.js';
 import type { LabelledTokens } from '../train/batch.js';
@@ -107,10 +108,18 @@ class ShapeBuilder extends Builder {
 
 /** The number of parameters of the model that a config.json describes, by building it. */
 export function countParameters(config: JsonObject, name: string): number {
+  return countOfToken(config, name).all;
+}
+
+/** The same, and how many of them compute for a token: all but those of the experts that it does not go to. */
+export function countOfToken(config: JsonObject, name: string): { all: number; active: number } {
   const backend = new DryBackend(1);
   const builder = new ShapeBuilder(backend, { precision: 'bf16', mapped: false, stream: false }, name);
-  buildModel({ name, config }, builder, backend, 'bf16');
-  return [...builder.taken.values()].reduce((sum, { size }) => sum + size, 0);
+  const { modules, mixtures } = buildModel({ name, config }, builder, backend, 'bf16');
+  const sizeOf = (tensors: Iterable<Tensor>) => [...tensors].reduce((sum, { size }) => sum + size, 0);
+  const all = sizeOf(builder.taken.values());
+  const ofExperts = [...modules.values()].flatMap((module) => (module instanceof Linear && module.ofExpert ? [module.weight] : []));
+  return { all, active: mixtures ? all - sizeOf(ofExperts) * (1 - mixtures.perToken / mixtures.experts) : all };
 }
 
 /** Throws where an adapter's configuration does not fit the model that a config.json describes, without reading a weight. */

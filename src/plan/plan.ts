@@ -4,7 +4,7 @@ import { type QuantizationConfig, standardQuantization } from '../models/quantiz
 import type { OptimizerName } from '../optim/optimizer.js';
 import type { LabelledTokens } from '../train/batch.js';
 import type { JsonObject } from '../util/json.js';
-import { countParameters, dryRun, likeMany, type StepToPlan } from './dry-run.js';
+import { countOfToken, dryRun, likeMany, type StepToPlan } from './dry-run.js';
 
 export const planMethods = ['full', 'lora', 'qlora'] as const;
 export type PlanMethod = (typeof planMethods)[number];
@@ -179,6 +179,8 @@ async function workOf(
 export interface Plan {
   model: string;
   parameters: number;
+  /** Those that compute for a token: fewer where there are experts. */
+  active_parameters: number;
   memory_bytes: number;
   micro_batch_tokens: number;
   gradient_accumulation_steps: number;
@@ -189,12 +191,13 @@ export interface Plan {
 
 /** Full fine-tuning, LoRA and QLoRA side by side on one machine. */
 export async function planModelOn(machine: PlanMachine, request: PlanRequest, methods: readonly PlanMethod[] = planMethods): Promise<Plan> {
-  const parameters = countParameters(request.config, request.name);
+  const { all: parameters, active } = countOfToken(request.config, request.name);
   const plans: MethodPlan[] = [];
   for (const method of methods) plans.push(await planMethod(method, request, parameters, machine));
   return {
     model: request.name,
     parameters,
+    active_parameters: active,
     memory_bytes: machine.memory,
     micro_batch_tokens: request.batch.inputIds.length,
     gradient_accumulation_steps: request.gradient_accumulation_steps,

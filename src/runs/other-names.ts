@@ -21,6 +21,8 @@ const names: Readonly<Partial<Record<keyof Recipe, string>>> = {
   lora_model_dir: 'adapter_name_or_path resume_adapter_file adapter_file',
   peft_use_rslora: 'use_rslora rslora',
   peft_layers_to_transform: 'layers_to_transform num_layers lora_layers',
+  lora_target_parameters: 'target_parameters',
+  router_aux_loss_coef: 'moe_aux_loss_coef aux_loss_coef',
   datasets: 'data dataset dataset_name dataset_path data_path train_dataset train_data train_file training_file',
   test_datasets: 'eval_dataset test_dataset val_dataset validation_file validation_dataset valid_data',
   val_set_size: 'val_size eval_size test_size validation_split validation_split_percentage',

@@ -14,7 +14,7 @@ import { readSafetensors } from '../../src/io/safetensors.js';
 import { type LoadedModel, type LoadOptions, loadModel } from '../../src/models/load.js';
 import { standardQuantization } from '../../src/models/quantize.js';
 import { createOptimizer } from '../../src/optim/optimizer.js';
-import { countParameters, dryRun, fullBatch } from '../../src/plan/dry-run.js';
+import { countOfToken, countParameters, dryRun, fullBatch } from '../../src/plan/dry-run.js';
 import { knownShape } from '../../src/plan/shapes.js';
 import type { LabelledTokens } from '../../src/train/batch.js';
 import { trainStep } from '../../src/train/step.js';
@@ -171,9 +171,12 @@ test('what cannot be adapted is said', async () => {
 
 test('published sizes have the published numbers of parameters', () => {
   const count = (name: string) => countParameters(knownShape(name)!, name);
+  const active = (name: string) => countOfToken(knownShape(name)!, name).active / 1e9;
   // https://huggingface.co/mistralai/Mixtral-8x7B-v0.1 and Qwen/Qwen3-30B-A3B: the sizes of their safetensors.
   expect(count('mixtral-8x7b')).toBe(46_702_792_704);
   expect(count('qwen3-30b-a3b')).toBe(30_532_122_624);
+  // Their cards say 12.9 and 3.3 billion.
+  expect([active('mixtral-8x7b'), active('qwen3-30b-a3b')].map((n) => n.toFixed(2))).toEqual(['12.88', '3.35']);
 });
 
 testNative('a step takes what was planned, category by category', async () => {
