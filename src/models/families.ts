@@ -15,6 +15,7 @@ import { llama } from './llama.js';
 import { ministral, mistral, mistral3 } from './mistral.js';
 import { mixtral } from './mixtral.js';
 import { olmo2 } from './olmo2.js';
+import { olmoe } from './olmoe.js';
 import { phi3 } from './phi3.js';
 import { qwen2, qwen2Vl } from './qwen2.js';
 import { qwen3, qwen3Vl } from './qwen3.js';
@@ -38,6 +39,7 @@ const families = new Map(
     qwen3Moe,
     smollm3,
     olmo2,
+    olmoe,
     granite,
     phi3,
     gemma,

@@ -37,6 +37,7 @@ const files: Record<string, File> = {
     numbers: { expert_count: 6, expert_used_count: 3, expert_feed_forward_length: 20 },
   },
   olmo2: { architecture: 'olmo2' },
+  olmoe: { architecture: 'olmoe', numbers: { expert_count: 6, expert_used_count: 2 } },
   granite: {
     architecture: 'granite',
     permuted: true,

@@ -175,6 +175,7 @@ test('published sizes have the published numbers of parameters', () => {
   // https://huggingface.co/mistralai/Mixtral-8x7B-v0.1 and Qwen/Qwen3-30B-A3B: the sizes of their safetensors.
   expect(count('mixtral-8x7b')).toBe(46_702_792_704);
   expect(count('qwen3-30b-a3b')).toBe(30_532_122_624);
+  expect(count('olmoe-1b-7b')).toBe(6_919_161_856);
   // Their cards say 12.9 and 3.3 billion.
   expect([active('mixtral-8x7b'), active('qwen3-30b-a3b')].map((n) => n.toFixed(2))).toEqual(['12.88', '3.35']);
 });

@@ -65,6 +65,7 @@ MODELS = {
         router_aux_loss_coef=0.5,
     ),
     "olmo2": dict(model_type="olmo2", num_key_value_heads=3, attention_bias=True),
+    "olmoe": dict(model_type="olmoe", num_key_value_heads=3, num_experts=6, num_experts_per_tok=2, intermediate_size=20, pad_token_id=0),
     "granite": dict(model_type="granite", embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=2.0),
     "phi3": dict(model_type="phi3", sliding_window=11, pad_token_id=0),
     "phi3-longrope": dict(
