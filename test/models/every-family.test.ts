@@ -1,4 +1,6 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { adapterConfigJson } from '../../src/adapters/folder.js';
 import { FullTuner } from '../../src/adapters/full.js';
@@ -9,6 +11,7 @@ import { scope } from '../../src/core/scope.js';
 import { generate } from '../../src/generate/generate.js';
 import type { StoredTensor } from '../../src/io/checkpoint.js';
 import type { ModelSource } from '../../src/io/model-source.js';
+import { localFolder } from '../../src/io/node/folder.js';
 import { openFile } from '../../src/io/node.js';
 import { readSafetensors } from '../../src/io/safetensors.js';
 import { type LoadOptions, loadModel } from '../../src/models/load.js';
@@ -17,6 +20,8 @@ import { standardQuantization } from '../../src/models/quantize.js';
 import type { CausalLM } from '../../src/nn/model.js';
 import { createOptimizer } from '../../src/optim/optimizer.js';
 import { countParameters } from '../../src/plan/dry-run.js';
+import { checkRecipe } from '../../src/runs/recipe.js';
+import { beginTuning, openTuning } from '../../src/runs/tuning.js';
 import { trainStep } from '../../src/train/step.js';
 import type { JsonObject } from '../../src/util/json.js';
 import { openBest } from '../helpers/native.js';
@@ -90,6 +95,24 @@ describe.each(readdirSync(folder))('%s', (name) => {
     for (let i = 0; i < 4; i++) losses.push((await trainStep(adapter, updates, [batch], { ...step, learning_rate: 1e-2 })).loss);
     expect(losses[3]).toBeLessThan(losses[0]);
   });
+});
+
+test.each(['gpt2', 'gpt-neox', 'mistral3'])('a checkpoint of %s as a whole is read back, and is a model’s folder', async (name) => {
+  const source = await open(name);
+  const recipe = checkRecipe({ base_model: name, datasets: [{ path: 'rows.jsonl' }], adapter: 'full', output_dir: 'out' });
+  const inputs = async () => ({ recipe, source, model: await load(source, { trainable: true }), texts: source });
+  const first = await beginTuning(await inputs());
+  await trainStep(first.tuner, createOptimizer('adamw_torch', first.tuner.parameters(), adam), [batch], step);
+  const root = mkdtempSync(join(tmpdir(), 'lowrank-checkpoint-'));
+  await first.saveCheckpoint(localFolder(root));
+  const second = await openTuning(await inputs(), localFolder(root));
+  for (const [path, tensor] of second.tuner.parameters())
+    expect(await tensor.toFloat32(), path).toEqual(await first.tuner.parameters().get(path)!.toFloat32());
+  const checkpoint = await readSafetensors(await openFile(join(root, 'model.safetensors')));
+  const opened = await load(withModelNames({ ...source, checkpoint }));
+  expect(await logitsOf(opened, prompt)).toEqual(await logitsOf(first.tuner.model, prompt));
+  await checkpoint.close();
+  rmSync(root, { recursive: true });
 });
 
 describe('matrices that files hold as [in,out]', () => {
