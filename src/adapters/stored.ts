@@ -163,6 +163,11 @@ function unknownTensor({ model, config }: Adapter, names: readonly string[], mis
   const others = missing.length > 0 ? `; ${missing.length} are missing, such as "${missing[0]}"` : '';
   const fail = (expected: string, mend: string) =>
     new LowrankError(`the tensors do not fit: ${names.length} unexpected, such as "${name}"${others}`, { place, expected, mend });
+  if (model.otherParts.some((other) => plain.startsWith(`${other}.`)))
+    return fail(
+      'an adapter of the text part, which alone is loaded',
+      'merge it into its base with PEFT, or train one of the text part alone',
+    );
   if (part === undefined) {
     const module = plain.replace(/\.(lora_[AB]\.)?(weight|bias)$/, '');
     return fail(`modules of this base model, which has no "${module}"`, 'use the adapter with the base model that it was trained on');

@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { adapterConfigJson } from '../../src/adapters/folder.js';
+import { adapterConfigJson, loadAdapter } from '../../src/adapters/folder.js';
 import { mergeAdapter } from '../../src/adapters/merge.js';
 import { createAdapter, parseAdapterConfig } from '../../src/adapters/registry.js';
 import { ReferenceBackend } from '../../src/backends/reference/index.js';
@@ -105,6 +105,26 @@ test('whether the head is tied the whole model’s config.json says before its t
   await expect(load(await open('gemma3-multimodal', undefined, { tie_word_embeddings: false }))).rejects.toThrow(
     /"lm_head.weight": is missing/,
   );
+});
+
+test('the flat config.json of older files is the text part’s own', async () => {
+  const { text_config: text, ...rest } = (await open('qwen2-vl')).config as { text_config: JsonObject };
+  const { rope_parameters: _, model_type: __, ...sizes } = text;
+  const rope_scaling = { type: 'mrope', mrope_section: [1, 1, 2] };
+  const flat = await open('qwen2-vl', undefined, { ...rest, ...sizes, text_config: null, rope_scaling, rope_theta: 10000 });
+  expect(await logitsOf(await load(flat))).toEqual(await logitsOf(await load(await open('qwen2-vl'))));
+});
+
+test('an adapter that changes what sees is refused by that', async () => {
+  const model = await load(await open('gemma3-multimodal'));
+  const folder = 'test/golden/models/gemma3-multimodal/adapter';
+  const checkpoint = await readSafetensors(await openFile(`${folder}/adapter_model.safetensors`));
+  const [[, some]] = checkpoint.tensors;
+  const name = 'base_model.model.model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_A.weight';
+  const more = { ...checkpoint, tensors: new Map([...checkpoint.tensors, [name, { ...some, name }]]) };
+  const config = JSON.parse(readFileSync(`${folder}/adapter_config.json`, 'utf8'));
+  await expect(loadAdapter(model, config, more, 'adapter')).rejects.toThrow(/vision_tower[\s\S]*text part[\s\S]*merge it/);
+  await checkpoint.close();
 });
 
 test('what sees is not quantised', async () => {
