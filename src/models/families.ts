@@ -16,6 +16,7 @@ import { ministral, mistral, mistral3 } from './mistral.js';
 import { mixtral } from './mixtral.js';
 import { olmo2 } from './olmo2.js';
 import { olmoe } from './olmoe.js';
+import { phi } from './phi.js';
 import { phi3 } from './phi3.js';
 import { qwen2, qwen2Vl } from './qwen2.js';
 import { qwen3, qwen3Vl } from './qwen3.js';
@@ -41,6 +42,7 @@ const families = new Map(
     olmo2,
     olmoe,
     granite,
+    phi,
     phi3,
     gemma,
     gemma2,

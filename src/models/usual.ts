@@ -39,6 +39,8 @@ export interface LayerFacts {
   /** Biases of all four projections, or of all but the output's. */
   attentionBias?: boolean | 'qkv';
   mlpBias?: boolean;
+  /** The name of the attention's output projection; default o_proj. */
+  attentionOutput?: string;
   /** The names of an MLP's projections up and down, where it has no gate. */
   ungated?: readonly [up: string, down: string];
   activation?: ActivationKind;
@@ -132,7 +134,8 @@ function attentionOf(
   build: Builder,
 ): Attention {
   const path = `${place.path}.self_attn`;
-  const { attentionBias = false, fused, interleaved, queryNorms, normOffset, window, attentionScale, attentionSoftcap } = facts;
+  const { attentionBias = false, attentionOutput = 'o_proj', fused, interleaved, queryNorms, normOffset } = facts;
+  const { window, attentionScale, attentionSoftcap } = facts;
   const [C, D] = [c.hidden_size, c.head_dim];
   const [Q, K] = [c.num_attention_heads * D, c.num_key_value_heads * D];
   const norm = (name: string, width: number) =>
@@ -140,7 +143,7 @@ function attentionOf(
   const into = (name: string, width: number) => build.linear(`${path}.${name}`, C, width, attentionBias !== false);
   return new Attention(place.index, D, {
     in: fused === true ? { qkv: into('qkv_proj', Q + 2 * K) } : { q: into('q_proj', Q), k: into('k_proj', K), v: into('v_proj', K) },
-    o: build.linear(`${path}.o_proj`, Q, C, attentionBias === true),
+    o: build.linear(`${path}.${attentionOutput}`, Q, C, attentionBias === true),
     qNorm: norm('q_norm', Q),
     kNorm: norm('k_norm', K),
     rotary,
@@ -158,8 +161,8 @@ function mixturesOf(all: readonly MixtureFacts[]): Pick<DecoderParts, 'mixtures'
   return { mixtures: { layers: all.length, experts, perToken, balanceFactor }, balanced };
 }
 
-/** Factors around the layers. */
-export type DecoderScales = Pick<DecoderParts, 'embeddingScale' | 'logitScale' | 'logitSoftcap'>;
+/** Factors around the layers, a cap of the logits, and whether the head has a bias. */
+export type DecoderScales = Pick<DecoderParts, 'embeddingScale' | 'logitScale' | 'logitSoftcap'> & { headBias?: boolean };
 
 /** A decoder of such layers; `facts` says in what each of them is not Llama's. */
 export function usualDecoder<C extends DecoderConfig>(
@@ -181,12 +184,13 @@ export function usualDecoder<C extends DecoderConfig>(
       const { rope = c.rope_parameters } = of;
       return layerOf({ index, path: `${paths.layers}.${index}` }, c, of, rope === null ? undefined : rotaryOf(rope), build);
     });
+    const { headBias, ...factors } = scales(c);
     return {
-      ...scales(c),
+      ...factors,
       embedding,
       layers,
       norm: normOf(paths.norm, c, facts(c, 0), build),
-      head: build.head(paths.head, embedding, c.tie_word_embeddings),
+      head: build.head(paths.head, embedding, c.tie_word_embeddings, headBias),
       ...mixturesOf(mixtures),
       rotaries: [...rotaries.values()],
       maxPositions: c.max_position_embeddings,

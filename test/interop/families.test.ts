@@ -44,6 +44,7 @@ const files: Record<string, File> = {
     numbers: { 'attention.scale': 0.2, embedding_scale: 3, residual_scale: 0.4, logit_scale: 2 },
   },
   glm4: { architecture: 'glm4' },
+  phi: { architecture: 'phi2' },
   gpt2: { architecture: 'gpt2' },
   'gpt-neox': { architecture: 'gptneox', numbers: { use_parallel_residual: true } },
   cohere: { architecture: 'command-r', numbers: { logit_scale: 0.5 } },

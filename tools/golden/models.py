@@ -151,6 +151,7 @@ MODELS = {
     "starcoder2": dict(model_type="starcoder2", sliding_window=9),
     "stablelm": dict(model_type="stablelm", use_qkv_bias=True, tie_word_embeddings=False),
     "stablelm-parallel": dict(model_type="stablelm", use_parallel_residual=True),
+    "phi": dict(model_type="phi", tie_word_embeddings=False),
     "gpt-neox": dict(model_type="gpt_neox", tie_word_embeddings=False),
     "gpt-neox-sequential": dict(model_type="gpt_neox", use_parallel_residual=False, hidden_act="gelu_new", attention_bias=False),
     "lfm2": dict(
