@@ -12,6 +12,7 @@ import { localFolder } from '../../src/io/node/folder.js';
 import { readSafetensors } from '../../src/io/safetensors.js';
 import { type LoadedModel, loadModel } from '../../src/models/load.js';
 import { openTextCodec, type TextModel } from '../../src/models/text-model.js';
+import { readContract } from '../../src/runs/contract.js';
 import { heldBatches, prepareData, type RunData } from '../../src/runs/data.js';
 import type { TrainEvent } from '../../src/runs/events.js';
 import { openModel } from '../../src/runs/node.js';
@@ -323,8 +324,8 @@ describe('a run', () => {
   test('the held-out loss of packed examples is that of single ones, and of the adapter read back', async () => {
     const { recipe, result } = await run('held');
     const data = await dataOf(recipe);
-    const { adapter, identity } = await openAdapter(localFolder(join(root, 'held')), text.model);
-    expect(identity).toBe(source.identity);
+    const { adapter } = await openAdapter(localFolder(join(root, 'held')), text.model);
+    expect((await readContract(localFolder(join(root, 'held'))))?.base.identity).toBe(source.identity);
     const packed = await evaluateLoss(text.model, heldBatches(recipe, data));
     const single = await evaluateLoss(text.model, heldBatches({ ...recipe, micro_batch_size: 1 }, data));
     adapter.dispose();
