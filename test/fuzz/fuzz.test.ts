@@ -48,11 +48,15 @@ test.each([
   ['hang', 'hang', /no end within 3 s of processor time/],
   ['memory', 'memory', /MB more|does not fit/],
   ['death', 'death', /killed by SIGSEGV/],
-])('a planted bug is found: %s', async (kind, what, detail) => {
-  const report = await planted(kind);
-  expect(report.inputs).toBeGreaterThan(0);
-  expect(report.failures[0]).toMatchObject({ what, detail: expect.stringMatching(detail) });
-  // The input that shows it is kept.
-  expect(existsSync(report.failures[0].input)).toBe(true);
-  expect(readFileSync(join(report.failures[0].input, 'a.txt'), 'utf8')).toMatch(/^h.*z$/);
-}, 300_000);
+])(
+  'a planted bug is found: %s',
+  async (kind, what, detail) => {
+    const report = await planted(kind);
+    expect(report.inputs).toBeGreaterThan(0);
+    expect(report.failures[0]).toMatchObject({ what, detail: expect.stringMatching(detail) });
+    // The input that shows it is kept.
+    expect(existsSync(report.failures[0].input)).toBe(true);
+    expect(readFileSync(join(report.failures[0].input, 'a.txt'), 'utf8')).toMatch(/^h.*z$/);
+  },
+  300_000,
+);

@@ -41,7 +41,7 @@ export interface Report {
 }
 
 const workerFile = fileURLToPath(new URL('worker.js', import.meta.url));
-/** Seconds after which an input is looked at, and of processor time after which it hangs. */
+/** Seconds of processor time after which an input is looked at, and after which it hangs. */
 const [patience, hangs] = [2.5, 2];
 /** Bytes by which one input may grow a process. */
 const growthLimit = 300e6;
@@ -117,9 +117,14 @@ async function watchOnce(
       Object.assign(report, { inputs: before.inputs + inputs, parsed: before.parsed + parsed, kept, places });
     } else if (message.type !== 'replayed') pending.push(onFailure(message));
   });
+  let [begun, spent] = [0, 0];
   const watch = setInterval(() => {
     const written = statSync(task.current, { throwIfNoEntry: false })?.mtimeMs;
-    if (ended || written === undefined || (Date.now() - written < patience * 1000 && !enough())) return;
+    if (ended || written === undefined) return;
+    const gone = (Date.now() - written) / 1000;
+    const now = processorSeconds(child.pid, gone);
+    if (written !== begun) [begun, spent] = [written, now];
+    if (now - spent < patience && gone < 30 * patience && !enough()) return;
     hung = !enough();
     ended = enough();
     child.kill('SIGKILL');
