@@ -58,6 +58,9 @@ const logitsOf = (model: CausalLM, ids: readonly number[]) => scope(() => model.
 
 const prompt = [5, 1, 80, 2, 9, 3, 44, 7, 7, 12];
 const batch = { ...tokens(prompt), labels: Int32Array.of(...prompt.slice(1), -100) };
+/** Enough tokens that each expert of a mixture gets some. */
+const longer = Array.from({ length: 48 }, (_, i) => (37 * i + 11) % 160);
+const longBatch = { ...tokens(longer), labels: Int32Array.of(...longer.slice(1), -100) };
 const adam = { adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, weight_decay: 0 };
 const step = { learning_rate: 1e-3, max_grad_norm: 1, gradient_checkpointing: true, seed: 1 };
 
@@ -82,11 +85,8 @@ describe.each(readdirSync(folder))('%s', (name) => {
     expect(tuner.count().all).toBe(size);
     const before = new Map<string, Float32Array>();
     for (const [path, tensor] of tuner.parameters()) before.set(path, await tensor.toFloat32());
-    await trainStep(tuner, createOptimizer('adamw_torch', tuner.parameters(), adam), [batch], step);
-    for (const [path, tensor] of tuner.parameters()) {
-      // An expert to which no token was sent stays what it was.
-      if (!/\.experts\.\d+\./.test(path)) expect(await tensor.toFloat32(), path).not.toEqual(before.get(path));
-    }
+    await trainStep(tuner, createOptimizer('adamw_torch', tuner.parameters(), adam), [longBatch], step);
+    for (const [path, tensor] of tuner.parameters()) expect(await tensor.toFloat32(), path).not.toEqual(before.get(path));
   });
 });
 
