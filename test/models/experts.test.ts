@@ -33,13 +33,13 @@ afterAll(async () => {
 });
 
 /** A golden's base; `changes` to its config.json. */
-async function load(name: string, options: Partial<LoadOptions> = {}, changes: object = {}): Promise<LoadedModel> {
+async function load(name: string, options: Partial<LoadOptions> = {}, changes: object = {}, on = backend): Promise<LoadedModel> {
   const folder = `test/golden/models/${name}`;
   const checkpoint = await readSafetensors(await openFile(`${folder}/model.safetensors`));
   files.push(checkpoint);
   const config = { ...JSON.parse(readFileSync(`${folder}/config.json`, 'utf8')), ...changes };
   const source = { name, config, checkpoint, identity: '', tokenizer: { tokenizerJson: {}, tokenizerConfig: {} } };
-  return loadModel(source, backend, { precision: 'fp32', ...options });
+  return loadModel(source, on, { precision: 'fp32', ...options });
 }
 
 /** Two examples, all of whose tokens but the last are supervised. */
@@ -181,7 +181,8 @@ test('published sizes have the published numbers of parameters', () => {
 });
 
 testNative('a step takes what was planned, category by category', async () => {
-  const { model, dispose } = await load('qwen3-moe-balanced', { trainable: false });
+  const own = await openBest();
+  const { model, dispose } = await load('qwen3-moe-balanced', {}, {}, own);
   const lora = everything();
   const batches = [fullBatch(2, 12)];
   const planned = await dryRun({
@@ -198,10 +199,10 @@ testNative('a step takes what was planned, category by category', async () => {
   });
   const adapter = await createAdapter(model, lora, 1);
   const optimizer = createOptimizer('adamw_torch', adapter.parameters(), adam);
-  await backend.sync();
-  backend.resetPeak();
+  await own.sync();
+  own.resetPeak();
   for (let i = 0; i < 2; i++) await trainStep(adapter, optimizer, batches, { ...once, gradient_checkpointing: true });
-  const { activations, adapters, gradients, logits, optimizer: states } = backend.memory().peakOf;
+  const { activations, adapters, gradients, logits, optimizer: states } = own.memory().peakOf;
   expect({ activations, adapters, gradients, logits, optimizer: states }).toEqual({
     activations: planned.memory.peakOf.activations,
     adapters: planned.memory.peakOf.adapters,
@@ -212,4 +213,5 @@ testNative('a step takes what was planned, category by category', async () => {
   optimizer.dispose();
   adapter.dispose();
   dispose();
+  await own.close();
 });
