@@ -28,12 +28,12 @@ interface Decoded {
 }
 
 /** A warm-up of each, then `rounds` answers of each, taking turns. */
-async function answers(contenders: readonly Contender[], bench: Bench): Promise<Decoded[]> {
+async function answers(contenders: readonly Contender[], prompt: readonly number[], bench: Bench): Promise<Decoded[]> {
   const seconds = contenders.map((): number[] => []);
   const ids: (readonly number[])[] = [];
   for (let i = 0; i <= rounds; i++) {
     for (const [c, contender] of contenders.entries()) {
-      const answer = await contender.ask<{ seconds: number; ids: number[] }>({});
+      const answer = await contender.ask<{ seconds: number; ids: number[] }>({ prompt, tokens });
       if (i > 0) seconds[c].push(answer.seconds);
       ids[c] = answer.ids;
       bench.note(`  ${i === 0 ? 'warm-up' : `${i}/${rounds}`}  ${contender.name} ${(1 / answer.seconds).toFixed(1)} tokens/s`);
@@ -60,14 +60,19 @@ async function measure({ name, shape, goal }: (typeof cases)[number], packages: 
   const contenders = [own(false), own(true)];
   try {
     if (packages) {
-      const run: LlamaRun = { packages, model: await syntheticGguf(shape, 'BF16'), threads: availableParallelism(), prompt, tokens };
+      const run: LlamaRun = {
+        packages,
+        model: await syntheticGguf(shape, 'BF16'),
+        threads: availableParallelism(),
+        context: promptLength + tokens,
+      };
       contenders.push(new Contender('llama.cpp', process.execPath, [ours('../peers/llama'), JSON.stringify(run)]));
     }
     const abouts = [];
     for (const contender of contenders) abouts.push(await contender.ask<{ bytes?: number; build?: string }>({ about: true }));
     const bandwidth = await measureBandwidth();
     bench.note(`  memory: ${(bandwidth / 1e9).toFixed(1)} GB/s${abouts[2] ? `; llama.cpp's kernels: ${abouts[2].build}` : ''}`);
-    const [bf16, nf4, llama] = await answers(contenders, bench);
+    const [bf16, nf4, llama] = await answers(contenders, prompt, bench);
     const figures = ({ seconds }: Decoded, { bytes = 0 }: { bytes?: number }) => ({
       tokens_per_second: round(1 / seconds),
       mb_per_token: round(bytes / 1e6),

@@ -16,10 +16,10 @@ const packages: Readonly<Record<string, string>> = {
 };
 
 /**
- * The folder of the installation that `instructions` allows, made where it is missing; undefined where there is no package for this
- * machine.
+ * The folder of the installation that `instructions` allow (default: all that the machine has), made where it is missing; undefined where
+ * there is no package for this machine.
  */
-export function prepareLlama({ name, llama: allowed }: Instructions): string | undefined {
+export function prepareLlama({ name, llama: allowed }: Partial<Instructions> = {}): string | undefined {
   const binaries = packages[`${process.platform}-${process.arch}`];
   if (!binaries) return undefined;
   const whole = join(peersFolder, `llama-${llamaVersion}`);

@@ -1,6 +1,6 @@
 /**
- * Greedy generation by llama.cpp through node-llama-cpp: each request is answered with the seconds of one token, `{ about: true }` with the
- * build of its kernels that runs. The only argument is a LlamaRun as JSON.
+ * Greedy generation by llama.cpp through node-llama-cpp: `{ prompt, tokens }` is answered with so many token ids and the seconds of one,
+ * `{ texts }` with their token ids, `{ about: true }` with the build of its kernels that runs. The only argument is a LlamaRun as JSON.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -10,16 +10,25 @@ import { serve } from '../contender.js';
 export interface LlamaRun {
   /** Where node-llama-cpp is installed. */
   packages: string;
+  /** A GGUF file. */
   model: string;
   threads: number;
-  prompt: number[];
-  tokens: number;
+  /** The longest prompt with its answer, in tokens. */
+  context: number;
+}
+
+interface Request {
+  about?: boolean;
+  texts?: string[];
+  prompt?: number[];
+  tokens?: number;
 }
 
 /** What is used of node-llama-cpp, which is no dependency of this project. */
 interface Library {
   getLlama(options: object): Promise<{
     loadModel(options: object): Promise<{
+      tokenize(text: string, specialTokens: boolean): number[];
       createContext(options: object): Promise<{
         getSequence(): {
           clearHistory(): Promise<void>;
@@ -41,7 +50,7 @@ const llama = await getLlama({
   maxThreads: run.threads,
 });
 const model = await llama.loadModel({ modelPath: run.model });
-const context = await model.createContext({ contextSize: run.prompt.length + run.tokens + 1, threads: run.threads });
+const context = await model.createContext({ contextSize: run.context + 1, threads: run.threads });
 const sequence = context.getSequence();
 
 /** `haswell`, `zen4` …: of what is loaded into this process. */
@@ -53,15 +62,16 @@ function buildInUse(): string {
   }
 }
 
-await serve(async ({ about }: { about?: boolean }) => {
+await serve(async ({ about, texts, prompt = [], tokens = 0 }: Request) => {
   if (about) return { build: buildInUse() };
+  if (texts) return { ids: texts.map((text) => model.tokenize(text, true)) };
   await sequence.clearHistory();
   const times: number[] = [];
   const ids: number[] = [];
-  for await (const id of sequence.evaluate(run.prompt, { temperature: 0, yieldEogToken: true })) {
+  for await (const id of sequence.evaluate(prompt, { temperature: 0, yieldEogToken: true })) {
     times.push(performance.now());
     ids.push(id);
-    if (ids.length === run.tokens) break;
+    if (ids.length === tokens) break;
   }
   return { seconds: (times[times.length - 1] - times[0]) / 1000 / (times.length - 1), ids };
 });
