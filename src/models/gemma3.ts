@@ -40,7 +40,6 @@ export const gemma3 = defineFamily({
       num_attention_heads: size.default(8),
       num_key_value_heads: size.default(4),
       max_position_embeddings: size.default(131_072),
-      query_pre_attn_scalar: z.number().positive().default(256),
       sliding_window_pattern: z.number().int().positive().default(6),
       rope_local_base_freq: z.number().positive().nullish(),
       rope_parameters: twoRopes,
@@ -60,7 +59,8 @@ export const gemma3 = defineFamily({
       attentionBias: c.attention_bias,
       activation: 'gelu_tanh',
       queryNorms: 'each head',
-      attentionScale: (c.query_pre_attn_scalar ?? 256) ** -0.5,
+      // llama.cpp's files leave it out, as Gemma 2's.
+      attentionScale: (c.query_pre_attn_scalar ?? (c.num_hidden_layers === 62 ? c.hidden_size / c.num_attention_heads : 256)) ** -0.5,
       attentionSoftcap: c.attn_logit_softcapping ?? 0,
     };
   }, cappedScales),

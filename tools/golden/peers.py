@@ -176,8 +176,11 @@ def tokenize(folder, file, texts, out):
     pathlib.Path(out).write_text(json.dumps({"ids": ids, "eos": tokenizer.eos_token_id, "bos": tokenizer.bos_token_id}))
 
 
-def write_gguf(folder, architecture, permuted, norm_offset, numbers, out, stacked=True):
-    """A model as llama.cpp's converter writes it: names from the gguf package's own map, rows interleaved by head."""
+def write_gguf(folder, architecture, permuted, norm_offset, numbers, out, stacked=True, split=0):
+    """A model as llama.cpp's converter writes it: names from the gguf package's own map, rows interleaved by head.
+
+    `split`: most tensors of a file; more go into parts.
+    """
     import gguf
     from safetensors.torch import load_file
 
@@ -187,7 +190,7 @@ def write_gguf(folder, architecture, permuted, norm_offset, numbers, out, stacke
     heads = config["num_attention_heads"]
     arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
-    writer = gguf.GGUFWriter(out, architecture)
+    writer = gguf.GGUFWriter(out, architecture, split_max_tensors=split)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
