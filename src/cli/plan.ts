@@ -130,8 +130,9 @@ function describe(plan: Plan): string {
   const settings = ({ settings: { gradient_checkpointing, optimizer, stream_base } }: MethodPlan) =>
     [gradient_checkpointing && 'ckpt', optimizer.startsWith('paged') && 'paged', stream_base && 'streamed'].filter(Boolean).join(' ') ||
     'plain';
+  const ofThem = active < parameters ? `${thousands(active)} of them for a token, ` : '';
   return [
-    `${plan.model}: ${thousands(parameters)} parameters, ${active < parameters ? `${thousands(active)} of them for a token, ` : ''}${counted(micro_batch_tokens, 'token')} in ` +
+    `${plan.model}: ${thousands(parameters)} parameters, ${ofThem}${counted(micro_batch_tokens, 'token')} in ` +
       `${run ? 'the largest' : 'a'} micro-batch, ${bytes(memory_bytes)} of memory`,
     '',
     line(
