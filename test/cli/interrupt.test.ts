@@ -43,5 +43,5 @@ test('tensors that are written show a line from time to time in a pipe', async (
     await shown[i].data();
   }
   now.mockRestore();
-  expect(lines).toEqual(['writing 2/4', 'writing 4/4']);
+  expect(lines).toEqual(['writing 2/4, 0:20 left', 'writing 4/4']);
 });
