@@ -6,6 +6,7 @@ import type { CausalLM } from '../nn/model.js';
 import { LowrankError } from '../util/errors.js';
 import { parseJson } from '../util/json.js';
 import type { Adapter } from './adapter.js';
+import type { LoraConfig } from './lora-config.js';
 import { allocateAdapter, parseAdapterConfig } from './registry.js';
 import { fillAdapter } from './stored.js';
 
@@ -67,12 +68,24 @@ export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ ad
   }
 }
 
+/** Throws where a rank is larger than anything in the file, before memory for it is taken. */
+function refuseOtherRank({ r = 0, rank_pattern }: Partial<Pick<LoraConfig, 'r' | 'rank_pattern'>>, { tensors }: Checkpoint, place: string): void {
+  const rank = Math.max(r, ...Object.values(rank_pattern ?? {}));
+  let largest = 0;
+  for (const { shape } of tensors.values()) largest = Math.max(largest, ...shape);
+  if (rank <= largest) return;
+  const expected = `at most ${largest}, as no tensor of ${adapterFile} is larger`;
+  const mend = 'take both files from one adapter';
+  throw new LowrankError(`a rank of ${rank}`, { place: `${place}/${adapterConfigFile}`, expected, mend });
+}
+
 /**
  * Builds an adapter from a PEFT directory's two files and attaches it. Strict: every tensor of the file is used or a copy of the base's,
  * every trainable tensor is filled, and each has the shape that this model gives it.
  */
 export async function loadAdapter(model: CausalLM, configJson: unknown, checkpoint: Checkpoint, place: string): Promise<Adapter> {
   const config = parseAdapterConfig(configJson, `${place}/${adapterConfigFile}`);
+  refuseOtherRank(config, checkpoint, place);
   const adapter = allocateAdapter(model, config);
   try {
     await fillAdapter(adapter, checkpoint, `${place}/${adapterFile}`);

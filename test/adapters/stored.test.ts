@@ -212,6 +212,15 @@ describe('what does not fit is said for what it is', () => {
   });
 });
 
+test('a rank that no tensor of the file has is refused before memory is taken', async () => {
+  const folder = await folderWith('rank', {}, () => {});
+  const written = JSON.parse((await folder.readText('adapter_config.json'))!);
+  await folder.writeText('adapter_config.json', JSON.stringify({ ...written, rank_pattern: { q_proj: 65535 } }));
+  const before = model.backend.memory().peak;
+  await expect(openAdapter(folder, model)).rejects.toThrow(/a rank of 65535\n.*at most 16/s);
+  expect(model.backend.memory().peak).toBe(before);
+});
+
 describe('patterns are Python’s', () => {
   const path = 'model.layers.1.mlp.up_proj';
   test.each<[string, boolean]>([
