@@ -69,7 +69,11 @@ export async function openAdapter(folder: Folder, model: CausalLM): Promise<{ ad
 }
 
 /** Throws where a rank is larger than anything in the file, before memory for it is taken. */
-function refuseOtherRank({ r = 0, rank_pattern }: Partial<Pick<LoraConfig, 'r' | 'rank_pattern'>>, { tensors }: Checkpoint, place: string): void {
+function refuseOtherRank(
+  { r = 0, rank_pattern }: Partial<Pick<LoraConfig, 'r' | 'rank_pattern'>>,
+  { tensors }: Checkpoint,
+  place: string,
+): void {
   const rank = Math.max(r, ...Object.values(rank_pattern ?? {}));
   let largest = 0;
   for (const { shape } of tensors.values()) largest = Math.max(largest, ...shape);
