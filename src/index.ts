@@ -1,7 +1,9 @@
 import { openCpuBackend } from './backends/cpu/index.js';
 import { ReferenceBackend } from './backends/reference/index.js';
+import { WebGpuBackend } from './backends/webgpu/index.js';
 import type { Backend } from './core/backend.js';
 import { openBackend as openAny, registerBackend } from './core/device.js';
+import { openDawn } from './io/node/dawn.js';
 import type { RunResult } from './runs/events.js';
 import { nodeHost } from './runs/node.js';
 import * as previews from './runs/preview.js';
@@ -10,6 +12,11 @@ import * as runs from './runs/run.js';
 
 registerBackend('cpu', () => openCpuBackend());
 registerBackend('reference', async () => new ReferenceBackend());
+// Behind those that are chosen unasked.
+registerBackend('webgpu', async () => {
+  const { device, description } = await openDawn();
+  return new WebGpuBackend(device, { description });
+});
 
 let warned = false;
 

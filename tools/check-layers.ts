@@ -14,7 +14,7 @@ const source = join(root, 'src');
 /** Where `node:*` may be imported: files, and folders with a slash. */
 const nodePlaces = ['backends/cpu/', 'io/node.ts', 'io/node/', 'runs/node.ts', 'cli/'];
 /** Packages that exist in Node alone, which are held to the same places. */
-const nodePackages = ['tokenizers'];
+const nodePackages = ['tokenizers', 'webgpu'];
 const entries = ['index.ts', 'browser.ts'];
 /** May print: lines that the environment variable DEBUG asks for. */
 const printers = ['util/debug.ts'];

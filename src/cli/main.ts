@@ -26,7 +26,12 @@ function command(name: string, description: string): Command {
   return program.command(name).description(description).option('--json', 'print one JSON value on standard output');
 }
 
-const device = () => new Option('--device <name>', 'cpu or reference; default: the fastest that works').choices(['cpu', 'reference']);
+const device = () =>
+  new Option('--device <name>', 'cpu, reference or webgpu (a GPU, not tuned yet); default: the processor').choices([
+    'cpu',
+    'reference',
+    'webgpu',
+  ]);
 const recipeHelp = () => {
   const list = (keys: KeyHelp[]) => {
     const rows = keys.map(({ key, standard, help }) => [key, [help, standard && `(${standard})`].filter(Boolean).join(' ')] as const);

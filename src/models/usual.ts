@@ -1,4 +1,6 @@
 import type { Backend } from '../core/backend.js';
+import { requireOps } from '../core/capabilities.js';
+import type { OpName } from '../core/ops.table.js';
 import { Attention } from '../nn/attention.js';
 import { Block, type NormPlaces } from '../nn/block.js';
 import type { Builder } from '../nn/builder.js';
@@ -154,6 +156,9 @@ function attentionOf(
   });
 }
 
+/** What a mixture of experts asks of a device. */
+const expertOps: readonly OpName[] = ['route', 'routeBackward', 'groupRows', 'groupMatmul', 'combineRows', 'combineRowsBackward'];
+
 function mixturesOf(all: readonly MixtureFacts[]): Pick<DecoderParts, 'mixtures' | 'balanced'> {
   if (all.length === 0) return {};
   const [{ experts, perToken, balancing }] = all;
@@ -180,7 +185,10 @@ export function usualDecoder<C extends DecoderConfig>(
     const mixtures: MixtureFacts[] = [];
     const layers = Array.from({ length: c.num_hidden_layers }, (_, index) => {
       const of = facts(c, index);
-      if (of.mixture) mixtures.push(of.mixture);
+      if (of.mixture) {
+        requireOps(backend, expertOps, build.name, 'choose another device, or a model without experts');
+        mixtures.push(of.mixture);
+      }
       const { rope = c.rope_parameters } = of;
       return layerOf({ index, path: `${paths.layers}.${index}` }, c, of, rope === null ? undefined : rotaryOf(rope), build);
     });

@@ -65,7 +65,7 @@ export const elementwise: Kernels<
 > = {
   fill: (_, { out }, { value }) => {
     if (out.dtype === 'i32') out.integers().fill(value);
-    else if (out.dtype === 'u8') out.bytes().fill(value);
+    else if (out.dtype === 'u8') out.raw().fill(value);
     else out.store(new Float32Array(out.size).fill(value));
   },
   cast: ({ x }, { out }) => {

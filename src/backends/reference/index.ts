@@ -6,8 +6,9 @@ import {
   type MemoryUse,
   type TensorView,
 } from '../../core/backend.js';
+import { checkRange, checkSharing, operandsOf } from '../../core/operand.js';
 import { checkAttributes } from '../../core/ops.attributes.js';
-import { type OpAttributes, type OpInputs, type OpName, type OpOutputs, opDeclarations, operand } from '../../core/ops.table.js';
+import { type OpAttributes, type OpInputs, type OpName, type OpOutputs, opDeclarations } from '../../core/ops.table.js';
 import { LowrankError } from '../../util/errors.js';
 import { attentionOps } from './attention.js';
 import { elementwise } from './elementwise.js';
@@ -77,13 +78,13 @@ export class ReferenceBackend implements Backend {
 
   write(buffer: DeviceBuffer, data: Uint8Array, offset = 0): void {
     const target = this.checked(buffer, 'write');
-    target.checkRange(offset, data.length, 'write');
+    checkRange(target, offset, data.length, 'write');
     new Uint8Array(target.memory).set(data, offset);
   }
 
   async read(buffer: DeviceBuffer, offset: number, length: number): Promise<Uint8Array> {
     const source = this.checked(buffer, 'read');
-    source.checkRange(offset, length, 'read');
+    checkRange(source, offset, length, 'read');
     return new Uint8Array(source.memory.slice(offset, offset + length));
   }
 
@@ -94,7 +95,9 @@ export class ReferenceBackend implements Backend {
   run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void {
     if (!this.supports(op)) throw new LowrankError('the op is left out', { place: op, mend: 'ask `supports` first' });
     checkAttributes(op, attributes);
-    const [from, to] = [this.operands(op, opDeclarations[op].inputs, inputs), this.operands(op, opDeclarations[op].outputs, outputs)];
+    const make = (place: string, view: TensorView) => new Operand(place, view, this.checked(view.buffer, place));
+    const from = operandsOf(op, opDeclarations[op].inputs, inputs, make);
+    const to = operandsOf(op, opDeclarations[op].outputs, outputs, make);
     checkSharing(op, from, to);
     kernels[op](from as OpInputs<K, Operand>, to as OpOutputs<K, Operand>, attributes);
   }
@@ -114,44 +117,9 @@ export class ReferenceBackend implements Backend {
     this.buffers.clear();
   }
 
-  private operands(
-    op: OpName,
-    declared: readonly string[],
-    views: Readonly<Record<string, TensorView | undefined>>,
-  ): Readonly<Record<string, Operand>> {
-    const operands: Record<string, Operand> = {};
-    for (const { name, optional } of declared.map(operand)) {
-      const view = views[name];
-      if (view) operands[name] = new Operand(`${op}: ${name}`, view, this.checked(view.buffer, `${op}: ${name}`));
-      else if (!optional) throw new LowrankError(`operand "${name}" is missing`, { place: op });
-    }
-    return operands;
-  }
-
   private checked(buffer: DeviceBuffer, place: string): ReferenceBuffer {
     if (this.closed) throw new LowrankError('the backend is closed', { place });
     if (buffer instanceof ReferenceBuffer && this.buffers.has(buffer)) return buffer;
     throw new LowrankError('the buffer was freed, or belongs to another backend', { place });
-  }
-}
-
-/**
- * Throws where an output shares memory with another operand in a way that the table does not allow. Reference kernels would compute the
- * right thing all the same, but not every device can.
- */
-function checkSharing(op: OpName, inputs: Readonly<Record<string, Operand>>, outputs: Readonly<Record<string, Operand>>): void {
-  for (const [name, output] of Object.entries(outputs)) {
-    const allowed = opDeclarations[op].inPlace?.[name] ?? [];
-    for (const [other, input] of Object.entries(inputs)) {
-      if (output.overlaps(input) && !(allowed.includes(other) && output.equals(input))) {
-        output.refuse(
-          `shares memory with ${other}`,
-          allowed.length > 0 ? `memory of its own or all of ${allowed.join(' or ')}` : 'memory of its own',
-        );
-      }
-    }
-    for (const [other, second] of Object.entries(outputs)) {
-      if (other !== name && output.overlaps(second)) output.refuse(`shares memory with ${other}`, 'memory of its own');
-    }
   }
 }

@@ -1,9 +1,10 @@
-import type { DeviceBuffer, MemoryCategory, TensorView } from '../../core/backend.js';
-import { bytesOf, type DType } from '../../core/dtype.js';
+import type { DeviceBuffer, MemoryCategory } from '../../core/backend.js';
+import { bytesOf } from '../../core/dtype.js';
+import { Operand as OperandOf } from '../../core/operand.js';
 import type { OpAttributes, OpInputs, OpName, OpOutputs } from '../../core/ops.table.js';
-import { elementsOf } from '../../core/tensor.js';
-import { LowrankError } from '../../util/errors.js';
 import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from '../../util/half.js';
+
+export { floats } from '../../core/operand.js';
 
 /** How an op is computed: checks its operands, reads the inputs, stores the outputs. */
 export type Kernel<K extends OpName> = (inputs: OpInputs<K, Operand>, outputs: OpOutputs<K, Operand>, attributes: OpAttributes<K>) => void;
@@ -23,67 +24,19 @@ export class ReferenceBuffer implements DeviceBuffer {
   get bytes(): number {
     return this.memory.byteLength;
   }
-
-  /** Throws unless bytes [offset, offset + length) are inside. */
-  checkRange(offset: number, length: number, place: string): void {
-    if (offset >= 0 && length >= 0 && offset + length <= this.bytes) return;
-    throw new LowrankError(`bytes ${offset} … ${offset + length} of a buffer of ${this.bytes}`, { place });
-  }
 }
 
-export const floats: readonly DType[] = ['f32', 'bf16'];
-
-/** One operand of a call: a tensor with its name, read and stored as f32 whatever its dtype. */
-export class Operand {
-  readonly dtype: DType;
-  readonly shape: readonly number[];
-  readonly size: number;
-  private readonly place: string;
-  private readonly memory: ArrayBuffer;
-  private readonly offset: number;
-  private readonly buffer: ReferenceBuffer;
-
-  constructor(place: string, { offset, dtype, shape }: TensorView, buffer: ReferenceBuffer) {
-    this.place = place;
-    this.dtype = dtype;
-    this.shape = shape;
-    this.size = elementsOf(shape);
-    this.offset = offset;
-    this.memory = buffer.memory;
-    this.buffer = buffer;
-    buffer.checkRange(offset, bytesOf(dtype, this.size), place);
-    if (offset % bytesOf(dtype, 1) !== 0) this.refuse(`the offset ${offset} is not aligned to ${dtype}`);
-  }
-
-  /** Throws unless the operand has one of the dtypes and the shape; −1 stands for any size, no shape for any. */
-  check(dtypes: readonly DType[], shape?: readonly number[]): this {
-    if (!dtypes.includes(this.dtype)) this.refuse(`is ${this.dtype}`, dtypes.join(' or '));
-    const fits = !shape || (shape.length === this.shape.length && shape.every((n, i) => n === -1 || n === this.shape[i]));
-    if (!fits) this.refuse(`has shape [${this.shape}]`, `[${shape.map((n) => (n === -1 ? '·' : n))}]`);
-    return this;
+/** An operand whose elements are read and stored as f32 whatever its dtype. */
+export class Operand extends OperandOf<ReferenceBuffer> {
+  private get memory(): ArrayBuffer {
+    return this.buffer.memory;
   }
 
   /** Rows [begin, end) of a matrix. */
   rows(begin: number, end: number): Operand {
-    const { dtype, buffer, offset } = this;
+    const { dtype, buffer, offset, place } = this;
     const [, C] = this.shape;
-    return new Operand(this.place, { buffer, offset: offset + begin * bytesOf(dtype, C), dtype, shape: [end - begin, C] }, buffer);
-  }
-
-  refuse(problem: string, expected?: string): never {
-    throw new LowrankError(problem, { place: this.place, expected });
-  }
-
-  /** Whether any byte of the operand is one of the other's. */
-  overlaps(other: Operand): boolean {
-    const end = ({ dtype, size, offset }: Operand) => offset + bytesOf(dtype, size);
-    return this.memory === other.memory && Math.max(this.offset, other.offset) < Math.min(end(this), end(other));
-  }
-
-  /** Whether both are the same elements of the same memory. */
-  equals({ memory, offset, dtype, shape }: Operand): boolean {
-    const alike = shape.length === this.shape.length && shape.every((n, i) => n === this.shape[i]);
-    return memory === this.memory && offset === this.offset && dtype === this.dtype && alike;
+    return new Operand(place, { buffer, offset: offset + begin * bytesOf(dtype, C), dtype, shape: [end - begin, C] }, buffer);
   }
 
   /** The elements as f32: the memory itself where that is the dtype, elsewhere a copy. */
@@ -106,8 +59,9 @@ export class Operand {
     return new Int32Array(this.memory, this.offset, this.size);
   }
 
-  bytes(): Uint8Array {
-    return new Uint8Array(this.memory, this.offset, bytesOf(this.dtype, this.size));
+  /** The elements' bytes themselves. */
+  raw(): Uint8Array {
+    return new Uint8Array(this.memory, this.offset, this.bytes);
   }
 
   /** Overwrites the elements, rounding them to the operand's dtype. */

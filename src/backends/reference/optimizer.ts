@@ -20,7 +20,7 @@ function decode({ codes, absmax, values, codeOf }: State, shape: readonly number
   values.check(['f32'], [256]);
   codeOf.check(['u8'], [bins]);
   const [scales, numbers] = [absmax.values(), values.values()];
-  return Float32Array.from(codes.bytes(), (code, i) => numbers[code] * scales[Math.floor(i / stateBlock)]);
+  return Float32Array.from(codes.raw(), (code, i) => numbers[code] * scales[Math.floor(i / stateBlock)]);
 }
 
 /** Stores new numbers of a state. */

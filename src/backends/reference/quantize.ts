@@ -17,14 +17,14 @@ export function numbersOf(weight: Operand, absmax: Operand | undefined, constant
   if (!absmax) weight.refuse('the weight has no absmax');
   const numbers = new Float32Array(weight.size);
   if (weight.dtype === 'i8') {
-    decodeRows(new Int8Array(weight.bytes()), absmax.check(['f32'], [rows]).values(), columns, 0, numbers);
+    decodeRows(new Int8Array(weight.raw()), absmax.check(['f32'], [rows]).values(), columns, 0, numbers);
     return numbers;
   }
   if (!constants) weight.refuse('the weight has no constants');
   const blocks = Math.ceil(weight.size / checkConstants(constants).blockSize);
   const nested = constants.size > fourBitConstantsSize();
   absmax.check(nested ? ['u8'] : ['f32'], [blocks]);
-  decodeFourBit(weight.bytes(), nested ? absmax.bytes() : absmax.values(), constants.values(), 0, numbers);
+  decodeFourBit(weight.raw(), nested ? absmax.raw() : absmax.values(), constants.values(), 0, numbers);
   return numbers;
 }
 
@@ -44,7 +44,7 @@ function checkBlockSize(operand: Operand, size: number): void {
 
 /** Stores the codes of numbers in blocks, by bins, and each block's largest magnitude. */
 export function encodeBins(numbers: Float32Array, blockSize: number, codeOf: Operand, codes: Operand, absmax: Operand): void {
-  const [into, scales, code] = [codes.bytes(), absmax.values(), codeOf.bytes()];
+  const [into, scales, code] = [codes.raw(), absmax.values(), codeOf.raw()];
   scales.forEach((_, block) => {
     const begin = block * blockSize;
     const part = numbers.subarray(begin, begin + blockSize);
@@ -63,7 +63,7 @@ export const quantizers: Kernels<'quantize4bit' | 'quantize8bit' | 'quantizeRows
   quantize4bit: ({ x, constants }, { out, absmax }) => {
     const numbers = x.check(anyFloats).values();
     const { blockSize, values } = checkConstants(constants);
-    const codes = out.check(['u4'], x.shape).bytes();
+    const codes = out.check(['u4'], x.shape).raw();
     const scales = absmax.check(['f32'], [Math.ceil(x.size / blockSize)]).values();
     const order = Array.from(values, (_, code) => code).sort((a, b) => values[a] - values[b]);
     const middles = order.slice(1).map((code, i) => fround(fround(values[order[i]] + values[code]) / 2));
@@ -101,7 +101,7 @@ export const quantizers: Kernels<'quantize4bit' | 'quantize8bit' | 'quantizeRows
   quantizeRows: ({ x }, { out, absmax }) => {
     const [rows, columns] = x.check(anyFloats, [-1, -1]).shape;
     const numbers = x.values();
-    const codes = out.check(['i8'], x.shape).bytes();
+    const codes = out.check(['i8'], x.shape).raw();
     const scales = absmax.check(['f32'], [rows]).values();
     scales.forEach((_, row) => {
       const part = numbers.subarray(row * columns, (row + 1) * columns);
