@@ -15,7 +15,7 @@ registerBackend('reference', async () => new ReferenceBackend());
 // Behind those that are chosen unasked.
 registerBackend('webgpu', async () => {
   const { device, description } = await openDawn();
-  return new WebGpuBackend(device, { description });
+  return new WebGpuBackend(device, description);
 });
 
 let warned = false;

@@ -32,5 +32,5 @@ export function useGpu(name: string): void {
 export async function openGpu(name: string): Promise<WebGpuBackend> {
   useGpu(name);
   const { device, description } = await openDawn();
-  return new WebGpuBackend(device, { description });
+  return new WebGpuBackend(device, description);
 }

@@ -39,14 +39,6 @@ const ops: Readonly<Partial<Record<OpName, unknown>>> = {
   ...quantizers,
 };
 
-/** How a GPU is used. */
-export interface WebGpuOptions {
-  /** One line for people. */
-  description: string;
-  /** Fused ops to do without, so that their composed fallbacks run. */
-  without?: readonly OpName[];
-}
-
 /** A GPU through WebGPU: every op is one or a few kernels in WGSL, gathered and submitted together. */
 export class WebGpuBackend implements Backend {
   readonly name = 'webgpu';
@@ -56,14 +48,13 @@ export class WebGpuBackend implements Backend {
   private readonly pool: BufferPool;
   private readonly counter = new MemoryCounter();
   private readonly checks: IndexChecks;
-  private readonly without: ReadonlySet<OpName>;
   private failure?: LowrankError;
   private closed = false;
 
-  constructor(device: GPUDevice, { description, without = [] }: WebGpuOptions) {
+  /** `description` is one line for people. */
+  constructor(device: GPUDevice, description: string) {
     this.device = device;
     this.description = description;
-    this.without = new Set(without);
     this.queue = new GpuQueue(device);
     this.pool = new BufferPool(device);
     this.checks = new IndexChecks(this.queue);
@@ -126,7 +117,7 @@ export class WebGpuBackend implements Backend {
   }
 
   supports(op: OpName): boolean {
-    return op in ops && !this.without.has(op);
+    return op in ops;
   }
 
   run<K extends OpName>(op: K, inputs: OpInputs<K, TensorView>, outputs: OpOutputs<K, TensorView>, attributes: OpAttributes<K>): void {

@@ -1,7 +1,7 @@
 import type { DeviceBuffer, MemoryCategory } from '../../core/backend.js';
 
 /** WebGPU's flags of buffers (§5.1.2 of the specification), which not every host has as globals. */
-export const usage = { mapRead: 0x1, copySource: 0x4, copyTarget: 0x8, uniform: 0x40, storage: 0x80, queryResolve: 0x200 } as const;
+export const usage = { mapRead: 0x1, copySource: 0x4, copyTarget: 0x8, uniform: 0x40, storage: 0x80 } as const;
 
 /** An allocation: a buffer of the device, which may be larger than what was asked for. */
 export class GpuBlock implements DeviceBuffer {

@@ -10,9 +10,6 @@ const batch = 1024;
 /** Gathers dispatches and submits them in their order; keeps pipelines by their text. */
 export class GpuQueue {
   readonly device: GPUDevice;
-  /** Submits so far, for measurements. */
-  submits = 0;
-  dispatches = 0;
   private readonly pipelines = new Map<string, GPUComputePipeline>();
   private readonly layouts = new Map<string, GPUBindGroupLayout>();
   private readonly groups = new Map<string, GPUBindGroup>();
@@ -51,7 +48,6 @@ export class GpuQueue {
     this.pass.setPipeline(pipeline);
     this.pass.setBindGroup(0, this.group(written, prepared, layout), [place]);
     this.pass.dispatchWorkgroups(x, y, z);
-    this.dispatches++;
     for (const { block } of bindings) this.used.add(block.memory);
   }
 
@@ -75,7 +71,6 @@ export class GpuQueue {
     this.pass?.end();
     if (this.gathered > 0) this.device.queue.writeBuffer(this.uniforms, 0, this.parameters, 0, this.gathered * stride);
     this.device.queue.submit([this.encoder.finish()]);
-    this.submits++;
     this.encoder = undefined;
     this.pass = undefined;
     this.gathered = 0;
